@@ -1,0 +1,39 @@
+"""Rows that a step took out: kept whole, with the reason, so that nothing is silently dropped."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
+
+FILE = "quarantine.jsonl"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One row, as it came, and why it did not go on.
+
+    `reason` is a short fixed name (`empty`, `exact_duplicate`), `detail` a sentence about this row.
+    """
+
+    id: str
+    reason: str
+    detail: str
+    original: dict[str, Any]
+
+
+def write_quarantine(folder: Path, rows: Iterable[Quarantined]) -> None:
+    """Write the rows to `quarantine.jsonl` of an artifact."""
+    write_rows(folder / FILE, (asdict(row) for row in rows))
+
+
+def read_quarantine(folder: Path) -> list[Quarantined]:
+    """The rows that a step took out."""
+    return [Quarantined(**row) for row in read_rows(folder / FILE)]
+
+
+def reasons(rows: Sequence[Quarantined]) -> dict[str, int]:
+    """How many rows left for which reason, most frequent first."""
+    return dict(Counter(row.reason for row in rows).most_common())

@@ -1,0 +1,118 @@
+"""Section `dataset` (step 3): where examples come from and what happens to them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fine_tune_pipeline.spec.base import Section
+
+
+class Columns(Section):
+    """How a row becomes an example. Templates are sandboxed Jinja over the row's columns."""
+
+    name: str | None = Field(default=None, description="Shown as the example's source; the type and place by default.")
+    prompt: str = Field(default="{{ prompt }}", description="Template of what the model is given.")
+    completion: str = Field(default="{{ completion }}", description="Template of the right answer.")
+    metadata: list[str] = Field(default=[], description="Columns kept beside the example, for slices.")
+    licence: str | None = Field(default=None, description="Terms under which you hold this data; shown in the data card.")
+    sample: int | None = Field(default=None, ge=1, description="Take this many rows, chosen by seed; all by default.")
+
+
+class JsonlSource(Columns):
+    """JSON Lines: one object a line."""
+
+    type: Literal["jsonl"]
+    path: str
+
+
+class CsvSource(Columns):
+    """CSV with a header."""
+
+    type: Literal["csv"]
+    path: str
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+
+
+class ParquetSource(Columns):
+    """A Parquet file."""
+
+    type: Literal["parquet"]
+    path: str
+
+
+class SqlSource(Columns):
+    """Rows of a query, through SQLAlchemy."""
+
+    type: Literal["sql"]
+    url_variable: str = Field(description="Name of the environment variable that holds the database URL; never the URL itself.")
+    query: str
+
+
+Source = Annotated[JsonlSource | CsvSource | ParquetSource | SqlSource, Field(discriminator="type")]
+
+
+class FormatSpec(Section):
+    """How an example is shown to the model."""
+
+    style: Literal["plain", "chat"] = Field(default="plain", description="chat needs a tokenizer with a chat template.")
+    instruction: str | None = Field(
+        default=None, description="Shown to systems that have not been trained; made from goal and task if not given."
+    )
+
+
+class CleanSpec(Section):
+    """What is refused or mended before anything else looks at the text."""
+
+    min_characters: int = Field(default=3, ge=1)
+    max_characters: int = Field(default=2000, ge=1)
+    near_duplicate_jaccard: float = Field(
+        default=0.7, gt=0, le=1, description="Similarity of 5-character shingles from which two prompts are one."
+    )
+
+
+class PiiSpec(Section):
+    """How personal data is taken out."""
+
+    operator: Literal["type_tag", "remove"] = Field(
+        default="type_tag", description="type_tag: <PERSON>; remove: the quarantine takes the row."
+    )
+    entities: list[str] = Field(
+        default=["CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "LOCATION", "PERSON", "PHONE_NUMBER", "US_SSN"],
+        description="Presidio entity names.",
+    )
+    score: float = Field(default=0.4, ge=0, le=1, description="Findings below this score are left.")
+    residue_limit: float = Field(
+        default=0.0, ge=0, le=1, description="Share of rows that may still hold a checkable identifier afterwards."
+    )
+
+
+class ReviewSpec(Section):
+    """Who looks at the examples before they are used."""
+
+    policy: Literal["auto_accept", "experts"] = Field(
+        default="experts", description="experts: a JSONL hand-out waits for verdicts; auto_accept: nobody looks, and every report says so."
+    )
+    share: float = Field(default=0.1, gt=0, le=1, description="Share of the examples that experts see, beside all that a step marked.")
+
+
+class SplitSpec(Section):
+    """How examples are divided; an example keeps its side when data grows."""
+
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.2, ge=0, lt=1, description="Ignored when `held_out` sources are given; then it must be left out.")
+    seed: int = 0
+
+
+class DatasetSpec(Section):
+    """Sources of examples, and the rules that they pass through."""
+
+    sources: list[Source] = Field(min_length=1)
+    held_out: list[Source] = Field(default=[], description="Sources of the test set, kept apart from all training; else it is split off.")
+    minimum_examples: int = Field(default=100, ge=10)
+    minimum_per_class: int = Field(default=5, ge=1, description="Training rows that each label of the task needs.")
+    format: FormatSpec = FormatSpec()
+    clean: CleanSpec = CleanSpec()
+    pii: PiiSpec = PiiSpec()
+    review: ReviewSpec = ReviewSpec()
+    split: SplitSpec = SplitSpec()
+    feedback: bool = Field(default=True, description="Take reviewed corrections from the endpoint's traffic log as further examples.")

@@ -1,0 +1,35 @@
+"""Section `training` (step 6): how long and how hard. `auto` is resolved by stated rules and shown back as a number."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fine_tune_pipeline.spec.base import Section
+
+Auto = Literal["auto"]
+
+
+class TrainingSpec(Section):
+    """Hyper-parameters of supervised fine-tuning."""
+
+    epochs: Auto | Annotated[float, Field(gt=0, le=20)] = Field(
+        default="auto", description="Passes over the training set; 1 to 3 is usual."
+    )
+    learning_rate: Auto | Annotated[float, Field(gt=0, le=0.1)] = Field(
+        default="auto", description="LoRA wants about ten times that of full tuning."
+    )
+    effective_batch: Auto | Annotated[int, Field(ge=1, le=4096)] = Field(
+        default="auto", description="Rows per optimizer step; 8 to 32 is usual."
+    )
+    max_length: Auto | Annotated[int, Field(ge=16, le=131072)] = Field(
+        default="auto", description="Tokens of prompt and answer; auto: room for the longest row."
+    )
+    warmup_share: float = Field(default=0.03, ge=0, lt=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    loss_on: Literal["completion", "all"] = "completion"
+    over_long_limit: float = Field(
+        default=0.02, ge=0, le=1, description="Share of rows longer than max_length that may be left out, counted and named."
+    )
+    seed: int = 0

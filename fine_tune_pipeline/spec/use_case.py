@@ -1,0 +1,53 @@
+"""A use case: one YAML file, eight sections in the order of the guide."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PrivateAttr
+
+from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.base_model import BaseModelSpec
+from fine_tune_pipeline.spec.dataset import DatasetSpec
+from fine_tune_pipeline.spec.deployment import DeploymentSpec
+from fine_tune_pipeline.spec.environment import EnvironmentSpec
+from fine_tune_pipeline.spec.evaluation import EvaluationSpec
+from fine_tune_pipeline.spec.objective import ObjectiveSpec
+from fine_tune_pipeline.spec.technique import Auto, TechniqueSpec
+from fine_tune_pipeline.spec.training import TrainingSpec
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Key prefix and group of all assets: a-z, 0-9 and _.")]
+Owner = Annotated[str, Field(pattern=r"^(team:[\w\-]+|[^@\s]+@[^@\s]+)$", description="team:name or an e-mail address.")]
+
+
+class UseCaseSpec(Section):
+    """Everything that a user says about one use case."""
+
+    name: Name
+    owners: list[Owner] = []
+    objective: ObjectiveSpec
+    base_model: BaseModelSpec = BaseModelSpec()
+    dataset: DatasetSpec
+    technique: TechniqueSpec = Auto()
+    environment: EnvironmentSpec = EnvironmentSpec()
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    deployment: DeploymentSpec = DeploymentSpec()
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths of this use case begin: the folder of its YAML file."""
+        return self._folder
+
+    def at(self, folder: Path) -> "UseCaseSpec":
+        """The same use case, read from `folder`."""
+        copy = self.model_copy()
+        copy._folder = folder
+        return copy
+
+    def file(self, path: str) -> Path:
+        """A path of the use case: `${NAME}` is taken from the environment, relative ones begin at the use case's folder."""
+        expanded = Path(os.path.expandvars(path))
+        return expanded if expanded.is_absolute() else self.folder / expanded

@@ -1,0 +1,196 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fine_tune_pipeline.spec.reading import InvalidUseCase, read_all, read_use_case
+
+GOOD = """\
+type: fine_tune_pipeline.use_case.FineTuneUseCase
+attributes:
+  name: triage
+  objective:
+    goal: Route a customer's message to the team that can answer it
+    task: {type: classification, labels: [cards, loans]}
+    success:
+      - {metric: accuracy, at_least: 0.8}
+  dataset:
+    sources:
+      - {type: jsonl, path: rows.jsonl}
+"""
+
+
+def written(folder: Path, text: str, name: str = "defs.yaml") -> Path:
+    (folder / "rows.jsonl").touch()
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    with pytest.raises(InvalidUseCase) as caught:
+        read_use_case(written(folder, text))
+    return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
+
+
+def test_a_good_use_case_shows_its_defaults(tmp_path: Path):
+    spec = read_use_case(written(tmp_path, GOOD))
+    assert (spec.name, spec.folder, spec.base_model.candidates) == ("triage", tmp_path, ["gemma-3-270m"])
+    assert spec.file("rows.jsonl") == tmp_path / "rows.jsonl"
+
+
+def test_a_path_may_name_an_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "rows.jsonl").touch()
+    monkeypatch.setenv("DATA_FOLDER", str(tmp_path / "elsewhere"))
+    spec = read_use_case(written(tmp_path, GOOD.replace("rows.jsonl", '"${DATA_FOLDER}/rows.jsonl"')))
+    assert spec.file(spec.dataset.sources[0].path) == tmp_path / "elsewhere" / "rows.jsonl"  # type: ignore[union-attr]
+
+
+BROKEN = {
+    "unknown field": (
+        "  name: triage",
+        "  name: triage\n  nmae: x",
+        "defs.yaml:4  attributes.nmae: unknown field; allowed here: name, owners",
+    ),
+    "near miss is named": ("  objective:", "  objectiv: {}\n  objective:", "did you mean objective?"),
+    "missing section": ("  name: triage\n", "", "attributes.name: missing; want Key prefix and group of all assets"),
+    "bad name": ("name: triage", "name: Triage!", "defs.yaml:3  attributes.name: got 'Triage!', want text like"),
+    "bad owner": ("name: triage", "name: triage\n  owners: [support]", "attributes.owners.0: got 'support', want text like"),
+    "empty goal": (
+        "goal: Route a customer's message to the team that can answer it",
+        "goal: ''",
+        "attributes.objective.goal: got '', want ",
+    ),
+    "wrong tag": (
+        "type: classification",
+        "type: clasification",
+        "want one of classification, extraction, question_answering, generation; did you mean",
+    ),
+    "no tag": (
+        "{type: classification, labels: [cards, loans]}",
+        "{labels: [cards]}",
+        "attributes.objective.task: `type` is missing; want one of",
+    ),
+    "field of another branch": (
+        "labels: [cards, loans]",
+        "labels: [a], schema: x.json",
+        "attributes.objective.task.schema: unknown field; allowed here: type, labels",
+    ),
+    "no criterion": ("      - {metric: accuracy, at_least: 0.8}", "      []", "attributes.objective.success: got [], want "),
+    "two demands": (
+        "at_least: 0.8",
+        "at_least: 0.8, beats: majority",
+        "needs exactly one of at_least, at_most, beats; got at_least, beats",
+    ),
+    "no demand": (", at_least: 0.8", "", "needs exactly one of at_least, at_most, beats; got none"),
+    "margin of nothing": ("at_least: 0.8", "at_least: 0.8, by: 0.1", "`by` is the margin of `beats`"),
+    "unknown system": ("at_least: 0.8", "beats: gpt", "attributes.objective.success.0.beats: got 'gpt', want 'base_zero_shot'"),
+    "number as text": ("at_least: 0.8", "at_least: '0.8'", "attributes.objective.success.0.at_least: got '0.8', want a valid number"),
+    "out of range": (
+        "  dataset:\n",
+        "  training: {epochs: 0}\n  dataset:\n",
+        "attributes.training.epochs: got 0, want 'auto' or greater than 0",
+    ),
+    "wrong word": (
+        "  dataset:\n",
+        "  training: {learning_rate: fast}\n  dataset:\n",
+        "attributes.training.learning_rate: got 'fast', want 'auto' or a valid number",
+    ),
+    "text for a list": (
+        "  dataset:\n",
+        "  base_model: {candidates: gemma}\n  dataset:\n",
+        "attributes.base_model.candidates: got 'gemma', want a valid list",
+    ),
+    "field of no technique": (
+        "  dataset:\n",
+        "  technique: {type: full, rank: 8}\n  dataset:\n",
+        "attributes.technique.rank: unknown field; allowed here: type",
+    ),
+    "rank too high": (
+        "  dataset:\n",
+        "  technique: {type: lora, rank: 999}\n  dataset:\n",
+        "attributes.technique.rank: got 999, want less than or equal to 256. 8 to 64 is usual",
+    ),
+    "no sources": ("      - {type: jsonl, path: rows.jsonl}", "      []", "attributes.dataset.sources: got [], want "),
+    "unknown source": ("type: jsonl", "type: xml", "attributes.dataset.sources.0: type got 'xml', want one of jsonl, csv, parquet, sql"),
+    "field of the source": ("path: rows.jsonl", "paht: rows.jsonl", "attributes.dataset.sources.0.paht: unknown field; allowed here:"),
+    "missing file": (
+        "path: rows.jsonl",
+        "path: gone.jsonl",
+        "attributes.dataset.sources.0.path: got 'gone.jsonl', but there is no gone.jsonl; relative paths begin at",
+    ),
+    "unset variable": ("path: rows.jsonl", "path: '${NOT_SET_ANYWHERE}/x'", "but that variable is not set; export it before you start"),
+    "missing schema file": (
+        "{type: classification, labels: [cards, loans]}",
+        "{type: extraction, schema: no.json}",
+        "attributes.objective.task.schema: got 'no.json', but there is no",
+    ),
+    "unreadable": ("  objective:\n", "  objective: [\n", "not readable as YAML"),
+    "tab": ("  name: triage", "\tname: triage", "not readable as YAML"),
+    "twice": ("  name: triage", "  name: triage\n  name: other", "defs.yaml:4  name: given twice in the same mapping"),
+    "other type": (
+        "use_case.FineTuneUseCase",
+        "use_case.Other",
+        "defs.yaml:1  type: got 'fine_tune_pipeline.use_case.Other', want fine_tune_pipeline.use_case.FineTuneUseCase",
+    ),
+    "no attributes": ("attributes:", "attribute:", "attributes: missing; want the use case's fields"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_use_case_says_where_what_and_what_to_do(name: str, tmp_path: Path):
+    old, new, wanted = BROKEN[name]
+    assert old in GOOD
+    said = problems(tmp_path, GOOD.replace(old, new, 1))
+    assert any(wanted in line for line in said), said
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path):
+    text = GOOD.replace("name: triage", "name: Bad Name").replace("at_least: 0.8", "at_least: x").replace("type: jsonl", "type: xml")
+    assert [line.split(":")[1].split()[0] for line in problems(tmp_path, text)] == ["3", "8", "11"]
+
+
+def test_text_that_is_not_utf8_is_refused_with_the_byte(tmp_path: Path):
+    path = tmp_path / "defs.yaml"
+    path.write_bytes(b"type: \xff")
+    with pytest.raises(InvalidUseCase, match=r"defs.yaml:1  not UTF-8 text \(byte 6\); save it as UTF-8"):
+        read_use_case(path)
+
+
+def test_two_use_cases_of_one_name_are_refused(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name, GOOD)
+    specs, said = read_all([tmp_path])
+    assert len(specs) == 1
+    assert "attributes.name: got 'triage', which" in str(said[0])
+
+
+def test_a_path_without_use_cases_is_a_problem(tmp_path: Path):
+    _, said = read_all([tmp_path, tmp_path / "gone.yaml"])
+    assert ["no defs.yaml in this folder" in str(said[0]), "there is no such file" in str(said[1])] == [True, True]
+
+
+def test_check_exits_1_on_error_and_imports_neither_dagster_nor_torch(tmp_path: Path):
+    good, bad = written(tmp_path, GOOD), written(tmp_path, GOOD.replace("triage", "T"), "bad.yaml")
+    script = (
+        "import sys; from fine_tune_pipeline.cli import main; code = main(sys.argv[1:]);"
+        "heavy = [name for name in ('dagster', 'torch', 'transformers', 'mlflow') if name in sys.modules]; print(code, heavy)"
+    )
+    codes = [
+        subprocess.run([sys.executable, "-c", script, "check", str(path)], capture_output=True, text=True).stdout.splitlines()[-1]
+        for path in (good, bad)
+    ]
+    assert codes == ["0 []", "1 []"]
+
+
+def test_the_json_schema_beside_the_use_cases_is_the_one_of_the_code():
+    import json
+
+    import fine_tune_pipeline
+    from fine_tune_pipeline.spec.schema import json_schema
+
+    shipped = Path(fine_tune_pipeline.__file__).parent / "defs" / "use_case.schema.json"
+    assert json.loads(shipped.read_text(encoding="utf-8")) == json_schema()
