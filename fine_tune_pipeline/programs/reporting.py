@@ -1,0 +1,105 @@
+"""How a program tells the world: live numbers over Dagster Pipes, a progress bar for people, one result file.
+
+Works the same without Dagster: then only the bar and the file remain. Also the watchdog that ends a program whose parent has died.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from dagster_pipes import PipesContext, open_dagster_pipes
+from tqdm import tqdm
+
+from fine_tune_pipeline.programs.requests import Contract, Request
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+PARENT_VARIABLE = "FINE_TUNE_PIPELINE_PARENT"
+POLL_SECONDS = 1.0
+"""How often the watchdog looks at its parent; a GPU is held at most this much longer."""
+
+
+class Reporter:
+    """Live progress of one program."""
+
+    def __init__(self, pipes: PipesContext | None) -> None:
+        self._pipes = pipes
+        self._bar: tqdm | None = None
+
+    def progress(self, done: int, total: int, what: str, **numbers: float) -> None:
+        """Show that `done` of `total` are finished; `numbers` go to Dagster as one live message (throttled there)."""
+        if self._bar is None or self._bar.desc != what or self._bar.total != total:
+            self.close()
+            self._bar = tqdm(total=total, desc=what, file=sys.stderr, mininterval=1.0, dynamic_ncols=True, leave=True)
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()}, refresh=False)
+        self._bar.update(done - self._bar.n)
+        if self._pipes is not None:
+            self._pipes.report_custom_message({"what": what, "done": done, "total": total, "numbers": numbers})
+
+    def log(self, message: str) -> None:
+        """Say one line, in Dagster's event log or on stderr."""
+        if self._pipes is not None:
+            self._pipes.log.info(message)
+        else:
+            print(message, file=sys.stderr)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def parse(request_type: type[RequestT]) -> RequestT:
+    """The request named on the command line."""
+    parser = argparse.ArgumentParser(description=request_type.__doc__)
+    parser.add_argument("--request", required=True, type=Path, help="JSON file, see fine_tune_pipeline.programs.requests")
+    return request_type.read(parser.parse_args().request)
+
+
+@contextmanager
+def session() -> Iterator[Reporter]:
+    """Report to whoever started this program; ends it when that one dies."""
+    watch_parent()
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ:
+        reporter = Reporter(None)
+        try:
+            yield reporter
+        finally:
+            reporter.close()
+        return
+    with open_dagster_pipes() as pipes:
+        reporter = Reporter(pipes)
+        try:
+            yield reporter
+        finally:
+            reporter.close()
+
+
+def finish(request: Request, result: Contract) -> None:
+    """Write the answer; last, since its presence says that the rest is whole."""
+    result.write(Path(request.output) / "result.json")
+
+
+def watch_parent() -> None:
+    """End this process group when the process that started it is gone, however it died.
+
+    The starter names its pid in the environment; without it (a person at a shell) nobody is watched.
+    """
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None:
+        return
+    threading.Thread(target=_end_with, args=(int(parent),), name="parent-watchdog", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    # Nothing is said first: whoever read our output is gone too, and writing to it would end this thread instead.
+    os.killpg(os.getpgrp(), signal.SIGKILL)

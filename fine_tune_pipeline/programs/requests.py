@@ -1,0 +1,309 @@
+"""What each program is asked and what it answers: JSON files, so that a program runs anywhere a folder can be reached.
+
+`python -m fine_tune_pipeline.programs.train --request request.json` needs nothing of Dagster. The answer is `result.json` in `output`,
+written last and atomically: its presence means that everything beside it is whole. Nothing here imports torch.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fine_tune_pipeline.spec.dataset import PiiSpec
+
+
+class Contract(BaseModel):
+    """A frozen, strict JSON document."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+
+    def write(self, path: str | Path) -> None:
+        """Write atomically: a reader sees the old file or the new one, never half of it."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(self.model_dump_json(indent=2), encoding="utf-8")
+        os.replace(partial, path)
+
+
+class Request(Contract):
+    """One run of one program; `output` is an existing folder of its own."""
+
+    module: ClassVar[str]
+    output: str
+
+
+class PromptFormat(Contract):
+    """How an example becomes text. `instruction` is for systems that have not been trained on the task; empty for trained ones."""
+
+    style: Literal["plain", "chat"] = "plain"
+    instruction: str = ""
+
+
+class Shot(Contract):
+    """A worked example inside a few-shot prompt."""
+
+    prompt: str
+    completion: str
+
+
+class Technique(Contract):
+    """The resolved technique of step 4: everything in it changes the mathematics."""
+
+    type: Literal["full", "lora", "qlora"]
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class Hyperparameters(Contract):
+    """Resolved numbers of step 6: everything in it changes the mathematics."""
+
+    learning_rate: float
+    epochs: float
+    effective_batch: int = Field(description="Rows per optimizer step.")
+    max_length: int = Field(description="Tokens of prompt and completion together, end token included.")
+    warmup_share: float = 0.03
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    loss_on: Literal["completion", "all"] = "completion"
+    seed: int = 0
+
+
+class Placement(Contract):
+    """Where and how it runs: changes speed and memory, not the mathematics (dtype apart, which the plan records)."""
+
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    micro_batch: int = Field(default=8, description="Rows per forward pass.")
+    gradient_checkpointing: bool = False
+    threads: int | None = Field(default=None, description="CPU threads; None leaves torch's own choice.")
+
+
+class Tracking(Contract):
+    """Where MLflow keeps the run. Credentials come from the environment."""
+
+    uri: str
+    experiment: str
+    run_name: str
+    tags: dict[str, str] = {}
+
+
+class ConvertRequest(Request):
+    """Turn GGUF weights into a folder of safetensors once (step 2)."""
+
+    module = "fine_tune_pipeline.programs.convert"
+    gguf: str
+
+
+class ConvertResult(Contract):
+    """The converted folder (`<output>/model`), its weights' hash and what was read from it."""
+
+    model: str
+    weights_sha256: str
+    parameters: int
+    seconds: float
+
+
+class InspectRequest(Request):
+    """Load a base model from safetensors and say what it is (step 2)."""
+
+    module = "fine_tune_pipeline.programs.inspect"
+    model: str
+
+
+class InspectResult(Contract):
+    """Measured, never believed from text: `parameters` counts tied weights once."""
+
+    architecture: str
+    parameters: int
+    embedding_parameters: int
+    hidden_size: int
+    layers: int
+    vocabulary: int
+    context_tokens: int
+    has_chat_template: bool
+    weights_sha256: str
+    load_seconds: float
+
+
+class PreflightRequest(Request):
+    """One real training step on the longest batch of the data, where the training will run (step 5)."""
+
+    module = "fine_tune_pipeline.programs.preflight"
+    model: str
+    train: str
+    format: PromptFormat
+    technique: Technique
+    hyperparameters: Hyperparameters
+    placement: Placement
+
+
+class PreflightResult(Contract):
+    """Facts measured where the training will run; `problems` is empty when it may start."""
+
+    device: str
+    versions: dict[str, str]
+    cpu_cores: int
+    memory_total_bytes: int
+    memory_available_bytes: int
+    disk_free_bytes: int
+    rows: int
+    longest_tokens: int
+    over_long: tuple[str, ...] = Field(description="Ids of rows longer than max_length.")
+    tokens_p50: int
+    tokens_p95: int
+    batch_rows: int
+    step_seconds: float
+    tokens_per_second: float = Field(description="Real (non-padding) tokens of the measured step.")
+    peak_memory_bytes: int
+    loss: float
+    bfloat16_speedup: float = Field(
+        description="float32 seconds / bfloat16 seconds of one matrix product here; below 1 bfloat16 is slower."
+    )
+    problems: tuple[str, ...] = ()
+
+
+class TrainRequest(Request):
+    """Step 6: train `technique` on `train` (JSONL rows of id, prompt, completion), watching the loss on `validation`."""
+
+    module = "fine_tune_pipeline.programs.train"
+    model: str
+    train: str
+    validation: str
+    format: PromptFormat
+    technique: Technique
+    hyperparameters: Hyperparameters
+    placement: Placement
+    tracking: Tracking | None = None
+
+
+class TrainResult(Contract):
+    """What was trained. `adapter` is a PEFT folder, or a whole model when the technique is `full`; losses in nats per labelled token."""
+
+    adapter: str
+    adapter_sha256: str
+    steps: int
+    rows: int
+    tokens: int = Field(description="Real tokens seen, prompt and completion, over all epochs.")
+    labelled_tokens: int
+    seconds: float = Field(description="Of the training loop alone.")
+    tokens_per_second: float
+    first_loss: float
+    final_loss: float
+    validation_losses: tuple[tuple[int, float], ...] = Field(description="(step, loss); step 0 is before training.")
+    peak_memory_bytes: int
+    trainable_parameters: int
+    curve: str = Field(description="JSONL: step, loss, learning_rate, tokens_per_second, memory_bytes.")
+    mlflow_run_id: str | None = None
+
+
+class PredictJob(Contract):
+    """One system on one set of prompts (JSONL rows of id, prompt). `output` becomes JSONL of `Prediction`."""
+
+    name: str
+    prompts: str
+    output: str
+    format: PromptFormat
+    adapter: str | None = None
+    shots: tuple[Shot, ...] = ()
+    max_new_tokens: int = 64
+
+
+class PredictRequest(Request):
+    """Answers of several systems that share one base model, greedily decoded."""
+
+    module = "fine_tune_pipeline.programs.predict"
+    model: str
+    jobs: tuple[PredictJob, ...]
+    batch_rows: int = 16
+    threads: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+
+
+class Prediction(Contract):
+    """One answer. `logprob` is the mean log-probability of its tokens; `finished` says that it ended by itself."""
+
+    id: str
+    text: str
+    tokens: int
+    logprob: float
+    finished: bool
+
+
+class PredictedJob(Contract):
+    """What one job cost."""
+
+    name: str
+    rows: int
+    prompt_tokens: int
+    new_tokens: int
+    seconds: float
+
+
+class PredictResult(Contract):
+    """Costs, job by job; the answers are in the files that the jobs named."""
+
+    jobs: tuple[PredictedJob, ...]
+    load_seconds: float
+    peak_memory_bytes: int
+
+
+class EmbedRequest(Request):
+    """Sentence embeddings of the `text` of JSONL rows: `<output>/vectors.npy`, float32 [rows, width], unit length, in order."""
+
+    module = "fine_tune_pipeline.programs.embed"
+    texts: str
+    threads: int | None = None
+
+
+class EmbedResult(Contract):
+    """Where the vectors lie and which encoder made them."""
+
+    vectors: str
+    rows: int
+    width: int
+    encoder: str
+    encoder_sha256: str
+    seconds: float
+
+
+class ScoreRequest(Request):
+    """Means of per-example scores by Hugging Face `evaluate`: JSONL rows of system, id, and one number per metric."""
+
+    module = "fine_tune_pipeline.programs.score"
+    scores: str
+
+
+class ScoreResult(Contract):
+    """system -> metric -> mean."""
+
+    means: dict[str, dict[str, float]]
+
+
+class ServeRequest(Request):
+    """The embedded endpoint of step 8: one base model, versions of one use case by alias."""
+
+    module = "fine_tune_pipeline.programs.serve"
+    use_case: str
+    model: str
+    format: PromptFormat
+    max_new_tokens: int
+    host: str = "127.0.0.1"
+    port: int
+    state: str = Field(description="Folder of the server: pid file, version table, traffic log.")
+    threads: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+    answer_schema: dict[str, Any] | None = Field(
+        default=None, description="JSON Schema that a valid answer fits; None if the task has none."
+    )
+    answer_labels: tuple[str, ...] = Field(default=(), description="Labels that a valid answer is one of; empty if the task has none.")
+    pii: PiiSpec = Field(default=PiiSpec(), description="What the traffic log takes out of texts before it writes them.")

@@ -1,0 +1,85 @@
+"""The artifact store as a Dagster resource: reuse what is there, build what is not, say which."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from fine_tune_pipeline.artifacts.fingerprint import fingerprint
+from fine_tune_pipeline.artifacts.manifest import Built
+from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
+from fine_tune_pipeline.resources.orphans import claim, end_orphans
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An artifact, and whether it was made now; `changed` names what differs from the one before it."""
+
+    artifact: Artifact
+    reused: bool
+    changed: tuple[str, ...] = ()
+
+
+class ArtifactStore(dg.ConfigurableResource):
+    """Finished artifacts below a folder or a URL (s3, gs, abfs)."""
+
+    url: str = Field(description="Folder, or URL that fsspec knows.")
+    reviews: str = Field(description="Folder of hand-outs to people and of what they hand in.")
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Opened before any step of a run waits for a pool slot: the time to free slots that a dead run holds."""
+        if context.instance is None or context.run is None:
+            return
+        for run_id in end_orphans(context.instance):
+            dg.get_dagster_logger().warning(f"run {run_id} had lost its process; marked failed, its pool slots are free")
+        claim(context.instance, context.run)
+
+    def open(self) -> Store:
+        """The plain store, for code that knows no Dagster."""
+        return Store.at(self.url)
+
+    @property
+    def review_root(self) -> Path:
+        return Path(self.reviews)
+
+    def current(self, use_case: str, asset: str) -> Artifact:
+        """The artifact that the upstream asset made last; refused when it is missing or failed a blocking check."""
+        return self.open().current(use_case, asset)
+
+    def made(
+        self,
+        context: dg.AssetExecutionContext,
+        *,
+        version: int,
+        what: Mapping[str, Any],
+        build: Callable[[Path], Built],
+        upstream: Mapping[str, Artifact] | None = None,
+        observed: bool = False,
+    ) -> Kept:
+        """The artifact of the asset of `context`, reused if an artifact with the same fingerprint is finished, else built.
+
+        Args:
+            version: number of the step's own rule; raise it when the same input gives another output.
+            what: the slices of the spec (named as in the YAML, such as `dataset.pii`) and content hashes that decide the output.
+            build: writes files into the folder it is given; what it raises leaves nothing behind.
+            upstream: the artifacts that it reads, by asset name.
+            observed: it looks at the living world, so it is never reused.
+        """
+        use_case, asset = context.asset_key.path
+        store = self.open()
+        seen = {"observed_at": datetime.now(UTC).isoformat()} if observed else {}
+        content = content_of(asset=asset, version=version, what={**what, **seen}, upstream=upstream or {})
+        found = store.find(use_case, asset, fingerprint(content))
+        if found is not None:
+            store.use(found)
+            context.log.info(f"{asset}: reused {found.fingerprint}, nothing that it depends on has changed")
+            return Kept(artifact=found, reused=True)
+        changed = [] if observed else store.changed(use_case, content)
+        context.log.info(f"{asset}: building; " + (f"changed: {', '.join(changed)}" if changed else "not in the store yet"))
+        with store.draft(use_case, content) as draft:
+            artifact = draft.finish(build(draft.folder))
+        return Kept(artifact=artifact, reused=False, changed=tuple(changed))

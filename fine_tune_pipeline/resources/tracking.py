@@ -1,0 +1,30 @@
+"""MLflow as a resource: where runs and models are kept. Credentials come from MLflow's own environment variables."""
+
+import dagster as dg
+from pydantic import Field
+
+from fine_tune_pipeline.programs.requests import Tracking
+
+
+class ExperimentTracking(dg.ConfigurableResource):
+    """The MLflow server or database that training logs to and models are registered in."""
+
+    uri: str = Field(description="MLflow tracking and registry URI: sqlite:///…, http://…")
+    artifacts: str | None = Field(default=None, description="Where artifacts of a database-backed store lie; a server decides by itself.")
+
+    def tracking(self, *, use_case: str, run_name: str, tags: dict[str, str]) -> Tracking:
+        """What a program needs to log one run; the experiment is named like the use case and made if it is not there."""
+        return Tracking(uri=self.uri, experiment=self.experiment(use_case), run_name=run_name, tags=tags)
+
+    def experiment(self, use_case: str) -> str:
+        """The name of the use case's experiment, made if it is not there.
+
+        A database-backed one is told where its artifacts lie, else they land in the working folder.
+        """
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        if client.get_experiment_by_name(use_case) is None:
+            location = None if self.artifacts is None else f"{self.artifacts}/{use_case}"
+            client.create_experiment(use_case, artifact_location=location)
+        return use_case

@@ -1,0 +1,140 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+import fine_tune_pipeline
+from fine_tune_pipeline.resources.compute.local import LocalCompute
+from fine_tune_pipeline.resources.orphans import Process
+from fine_tune_pipeline_tests.resources.stubborn_defs import definitions
+from fine_tune_pipeline_tests.waiting import wait_until
+
+ROOT = Path(fine_tune_pipeline.__file__).parents[1]
+DEFS = "fine_tune_pipeline_tests.resources.stubborn_defs"
+
+
+def materialized(folder: Path, do: str, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    monkeypatch.setenv("STUBBORN_OUTPUT", str(folder))
+    monkeypatch.setenv("STUBBORN_DO", do)
+    defs = definitions(folder)
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance, raise_on_error=False)
+
+
+def test_a_program_answers_and_its_numbers_are_seen_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialized(tmp_path, "answer", monkeypatch, instance)
+        assert result.asset_materializations_for_node("stubborn")[0].metadata["said"].value == "done"
+        observed = instance.fetch_observations(dg.AssetKey("stubborn"), limit=10).records
+    last = observed[0].asset_observation
+    assert last is not None
+    assert {name: value.value for name, value in last.metadata.items()} == {
+        "live/step": 3,
+        "live/steps": 3,
+        "live/loss": pytest.approx(1 / 3),
+    }
+
+
+def test_a_failure_shows_exit_code_and_the_last_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialized(tmp_path, "fail", monkeypatch, instance)
+    data = result.filter_events(lambda event: event.is_step_failure)[0].step_failure_data
+    assert data.user_failure_data is not None
+    said = data.user_failure_data.description or ""
+    assert "program stubborn ended with exit code 1" in said
+    assert said.index("line before the end") < said.index("the reason of the failure")
+
+
+def test_the_inventory_is_this_machine():
+    inventory = LocalCompute().inventory()
+    assert inventory.cpu_cores == len(os.sched_getaffinity(0))
+    assert inventory.memory_bytes == psutil.virtual_memory().total
+
+
+class CommandLine:
+    """`dagster asset materialize` on an instance of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir()
+        shutil.copy(ROOT / "dagster.yaml", self.home)
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, do: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "ignore", "-m", "dagster", "asset", "materialize", "-m", DEFS, "--select", "stubborn"]
+        variables = {"DAGSTER_HOME": str(self.home), "STUBBORN_OUTPUT": str(self.folder), "STUBBORN_DO": do}
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **variables},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def hanging(self) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+        """A run whose program and grandchild are up and do not want to end."""
+        process, pids = self.start("hang"), self.folder / "pids"
+        wait_until(lambda: pids.exists() and pids.read_text(encoding="utf-8").count(" ") == 1, what="the program's pids")
+        return process, [psutil.Process(int(pid)) for pid in pids.read_text(encoding="utf-8").split()]
+
+    def clean_up(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def command_line(tmp_path: Path) -> Iterator[CommandLine]:
+    line = CommandLine(tmp_path)
+    yield line
+    line.clean_up()
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return all(not process.is_running() or process.status() == psutil.STATUS_ZOMBIE for process in processes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process_and_frees_the_gpu(command_line: CommandLine, number: signal.Signals):
+    process, program = command_line.hanging()
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode != 0, out
+    assert gone(program)
+    second = command_line.start("answer")
+    out, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, out
+
+
+def test_kill_minus_9_of_the_run_leaves_no_process_and_the_next_run_frees_its_slot(command_line: CommandLine):
+    process, program = command_line.hanging()
+    process.kill()
+    process.wait()
+    wait_until(lambda: gone(program), what="the watchdog ends the program's group")
+    second = command_line.start("answer")
+    out, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, out
+    assert "had lost its process; marked failed" in out
+    with dg.DagsterInstance.from_config(str(command_line.home)) as instance:
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+
+
+def test_a_process_is_gone_when_its_pid_belongs_to_another_start():
+    here = Process.here()
+    assert not here.is_gone()
+    assert Process(here.host, here.booted, here.pid, here.started - 1000).is_gone()
+    assert Process(here.host, here.booted - 1000, here.pid, here.started).is_gone()
+    assert not Process("another-host", here.booted, 1 << 22, here.started).is_gone()
+    assert Process.parse(str(here)) == here
