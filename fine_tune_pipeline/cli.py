@@ -3,8 +3,14 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fine_tune_pipeline.places import places
+
+if TYPE_CHECKING:
+    from fine_tune_pipeline.resources.endpoint import Endpoint
 
 DATA_SAYS_NO = 1
 WRONG_USE = 2
@@ -33,10 +39,11 @@ def check(parsed: argparse.Namespace) -> int:
 
 
 def schema(parsed: argparse.Namespace) -> int:
-    """The JSON Schema of a use case's YAML file, for editors."""
+    """The fields of a use case: as JSON Schema for editors, or as a page for people."""
+    from fine_tune_pipeline.spec.reference import markdown
     from fine_tune_pipeline.spec.schema import json_schema
 
-    text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    text = markdown() if parsed.markdown else json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
     if parsed.out is None:
         print(text, end="")
     else:
@@ -44,19 +51,119 @@ def schema(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def stop(parsed: argparse.Namespace) -> int:
+    """End the endpoint of a use case; what it is answering is answered first."""
+    ended = _endpoint(parsed).stop()
+    _say(parsed, {"use_case": parsed.use_case, "stopped": ended}, f"{parsed.use_case}: {'stopped' if ended else 'no endpoint was running'}")
+    return 0
+
+
+def status(parsed: argparse.Namespace) -> int:
+    """How the endpoint of a use case is: address, version, health, where its key lies."""
+    found = _endpoint(parsed).status()
+    facts = {
+        "use_case": found.use_case,
+        "state": found.state,
+        "url": found.url,
+        "model": found.champion,
+        "problem": found.problem,
+        "restarts": found.restarts,
+        "key": found.key,
+        "log": str(found.log),
+    }
+    _say(parsed, facts, "\n".join(f"{name:<9} {value}" for name, value in facts.items() if value is not None))
+    return 0 if found.state == "running" else ENVIRONMENT
+
+
+def serve(parsed: argparse.Namespace) -> int:
+    """Start the endpoint of a use case again, with the versions that it served last."""
+    from fine_tune_pipeline.resources.endpoint import EndpointFailed, NotRunning
+
+    try:
+        _endpoint(parsed).resume()
+    except (EndpointFailed, NotRunning) as error:
+        print(error, file=sys.stderr)
+        return ENVIRONMENT
+    return status(parsed)
+
+
+def scrub(parsed: argparse.Namespace) -> int:
+    """Step 3's removal of personal data alone: JSONL in, JSONL out, with what was found."""
+    from fine_tune_pipeline.artifacts.examples import BrokenLine
+    from fine_tune_pipeline.guide.dataset.scrub_file import SameFile, scrub_file
+
+    try:
+        done = scrub_file(parsed.source, parsed.target, parsed.findings)
+    except (BrokenLine, SameFile, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return DATA_SAYS_NO
+    facts = {"rows": done.rows, "changed": done.changed, "found": dict(done.found)}
+    _say(parsed, facts, f"{done.changed} of {done.rows} rows changed; found: {dict(done.found) or 'nothing'}")
+    return 0
+
+
+def demo(parsed: argparse.Namespace) -> int:
+    """The built-in use case through all eight steps, from raw messages to an answering endpoint."""
+    from fine_tune_pipeline.artifacts.store import Store
+    from fine_tune_pipeline.demo import USE_CASE, descendants, run_demo
+
+    parsed.use_case = USE_CASE
+    endpoint = _endpoint(parsed)
+
+    def processes() -> list[int]:
+        pid = endpoint.supervisor_pid()
+        return [] if pid is None else descendants(pid)
+
+    return run_demo(store=Store.at(places().store), processes=processes, stop=endpoint.stop, keep=parsed.keep)
+
+
+def dev(parsed: argparse.Namespace) -> int:
+    """Web UI with daemon, and MLflow, until Ctrl-C."""
+    from fine_tune_pipeline.dev import run_dev
+
+    return run_dev(home=places().home, port=parsed.port, mlflow_port=parsed.mlflow_port)
+
+
+def _endpoint(parsed: argparse.Namespace) -> "Endpoint":
+    from fine_tune_pipeline.resources.endpoint import Endpoint
+
+    return Endpoint(use_case=parsed.use_case, folder=places().serving / parsed.use_case)
+
+
+def _say(parsed: argparse.Namespace, facts: Mapping[str, object], text: str) -> None:
+    print(json.dumps(facts, ensure_ascii=False) if parsed.json else text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fine-tune-pipeline", description="A business goal and raw text in, a fine-tuned model behind an API out."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser("check", help=check.__doc__)
-    command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="YAML file, or folder to search for defs.yaml")
-    command.add_argument("--no-files", action="store_true", help="do not look for the data files that they name")
-    command.add_argument("--json", action="store_true", help="machine-readable")
-    command.set_defaults(run=check)
-    command = commands.add_parser("schema", help=schema.__doc__)
-    command.add_argument("--out", type=Path, help="file to write; stdout by default")
-    command.set_defaults(run=schema)
+
+    def command(run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        added = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        added.add_argument("--json", action="store_true", help="machine-readable")
+        added.set_defaults(run=run)
+        return added
+
+    added = command(check)
+    added.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="YAML file, or folder to search for defs.yaml")
+    added.add_argument("--no-files", action="store_true", help="do not look for the data files that they name")
+    added = command(schema)
+    added.add_argument("--out", type=Path, help="file to write; stdout by default")
+    added.add_argument("--markdown", action="store_true", help="the page docs/use_case.md instead")
+    added = command(scrub)
+    added.add_argument("source", type=Path, metavar="IN.jsonl")
+    added.add_argument("target", type=Path, metavar="OUT.jsonl")
+    added.add_argument(
+        "--findings", type=Path, required=True, metavar="F.jsonl", help="what was found, by row and entity, without the text itself"
+    )
+    for run in (serve, stop, status):
+        command(run).add_argument("use_case", metavar="USE_CASE")
+    command(demo).add_argument("--keep", action="store_true", help="leave the endpoint running")
+    added = command(dev)
+    added.add_argument("--port", type=int, default=3000, help="of the web UI")
+    added.add_argument("--mlflow-port", type=int, default=5000, help="of MLflow")
     return parser
 
 

@@ -1,6 +1,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ import psutil
 import pytest
 
 import fine_tune_pipeline
+from fine_tune_pipeline.programs.process_identity import ProcessIdentity, own_identity
 from fine_tune_pipeline.resources.compute.local import LocalCompute
-from fine_tune_pipeline.resources.orphans import Process
+from fine_tune_pipeline.resources.orphans import HOST_TAG, PROCESS_TAG, is_orphan
 from fine_tune_pipeline_tests.resources.stubborn_defs import definitions
 from fine_tune_pipeline_tests.waiting import wait_until
 
@@ -131,10 +133,12 @@ def test_kill_minus_9_of_the_run_leaves_no_process_and_the_next_run_frees_its_sl
         assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 
-def test_a_process_is_gone_when_its_pid_belongs_to_another_start():
-    here = Process.here()
-    assert not here.is_gone()
-    assert Process(here.host, here.booted, here.pid, here.started - 1000).is_gone()
-    assert Process(here.host, here.booted - 1000, here.pid, here.started).is_gone()
-    assert not Process("another-host", here.booted, 1 << 22, here.started).is_gone()
-    assert Process.parse(str(here)) == here
+def test_only_a_run_of_this_host_whose_process_is_gone_is_an_orphan():
+    here, host = own_identity(), socket.gethostname()
+
+    def run(host: str, process: ProcessIdentity) -> dg.DagsterRun:
+        return dg.DagsterRun(job_name="job", tags={HOST_TAG: host, PROCESS_TAG: process.model_dump_json()})
+
+    another_start = here.model_copy(update={"started": "1"})
+    assert [is_orphan(run(host, here)), is_orphan(run(host, another_start)), is_orphan(run("other", another_start))] == [False, True, False]
+    assert not is_orphan(dg.DagsterRun(job_name="job"))

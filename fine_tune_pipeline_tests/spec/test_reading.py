@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import fine_tune_pipeline
+from fine_tune_pipeline.cli import main
 from fine_tune_pipeline.spec.reading import InvalidUseCase, read_all, read_use_case
 
 GOOD = """\
@@ -186,11 +188,10 @@ def test_check_exits_1_on_error_and_imports_neither_dagster_nor_torch(tmp_path: 
     assert codes == ["0 []", "1 []"]
 
 
-def test_the_json_schema_beside_the_use_cases_is_the_one_of_the_code():
-    import json
-
-    import fine_tune_pipeline
-    from fine_tune_pipeline.spec.schema import json_schema
-
-    shipped = Path(fine_tune_pipeline.__file__).parent / "defs" / "use_case.schema.json"
-    assert json.loads(shipped.read_text(encoding="utf-8")) == json_schema()
+@pytest.mark.parametrize(
+    ("shipped", "options"), [("fine_tune_pipeline/defs/use_case.schema.json", []), ("docs/use_case.md", ["--markdown"])]
+)
+def test_what_is_shipped_of_the_spec_is_what_the_command_prints(shipped: str, options: list[str], capsys: pytest.CaptureFixture[str]):
+    root = Path(fine_tune_pipeline.__file__).parents[1]
+    assert main(["schema", *options]) == 0
+    assert capsys.readouterr().out == (root / shipped).read_text(encoding="utf-8")

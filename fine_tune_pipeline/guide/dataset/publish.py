@@ -1,0 +1,121 @@
+"""The dataset as training reads it: three parts in two forms, the checks on them, and the data card."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_examples, write_rows
+from fine_tune_pipeline.artifacts.manifest import Built, Check
+from fine_tune_pipeline.artifacts.quarantine import write_quarantine
+from fine_tune_pipeline.guide.dataset.card import card, classes, markdown
+from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD
+from fine_tune_pipeline.guide.dataset.leakage import leaks
+from fine_tune_pipeline.guide.dataset.split import Split, split
+from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, Step, made, read_steps
+from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.spec.dataset import DatasetSpec
+
+CARD = "card.md"
+CARD_JSON = "card.json"
+
+_NAMED = 10
+"""So many ids or classes are named in a check."""
+
+
+def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, use_case: str) -> Built:
+    """Split the examples of the folder `reviewed` and write the dataset into `folder`."""
+    examples = read_examples(reviewed / EXAMPLES)
+    parts = split(examples, spec=spec.split, task=task)
+    everything = [example for part in parts.parts().values() for example in part]
+    step = made("split", kept=everything, quarantine=parts.quarantine)
+    assert step.rows_in == len(examples), f"split: {len(examples)} in, {step.rows_in} out"
+    content = card([*read_steps(reviewed), step], parts, use_case=use_case, task=task, spec=spec.split)
+    write_dataset(folder, parts, content)
+    coverage = [{"class": name, **counts} for name, counts in classes(parts, task).items()]
+    return Built(
+        metadata={**_numbers(step, parts), "coverage": coverage, "review": content["review"]["policy"]},
+        markdown={"card": markdown(content)},
+        checks=checks(parts, spec=spec, task=task),
+    )
+
+
+def write_dataset(folder: Path, parts: Split, content: dict[str, Any]) -> None:
+    """Write the parts as prompt/completion and as chat messages, the quarantine, and the card."""
+    for name, examples in parts.parts().items():
+        write_examples(folder / f"{name}.jsonl", examples)
+        write_rows(folder / f"{name}.chat.jsonl", map(chat, examples))
+    write_quarantine(folder, parts.quarantine)
+    (folder / CARD_JSON).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / CARD).write_text(markdown(content), encoding="utf-8")
+
+
+def chat(example: Example) -> dict[str, Any]:
+    """An example as a conversation."""
+    return {"messages": [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.completion}]}
+
+
+def checks(parts: Split, *, spec: DatasetSpec, task: Task) -> list[Check]:
+    """The four that decide whether training may begin."""
+    return [_schema(parts, task), _minimum_size(parts, spec), _classes_covered(parts, spec, task), _no_leakage(parts)]
+
+
+def _schema(parts: Split, task: Task) -> Check:
+    """Every answer is valid: people and replacements may have changed it since it was cleaned."""
+    wrong = {
+        example.id: said for part in parts.parts().values() for example in part if (said := task.problem(example.completion)) is not None
+    }
+    total = sum(map(len, parts.parts().values()))
+    text = f"{total - len(wrong)} of {total} completions are valid answers of the task."
+    if wrong:
+        first = next(iter(wrong))
+        text += f" Wrong: {_some(list(wrong))}; {first}: {wrong[first]}. Correct them in the source or by a verdict `fix`."
+    return Check(name="schema", passed=not wrong, description=text, metadata={"invalid": len(wrong)})
+
+
+def _minimum_size(parts: Split, spec: DatasetSpec) -> Check:
+    own = len(parts.train) + len(parts.validation) + (0 if parts.by_held_out else len(parts.test))
+    empty = [name for name, examples in parts.parts().items() if not examples]
+    enough = own >= spec.minimum_examples and not empty
+    text = f"{own} examples from the sources, want at least {spec.minimum_examples} (dataset.minimum_examples)."
+    if empty:
+        text += f" No row is in {', '.join(empty)}: give more rows, a larger dataset.split share, or a held_out source."
+    elif not enough:
+        text += " Give more rows, or look into the quarantines of the steps before for rows that could be mended."
+    return Check(name="minimum_size", passed=enough, description=text, metadata={"examples": own, "minimum": spec.minimum_examples})
+
+
+def _classes_covered(parts: Split, spec: DatasetSpec, task: Task) -> Check:
+    least = spec.minimum_per_class
+    counts = Counter(task.class_of(example.completion) for example in parts.train)
+    short = {name: counts[name] for name in task.classes if counts[name] < least}
+    if not task.classes:
+        return Check(name="classes_covered", passed=True, description="The task is open: it has no classes to cover.")
+    text = (
+        f"{len(task.classes) - len(short)} of {len(task.classes)} classes have at least {least} training rows (dataset.minimum_per_class)."
+    )
+    if short:
+        text += f" Too few: {_some([f'{name} ({rows})' for name, rows in short.items()])}. Add examples of these classes."
+    return Check(name="classes_covered", passed=not short, description=text, metadata={"short": len(short), "minimum": least})
+
+
+def _no_leakage(parts: Split) -> Check:
+    found = {name: leaks(parts.train, examples) for name, examples in parts.parts().items() if name != "train"}
+    rows = sum(len({pair.second for pair in pairs}) for pairs in found.values())
+    text = (
+        f"{rows} test or validation prompts are near duplicates of a training prompt (Jaccard of 5-character shingles >= {LEAK_JACCARD})."
+    )
+    if rows:
+        others = parts.parts()
+        named = [f"{parts.train[pair.first].id} ~ {others[name][pair.second].id}" for name, pairs in found.items() for pair in pairs]
+        text += f" Pairs: {_some(named)}. Take one of each pair out of its source."
+    return Check(name="no_leakage", passed=not rows, description=text, metadata={"rows": rows, "jaccard": LEAK_JACCARD})
+
+
+def _numbers(step: Step, parts: Split) -> dict[str, Any]:
+    return {**step.metadata(), **{name: len(examples) for name, examples in parts.parts().items()}}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f", … ({len(names)} in all)" if len(names) > _NAMED else "")

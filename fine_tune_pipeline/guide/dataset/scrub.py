@@ -1,0 +1,205 @@
+"""Takes personal data out of examples, the same in prompt and completion, without breaking an answer that has a form."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from fine_tune_pipeline.artifacts.examples import Example, read_examples
+from fine_tune_pipeline.artifacts.manifest import Built, Check
+from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.collect import RESERVED_METADATA
+from fine_tune_pipeline.guide.dataset.residue import CHECKABLE, Residue, residue, shown
+from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, marked, read_steps, write_step
+from fine_tune_pipeline.guide.objective.task import Task, parsed
+from fine_tune_pipeline.programs.personal_data import Span, known, merged, repeated, replaced
+from fine_tune_pipeline.spec.dataset import PiiSpec
+
+SURE_SCORE = 0.6
+"""A row with a finding below it is marked, so that experts see it: Presidio gives 0.4 to numbers that only look like a telephone's."""
+
+_BATCH = 64
+_SHOWN_ROWS = 5
+
+
+class Detect(Protocol):
+    """Finds personal data; `fine_tune_pipeline.programs.scrubbing.Detector` is one."""
+
+    @property
+    def name(self) -> str:
+        """Packages and versions, for the record."""
+
+    def __call__(self, texts: Sequence[str]) -> list[list[Span]]:
+        """Spans of each text, merged and in order."""
+
+    def patterns(self, text: str) -> list[Span]:
+        """Spans by patterns alone, for short values."""
+
+
+@dataclass(frozen=True)
+class Scrubbed:
+    """Examples without personal data, and what was taken out of them: entity -> replacements. `changed` are the ids of changed examples."""
+
+    examples: list[Example]
+    quarantine: list[Quarantined]
+    found: Counter[str]
+    changed: list[str]
+
+
+def scrub(examples: Sequence[Example], *, detect: Detect, task: Task, operator: str = "type_tag") -> Scrubbed:
+    """Replace personal data by its type, such as `<PERSON>`, or (operator `remove`) quarantine the examples that hold any.
+
+    Args:
+        examples: any number; they come back as many and in the same order, those in the quarantine aside.
+        detect: finds the spans of texts.
+        task: decides whether a completion is still valid; where a replacement would break it, the text is left and the example marked.
+    """
+    spans = _detected(examples, detect, task)
+    kept, quarantine, total, changed = [], [], Counter[str](), []
+    for example in examples:
+        new, found, unsure = _one(example, spans, detect, task)
+        total.update(found)
+        if found:
+            changed.append(example.id)
+        if found and operator == "remove":
+            detail = f"holds {', '.join(sorted(found))}; shown here with it replaced"
+            quarantine.append(Quarantined(id=example.id, reason="personal_data", detail=detail, original=asdict(new)))
+        else:
+            kept.append(marked(new, f"personal_data_unsure: {', '.join(unsure)}") if unsure else new)
+    return Scrubbed(kept, quarantine, total, changed)
+
+
+def scrubbed(clean: Path, folder: Path, *, spec: PiiSpec, task: Task, detect: Detect) -> Built:
+    """Take personal data out of the examples of the folder `clean`, into `folder`, and look whether any is left."""
+    result = scrub(read_examples(clean / EXAMPLES), detect=detect, task=task, operator=spec.operator)
+    left = residue(result.examples, spec.entities)
+    found = dict(sorted(result.found.items()))
+    gone = {row.id for row in result.quarantine}
+    fixed = sum(id_ not in gone for id_ in result.changed)
+    notes = {"personal_data": found, "rows_with_personal_data": len(result.changed), "detector": detect.name, "residue_rows": len(left.ids)}
+    fixes = {"personal_data_replaced": fixed} if fixed else {}
+    step = made("scrub", kept=result.examples, quarantine=result.quarantine, fixed=fixes, notes=notes)
+    write_step(folder, step, examples=result.examples, quarantine=result.quarantine, before=read_steps(clean))
+    table = [{"entity": entity, "replacements": count} for entity, count in found.items()]
+    numbers = {"rows_with_personal_data": len(result.changed), "replacements": result.found.total(), "detector": detect.name}
+    return Built(
+        metadata={**step.metadata(), **numbers} | ({"personal_data": table} if table else {}),
+        markdown={"examples": _sample(result)},
+        checks=[_residue_check(left, spec)],
+    )
+
+
+def _residue_check(left: Residue, spec: PiiSpec) -> Check:
+    passed = left.share <= spec.residue_limit
+    looked = ", ".join(kind for kind in CHECKABLE if kind in spec.entities) or "no kind"
+    said = f"{len(left.ids)} of {left.total} rows still hold a checkable identifier (looked for: {looked}); limit {spec.residue_limit:.1%}."
+    todo = f" Found {shown(left)}. Look at these rows of clean_examples: correct them in the source, or raise dataset.pii.residue_limit."
+    return Check(
+        name="pii_residue", passed=passed, description=said if passed else said + todo,
+        metadata={"rows": len(left.ids), "share": left.share, "limit": spec.residue_limit},
+    )  # fmt: skip
+
+
+def _detected(examples: Sequence[Example], detect: Detect, task: Task) -> dict[str, list[Span]]:
+    """Spans of every different text in prompts and free parts of completions."""
+    texts = [text for example in examples for text in (example.prompt, *_free_texts(example.completion, task))]
+    once = list(dict.fromkeys(texts))
+    spans: dict[str, list[Span]] = {}
+    with tqdm(total=len(once), desc="scrub", unit="text", disable=None) as bar:
+        for start in range(0, len(once), _BATCH):
+            batch = once[start : start + _BATCH]
+            spans.update(zip(batch, detect(batch), strict=True))
+            bar.update(len(batch))
+    return spans
+
+
+def _free_texts(completion: str, task: Task) -> list[str]:
+    """The parts of an answer that people wrote: all of it, or the values of a JSON answer, without what comes from a closed list."""
+    if task.type == "classification":
+        return []
+    if task.type != "extraction":
+        return [completion]
+    closed = {value for values in task.enum_fields.values() for value in values}
+    return [text for text in _strings(parsed(completion)) if text not in closed]
+
+
+def _one(example: Example, spans: Mapping[str, list[Span]], detect: Detect, task: Task) -> tuple[Example, Counter[str], list[str]]:
+    """The example without personal data, what was replaced in it, and the entities that the detector or the task left unsure."""
+    answers = _free_texts(example.completion, task)
+    here = {text: spans[text] for text in (example.prompt, *answers)}
+    values = {value: entity for text, found in here.items() for value, entity in known(found, text).items()}
+    full = {text: merged([*found, *repeated(values, text, besides=found)], text) for text, found in here.items()}
+    completion, replaced_answers, left = _completion(example.completion, {text: full[text] for text in answers}, task)
+    metadata, columns = _metadata(example.metadata, detect)
+    gone = [*full[example.prompt], *(span for text in replaced_answers for span in full[text]), *columns]
+    unsure = sorted({span.entity for span in gone if span.score < SURE_SCORE} | {span.entity for text in left for span in full[text]})
+    new = replace(example, prompt=replaced(example.prompt, full[example.prompt]), completion=completion, metadata=metadata)
+    return new, Counter(span.entity for span in gone), unsure
+
+
+def _completion(completion: str, spans: Mapping[str, list[Span]], task: Task) -> tuple[str, list[str], list[str]]:
+    """The completion with the texts replaced one after the other as long as it stays valid; which were, and which had to be left."""
+    done: dict[str, str] = {}
+    left = []
+    for text, found in spans.items():
+        if not found:
+            continue
+        trial = {**done, text: replaced(text, found)}
+        if task.problem(_with(completion, trial, task)) is None:
+            done = trial
+        else:
+            left.append(text)
+    return _with(completion, done, task), list(done), left
+
+
+def _with(completion: str, new: Mapping[str, str], task: Task) -> str:
+    if not new:
+        return completion
+    if task.type != "extraction":
+        return new[completion]
+    return json.dumps(_mapped(parsed(completion), new), ensure_ascii=False)
+
+
+def _mapped(value: Any, new: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return new.get(value, value)
+    if isinstance(value, list):
+        return [_mapped(item, new) for item in value]
+    return {key: _mapped(item, new) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
+
+
+def _metadata(metadata: Mapping[str, str], detect: Detect) -> tuple[dict[str, str], list[Span]]:
+    """Columns without identifiers that a pattern finds; names stay, since a model takes `App` or `Branch 7` for one."""
+    gone: list[Span] = []
+    result = dict(metadata)
+    for name, value in metadata.items():
+        # Only what may be an identifier is looked at: most columns are short words, the same in thousands of rows.
+        if name not in RESERVED_METADATA and any(sign.isdigit() or sign == "@" for sign in value):
+            spans = detect.patterns(value)
+            result[name] = replaced(value, spans)
+            gone += spans
+    return result, gone
+
+
+def _sample(result: Scrubbed) -> str:
+    """Some changed prompts as they are now; what stood there before is in the artifact of the step before, and nowhere else."""
+    changed = set(result.changed)
+    rows = [example for example in result.examples if example.id in changed][:_SHOWN_ROWS]
+    return "\n".join(f"- `{example.id}` {_one_line(example.prompt)}" for example in rows) or "No personal data was found."
+
+
+def _one_line(text: str) -> str:
+    # Markdown would take `<PERSON>` for HTML and hide it.
+    return " ".join(text.replace("<", "&lt;").split())[:300]

@@ -1,0 +1,107 @@
+"""Step 3's removal of personal data alone, for any JSONL file: `fine-tune-pipeline scrub`."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
+from fine_tune_pipeline.guide.dataset.scrub import Detect
+from fine_tune_pipeline.programs.personal_data import Span, known, merged, repeated, replaced
+from fine_tune_pipeline.spec.dataset import PiiSpec
+
+_BATCH = 64
+
+Place = tuple[str | int, ...]
+"""Keys and positions that lead to a value, such as `("messages", 0, "content")`."""
+
+
+class SameFile(ValueError):
+    """Input, output and findings must be different files."""
+
+
+@dataclass(frozen=True)
+class ScrubbedFile:
+    """What was done to a file: rows, rows with a finding, and replacements by entity."""
+
+    rows: int
+    changed: int
+    found: dict[str, int]
+
+
+def scrub_file(
+    in_jsonl: Path, out_jsonl: Path, findings: Path | None = None, *, pii: PiiSpec | None = None, detect: Detect | None = None
+) -> ScrubbedFile:
+    """Replace personal data in every text of every row; keys, numbers and the order of rows stay.
+
+    `findings` gets a row per replacement: row (from 1), place, start and end (characters of the old text), entity, score; never the text.
+
+    Args:
+        pii: entities and score; those of a use case without `dataset.pii` by default.
+        detect: finds personal data; Presidio with the NER of the package index by default.
+
+    Raises:
+        BrokenLine: a line is not a JSON object; nothing is written then.
+        SameFile: two of the files are the same.
+    """
+    paths = [path.resolve() for path in (in_jsonl, out_jsonl, findings) if path is not None]
+    if len(set(paths)) < len(paths):
+        raise SameFile(f"{in_jsonl}, {out_jsonl} and the findings must be different files: the input must not be overwritten")
+    rows = read_rows(in_jsonl)
+    if detect is None:
+        from fine_tune_pipeline.programs.scrubbing import detector
+
+        detect = detector(pii or PiiSpec())
+    written, said, changed = [], [], 0
+    for start in tqdm(range(0, len(rows), _BATCH), desc="scrub", unit=f"x{_BATCH} rows", disable=None):
+        batch = rows[start : start + _BATCH]
+        for number, (row, spans) in enumerate(zip(batch, _spans(batch, detect), strict=True), start=start + 1):
+            written.append(_replaced(row, spans))
+            changed += bool(spans)
+            said += [_finding(number, place, span) for place, found in spans.items() for span in found]
+    write_rows(out_jsonl, written)
+    if findings is not None:
+        write_rows(findings, said)
+    return ScrubbedFile(rows=len(rows), changed=changed, found=dict(sorted(Counter(finding["entity"] for finding in said).items())))
+
+
+def _spans(rows: Sequence[Mapping[str, Any]], detect: Detect) -> list[dict[Place, list[Span]]]:
+    """Per row the places that hold personal data, and where in them; a value found in one place is also looked for in the row's others."""
+    texts = [dict(_texts(row)) for row in rows]
+    once = list(dict.fromkeys(text for places in texts for text in places.values()))
+    found = dict(zip(once, detect(once), strict=True)) if once else {}
+    result = []
+    for places in texts:
+        values = {value: entity for text in places.values() for value, entity in known(found[text], text).items()}
+        full = {place: merged([*found[text], *repeated(values, text, besides=found[text])], text) for place, text in places.items()}
+        result.append({place: spans for place, spans in full.items() if spans})
+    return result
+
+
+def _texts(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(item, (*place, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _texts(item, (*place, number))
+
+
+def _replaced(value: Any, spans: Mapping[Place, list[Span]], place: Place = ()) -> Any:
+    if isinstance(value, str):
+        return replaced(value, spans.get(place, []))
+    if isinstance(value, Mapping):
+        return {key: _replaced(item, spans, (*place, key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, spans, (*place, number)) for number, item in enumerate(value)]
+    return value
+
+
+def _finding(row: int, place: Place, span: Span) -> dict[str, Any]:
+    where = ".".join(map(str, place))
+    return {"row": row, "place": where, "start": span.start, "end": span.end, "entity": span.entity, "score": round(span.score, 2)}

@@ -1,0 +1,125 @@
+"""Training, validation and test examples: like prompts on one side, and an example keeps its side when data grows."""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER
+from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD, Pair, groups, near_pairs
+from fine_tune_pipeline.guide.dataset.steps import out
+from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.spec.dataset import SplitSpec
+
+LEAST = 2 / 3
+"""Of its share in validation and test each class gets at least so much."""
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three parts, each in the order the examples came, and training rows that turned out too like a held-out one."""
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    quarantine: list[Quarantined]
+    by_held_out: bool
+
+    def parts(self) -> dict[str, list[Example]]:
+        """Name of the part -> its examples."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def split(examples: Sequence[Example], *, spec: SplitSpec, task: Task) -> Split:
+    """Divide examples by the hash of the id of the first of each group of like prompts.
+
+    Held-out examples are the test; only without any, a test is split off. A share holds for the whole and, in expectation, for each class.
+    The one exception to the hash: where it gives a class less than two thirds of its share in a part, the class's next groups go there.
+    Only such groups can move back when data grows. (Exact quotas per class would move others with every new row.)
+    """
+    held_out = [example for example in examples if example.held_out]
+    pairs = near_pairs([example.prompt for example in examples], LEAK_JACCARD)
+    leaking = _too_like(examples, pairs)
+    rest = [number for number, example in enumerate(examples) if not example.held_out and number not in leaking]
+    shares = {"validation": spec.validation} if held_out else {"test": spec.test, "validation": spec.validation}
+    side = _sides(_grouped(examples, rest, pairs), shares=shares, seed=spec.seed, task=task)
+    parts: dict[str, list[Example]] = {name: [examples[number] for number in rest if side[number] == name] for name in PARTS}
+    quarantine = [
+        out(examples[number], "duplicate_of_held_out", f"{pair.jaccard:.2f} like {examples[other].id} after personal data was replaced")
+        for number, (other, pair) in sorted(leaking.items())
+    ]
+    return Split(parts["train"], parts["validation"], held_out or parts["test"], quarantine, by_held_out=bool(held_out))
+
+
+def _too_like(examples: Sequence[Example], pairs: Sequence[Pair]) -> dict[int, tuple[int, Pair]]:
+    """Places of examples that a held-out one resembles, and which."""
+    found: dict[int, tuple[int, Pair]] = {}
+    for pair in pairs:
+        for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            if examples[other].held_out and not examples[one].held_out:
+                found[one] = (other, pair)
+    return found
+
+
+def _grouped(examples: Sequence[Example], places: Sequence[int], pairs: Sequence[Pair]) -> list[list[tuple[int, Example]]]:
+    """Examples that must stay together: near duplicates as they are now, and those that an earlier step put in one cluster."""
+    allowed = set(places)
+    links = [pair for pair in pairs if pair.first in allowed and pair.second in allowed]
+    first_of: dict[str, int] = {}
+    for place in places:
+        first = first_of.setdefault(examples[place].metadata.get(CLUSTER, examples[place].id), place)
+        if first != place:
+            links.append(Pair(first, place, 1.0))
+    root = groups(len(examples), links)
+    members: dict[int, list[tuple[int, Example]]] = defaultdict(list)
+    for place in places:
+        members[root[place]].append((place, examples[place]))
+    return list(members.values())
+
+
+def _sides(grouped: Sequence[Sequence[tuple[int, Example]]], *, shares: Mapping[str, float], seed: int, task: Task) -> dict[int, str]:
+    """Place -> name of its part."""
+    ranked = sorted(grouped, key=lambda group: _rank(group[0][1].id, seed))
+    part = [_part(_rank(group[0][1].id, seed), shares) for group in ranked]
+    classes: dict[str, list[int]] = defaultdict(list)
+    for number, group in enumerate(ranked):
+        classes[task.class_of(group[0][1].completion)].append(number)
+    for numbers in classes.values():
+        for name, share in shares.items():
+            for number in _missing(numbers, ranked, part, name=name, share=share):
+                part[number] = name
+    return {place: part[number] for number, group in enumerate(ranked) for place, _ in group}
+
+
+def _missing(numbers: Sequence[int], ranked: Sequence[Sequence[object]], part: Sequence[str], *, name: str, share: float) -> list[int]:
+    """The next groups of a class, by rank, that a part needs to hold `LEAST` of the class's share; one stays in training."""
+    rows = sum(len(ranked[number]) for number in numbers)
+    least = max(min(1, round(share * rows)), math.floor(LEAST * share * rows + 1e-9))
+    lacking = least - sum(len(ranked[number]) for number in numbers if part[number] == name)
+    free = [number for number in numbers if part[number] == "train"]
+    taken = []
+    for number in free[:-1]:
+        if lacking <= 0:
+            break
+        taken.append(number)
+        lacking -= len(ranked[number])
+    return taken
+
+
+def _rank(id_: str, seed: int) -> float:
+    """A number in 0 to 1 that only seed and id decide."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{id_}".encode()).digest()[:8]) / 2**64
+
+
+def _part(rank: float, shares: Mapping[str, float]) -> str:
+    end = 0.0
+    for name, share in shares.items():
+        end += share
+        if rank < end:
+            return name
+    return "train"

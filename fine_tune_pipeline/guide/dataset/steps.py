@@ -1,0 +1,66 @@
+"""The record of what each step of this room did with the rows: counts that add up, carried along to the data card."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_examples, write_rows
+from fine_tune_pipeline.artifacts.quarantine import Quarantined, reasons, write_quarantine
+
+EXAMPLES = "examples.jsonl"
+STEPS = "steps.jsonl"
+MARK = "marked"
+"""Metadata of an example that a step found odd: experts see all of these. Several marks are separated by `; `."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did: `rows_in` came, `kept` went on, the rest is in the quarantine by reason.
+
+    `fixed` counts kept rows that were mended, by what was mended; `notes` holds what only this step knows.
+    """
+
+    name: str
+    rows_in: int
+    kept: int
+    quarantined: dict[str, int] = field(default_factory=dict)
+    fixed: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def metadata(self) -> dict[str, Any]:
+        """The numbers that the web UI plots, and the reasons as a table."""
+        counts = {"rows_in": self.rows_in, "rows_kept": self.kept, "rows_quarantined": sum(self.quarantined.values())}
+        tables = {"quarantined": [{"reason": name, "rows": rows} for name, rows in self.quarantined.items()]}
+        return counts | {"rows_fixed": sum(self.fixed.values())} | {name: rows for name, rows in tables.items() if rows}
+
+
+def write_step(folder: Path, step: Step, *, examples: Sequence[Example], quarantine: Sequence[Quarantined], before: Sequence[Step]) -> None:
+    """Write what every step leaves: the examples, the quarantine with reasons, and the record of all steps so far."""
+    assert step.kept == len(examples), f"{step.name}: {step.kept} rows are said to be kept, {len(examples)} are"
+    assert step.rows_in == len(examples) + len(quarantine), f"{step.name}: {step.rows_in} in, {len(examples)} + {len(quarantine)} out"
+    write_examples(folder / EXAMPLES, examples)
+    write_quarantine(folder, quarantine)
+    write_rows(folder / STEPS, (asdict(done) for done in (*before, step)))
+
+
+def read_steps(folder: Path) -> list[Step]:
+    """The record of the steps that led to an artifact, the first one first."""
+    return [Step(**row) for row in read_rows(folder / STEPS)]
+
+
+def made(name: str, *, kept: Sequence[Example], quarantine: Sequence[Quarantined], **more: Mapping[str, Any]) -> Step:
+    """The record of a step that ends with these rows."""
+    found = {key: dict(value) for key, value in more.items()}
+    return Step(name=name, rows_in=len(kept) + len(quarantine), kept=len(kept), quarantined=reasons(quarantine), **found)
+
+
+def marked(example: Example, reason: str) -> Example:
+    """The example with one more mark."""
+    marks = [*filter(None, example.metadata.get(MARK, "").split("; ")), reason]
+    return replace(example, metadata={**example.metadata, MARK: "; ".join(dict.fromkeys(marks))})
+
+
+def out(example: Example, reason: str, detail: str) -> Quarantined:
+    """An example as the quarantine keeps it."""
+    return Quarantined(id=example.id, reason=reason, detail=detail, original=asdict(example))

@@ -1,0 +1,120 @@
+"""Does the endpoint answer as evaluated? The same held-out prompts, asked over HTTP, one after the other, and timed."""
+
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from fine_tune_pipeline.artifacts.manifest import Check
+
+LEAST_SHARE = 0.98
+"""Of answers that must be equal: float32 on the same machine gave 50 of 50; one in fifty may differ by the order of a sum."""
+
+MOST_BASE_PROMPTS = 8
+"""So many prompts may the base model answer like the version before we say that the adapter does nothing."""
+
+SHOWN = 5
+
+
+class Answers(Protocol):
+    """Gives the endpoint's answer to a prompt; `model` names the version, or the base."""
+
+    def __call__(self, prompt: str, *, model: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out prompt and the answer that was evaluated."""
+
+    id: str
+    prompt: str
+    evaluated: str
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What came of the comparison. `differs_from_base` is None when the base was not asked; `seconds` are those of each answer."""
+
+    asked: int
+    equal: int
+    differs_from_base: bool | None
+    seconds: tuple[float, ...]
+    differences: tuple[dict[str, str], ...]
+
+    @property
+    def share(self) -> float:
+        return self.equal / self.asked
+
+    @property
+    def passed(self) -> bool:
+        return self.share >= LEAST_SHARE and bool(self.differs_from_base)
+
+    @property
+    def p95_seconds(self) -> float:
+        """The time that 95 % of the answers did not exceed."""
+        return sorted(self.seconds)[math.ceil(0.95 * len(self.seconds)) - 1]
+
+
+def sample(rows: Sequence[Asked], count: int, *, seed: int) -> list[Asked]:
+    """At most `count` of the rows, drawn by `seed`, so that a file sorted by class gives all classes."""
+    return list(rows) if len(rows) <= count else random.Random(seed).sample(list(rows), count)
+
+
+def compare(rows: Sequence[Asked], answer: Answers, *, version: str, base: str) -> Parity:
+    """Ask the version all prompts, and the base as many as it takes to see a difference.
+
+    Args:
+        rows: at least one.
+        answer: what it raises goes through: an endpoint that does not answer has no parity.
+        version: model name of the version.
+        base: model name of the base.
+    """
+    assert rows
+    parity = Parity(asked=0, equal=0, differs_from_base=None, seconds=(), differences=())
+    served: list[str] = []
+    for row in rows:
+        started = time.monotonic()
+        served.append(answer(row.prompt, model=version))
+        parity = _with(parity, row, served[-1], seconds=time.monotonic() - started)
+    pairs = list(zip(rows, served, strict=True))[:MOST_BASE_PROMPTS]
+    return replace(parity, differs_from_base=any(answer(row.prompt, model=base) != text for row, text in pairs))
+
+
+def parity_check(parity: Parity) -> Check:
+    """Blocking: a version that answers otherwise than evaluated does not get the champion's alias."""
+    said = f"{parity.equal} of {parity.asked} served answers equal the evaluated ones, want {LEAST_SHARE:.0%}"
+    if parity.share < LEAST_SHARE:
+        said += "; the endpoint serves something else than what was evaluated: see `differences`, then materialize predictions again"
+    if parity.differs_from_base is False:
+        said += f"; the base model gives the same answers to {min(parity.asked, MOST_BASE_PROMPTS)} prompts: the adapter does nothing"
+    differences: list[dict[str, Any]] = [dict(row) for row in parity.differences[:SHOWN]]
+    metadata = {"equal": parity.equal, "asked": parity.asked, "share": parity.share, "differences": differences or "none"}
+    return Check(name="parity", passed=parity.passed, description=said, metadata=metadata)
+
+
+def latency_check(parity: Parity, *, limit_seconds: float | None) -> Check:
+    """Advisory: a busy machine is no fault of the model."""
+    said = f"95 % of {parity.asked} answers came within {parity.p95_seconds:.2f} s, one at a time"
+    if limit_seconds is None:
+        return Check(
+            name="latency", passed=True, blocking=False, description=f"{said}; objective.limits.p95_latency_seconds asks for nothing"
+        )
+    passed = parity.p95_seconds <= limit_seconds
+    said += f", want {limit_seconds:g} s"
+    if not passed:
+        said += "; if the machine was busy, materialize the endpoint again; else a faster machine or a smaller base model is needed"
+    return Check(name="latency", passed=passed, blocking=False, description=said, metadata={"p95_seconds": parity.p95_seconds})
+
+
+def _with(parity: Parity, row: Asked, text: str, *, seconds: float) -> Parity:
+    same = text == row.evaluated
+    differences = () if same else ({"id": row.id, "evaluated": row.evaluated, "served": text},)
+    return replace(
+        parity,
+        asked=parity.asked + 1,
+        equal=parity.equal + same,
+        seconds=(*parity.seconds, seconds),
+        differences=(*parity.differences, *differences),
+    )

@@ -1,0 +1,47 @@
+"""Step 5: the place where training will run."""
+
+import dagster as dg
+
+from fine_tune_pipeline.guide.environment.preflight import Trial, build_preflight
+from fine_tune_pipeline.guide.technique.build_plan import read_plan
+from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
+from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+from fine_tune_pipeline.ui import blocking, materialized
+
+
+def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that tries the place of training out before training is started there."""
+    key = [spec.name, "environment"]
+
+    @dg.asset(
+        key=key,
+        deps=[[spec.name, "base_model"], [spec.name, "dataset"], [spec.name, "training_plan"]],
+        group_name=spec.name,
+        owners=spec.owners,
+        tags={"guide/step": "5"},
+        kinds={"pytorch"},
+        pool=GPU_POOL,
+        check_specs=blocking(key, preflight_passed="Disk, memory and lengths allow the planned training, and one real step of it worked."),
+    )
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+        """The place of training, tried out: devices, versions, disk, and one real training step on the longest batch."""
+        upstream = {name: store.current(spec.name, name) for name in ("dataset", "base_model", "training_plan")}
+        trial = Trial(spec=spec, plan=read_plan(upstream["training_plan"]), dataset=upstream["dataset"], base=upstream["base_model"])
+        what = {
+            "environment": spec.environment,
+            "training.over_long_limit": spec.training.over_long_limit,
+            "dataset.format.style": spec.dataset.format.style,
+            "inventory": compute.inventory(),
+        }
+        return materialized(
+            store.made(
+                context,
+                version=1,
+                what=what,
+                upstream=upstream,
+                build=lambda folder: build_preflight(context, compute, folder, trial),
+            )
+        )
+
+    return asset

@@ -1,0 +1,179 @@
+"""The place of training, tried out: one real step on the longest batch, and what follows from it for the whole run."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
+from fine_tune_pipeline.artifacts.manifest import Built, Check
+from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.base_model.catalogue import Architecture
+from fine_tune_pipeline.guide.base_model.local import read_model_folder
+from fine_tune_pipeline.guide.base_model.memory import GIB, training_memory
+from fine_tune_pipeline.guide.technique.plan import Plan, number_bytes
+from fine_tune_pipeline.guide.technique.systems import trained_format
+from fine_tune_pipeline.programs.requests import PreflightRequest, PreflightResult
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from fine_tune_pipeline.resources.compute.base import Compute
+
+FILE = "preflight.json"
+
+SHOWN_IDS = 10
+"""So many of the over-long rows are named in a message; all of them are in `preflight.json`."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one preflight needs."""
+
+    spec: UseCaseSpec
+    plan: Plan
+    dataset: Artifact
+    base: Artifact
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The whole run as the measured step says. `minutes` is None when no step could be measured; `peak_ratio` is measured over predicted
+    at the lengths that were measured."""
+
+    minutes: float | None
+    predicted_peak_bytes: int
+    peak_ratio: float
+
+
+def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, trial: Trial) -> Built:
+    """Run preflight where training will run; write `preflight.json` into `folder`.
+
+    It looks at the training and the validation rows together, since both go through the model and must fit.
+    """
+    work, plan, model = folder / "work", trial.plan, trial.base.file("model")
+    work.mkdir()
+    request = PreflightRequest(
+        output=str(work),
+        model=str(model),
+        train=str(_all_rows(trial.dataset, work / "rows.jsonl")),
+        format=trained_format(trial.spec),
+        technique=plan.technique,
+        hyperparameters=plan.hyperparameters,
+        placement=plan.placement,
+    )
+    seen = compute.run(context, request, PreflightResult)
+    shutil.rmtree(work)
+    seen.write(folder / FILE)
+    rows = len(read_rows(trial.dataset.file("train.jsonl")))
+    whole = forecast(seen, plan, read_model_folder(model).architecture, training_rows=rows)
+    return Built(metadata=_metadata(seen, whole, plan), checks=[_passed(seen, problems_of(seen, trial.spec))])
+
+
+def read_preflight(artifact: Artifact) -> PreflightResult:
+    """What preflight measured, of an artifact of `environment`."""
+    return PreflightResult.read(artifact.file(FILE))
+
+
+def problems_of(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:
+    """Why training must not start, each with what to do; empty if it may."""
+    return [*seen.problems, *_disk_problems(seen, spec), *_memory_problems(seen, spec), *_length_problems(seen, spec)]
+
+
+def forecast(seen: PreflightResult, plan: Plan, model: Architecture, *, training_rows: int) -> Forecast:
+    """Minutes and memory of the whole run, from the measured step."""
+    tokens = seen.batch_rows * min(seen.longest_tokens, plan.hyperparameters.max_length)
+    predicted = training_memory(
+        model,
+        plan.technique,
+        number_bytes=number_bytes(plan.placement),
+        tokens=tokens,
+        labelled_tokens=int(tokens * plan.labelled_share),
+        checkpointing=plan.placement.gradient_checkpointing,
+        device=plan.placement.device,
+    ).total
+    whole = training_rows * mean_tokens(seen) * plan.hyperparameters.epochs
+    minutes = whole / seen.tokens_per_second / 60 if seen.tokens_per_second else None
+    return Forecast(minutes=minutes, predicted_peak_bytes=predicted, peak_ratio=seen.peak_memory_bytes / predicted)
+
+
+def mean_tokens(seen: PreflightResult) -> float:
+    """Tokens of a mean row, estimated from the quantiles: lengths are skewed to the right, so the mean lies above the median."""
+    return 0.75 * seen.tokens_p50 + 0.25 * seen.tokens_p95
+
+
+def _all_rows(dataset: Artifact, target: Path) -> Path:
+    write_rows(target, (row for name in ("train", "validation") for row in read_rows(dataset.file(f"{name}.jsonl"))))
+    return target
+
+
+def _disk_problems(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:
+    free, wanted = seen.disk_free_bytes / GIB, spec.environment.disk_free_gib
+    if free >= wanted:
+        return []
+    return [f"disk: {free:.1f} GiB are free, environment.disk_free_gib asks for {wanted:g}; make room, or put the store elsewhere"]
+
+
+def _memory_problems(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:
+    headroom = spec.environment.memory_headroom
+    peak, usable = seen.peak_memory_bytes / GIB, seen.memory_total_bytes * (1 - headroom) / GIB
+    if peak <= usable:
+        return []
+    return [
+        f"memory: the measured peak is {peak:.2f} GiB, {usable:.2f} GiB may be used ({headroom:.0%} stay free, "
+        "environment.memory_headroom); lower training.effective_batch or training.max_length, or choose a smaller base model"
+    ]
+
+
+def _length_problems(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:
+    share, limit = len(seen.over_long) / seen.rows, spec.training.over_long_limit
+    if share <= limit:
+        return []
+    return [
+        f"length: {len(seen.over_long)} of {seen.rows} rows ({share:.1%}) are longer than max_length ({_some(seen.over_long)}), "
+        f"training.over_long_limit is {limit:.1%}; the longest has {seen.longest_tokens} tokens: raise training.max_length to that, or "
+        "shorten the rows"
+    ]
+
+
+def _passed(seen: PreflightResult, problems: Sequence[str]) -> Check:
+    said = f"one training step of {seen.batch_rows} rows took {seen.step_seconds:.2f} s on {seen.device}, loss {seen.loss:.3f}"
+    if problems:
+        said = "training must not start: " + "; ".join(problems)
+    elif seen.over_long:
+        said += f"; {len(seen.over_long)} over-long rows are left out of training: {_some(seen.over_long)}"
+    return Check(name="preflight_passed", passed=not problems, description=said, metadata={"problems": len(problems)})
+
+
+def _metadata(seen: PreflightResult, whole: Forecast, plan: Plan) -> dict[str, object]:
+    return {
+        "device": seen.device,
+        "versions": seen.versions,
+        "cpu_cores": seen.cpu_cores,
+        "memory_total_gib": seen.memory_total_bytes / GIB,
+        "memory_available_gib": seen.memory_available_bytes / GIB,
+        "disk_free_gib": seen.disk_free_bytes / GIB,
+        "rows": seen.rows,
+        "tokens_p50": seen.tokens_p50,
+        "tokens_p95": seen.tokens_p95,
+        "tokens_longest": seen.longest_tokens,
+        "max_length": plan.hyperparameters.max_length,
+        "over_long_rows": len(seen.over_long),
+        "over_long_ids": list(seen.over_long[:SHOWN_IDS]),
+        "batch_rows": seen.batch_rows,
+        "step_seconds": seen.step_seconds,
+        "tokens_per_second": seen.tokens_per_second,
+        "loss": seen.loss,
+        "bfloat16_speedup": seen.bfloat16_speedup,
+        "predicted_minutes": whole.minutes,
+        "planned_minutes": plan.predicted_seconds / 60,
+        "peak_memory_gib": seen.peak_memory_bytes / GIB,
+        "predicted_peak_gib": whole.predicted_peak_bytes / GIB,
+        "peak_measured_over_predicted": whole.peak_ratio,
+    }
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:SHOWN_IDS]) + (f", … ({len(ids)} in all)" if len(ids) > SHOWN_IDS else "")

@@ -1,0 +1,131 @@
+"""Step 7: predictions, evaluation report, human evaluation."""
+
+import dagster as dg
+
+from fine_tune_pipeline.artifacts.fingerprint import file_sha256
+from fine_tune_pipeline.guide.evaluation.build import Judged, build_report
+from fine_tune_pipeline.guide.evaluation.human import CHECK, build_human_evaluation, make_pairs, offer, review_folder, verdict_lines
+from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
+from fine_tune_pipeline.guide.objective.task import task_files
+from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
+from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+from fine_tune_pipeline.ui import advisory, blocking, materialized
+
+STEP = {"guide/step": "7"}
+
+
+def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that runs every system on the held-out test set, once."""
+    upstream = ["dataset", "base_model", "baselines", "adapter"]
+
+    @dg.asset(
+        key=[spec.name, "predictions"],
+        deps=[[spec.name, name] for name in upstream],
+        group_name=spec.name,
+        owners=spec.owners,
+        tags=STEP,
+        kinds={"transformers"},
+        pool=GPU_POOL,
+    )
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+        """Answers of every system on the held-out test set: fine-tuned model, base model with and without examples, plain rivals."""
+        made_from = {name: store.current(spec.name, name) for name in upstream}
+        what = {
+            "objective.goal": spec.objective.goal,
+            "objective.task": spec.objective.task,
+            "dataset.format": spec.dataset.format,
+            "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
+        }
+        sources = Sources(**made_from)
+        kept = store.made(
+            context,
+            version=1,
+            what=what,
+            upstream=made_from,
+            build=lambda folder: build_predictions(context, compute, spec, sources, folder),
+        )
+        return materialized(kept)
+
+    return asset
+
+
+def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that judges the fine-tuned model by the objective, and stops it when it does not meet it."""
+    key = [spec.name, "evaluation_report"]
+    upstream = ["dataset", "adapter", "predictions"]
+    checks = blocking(
+        key,
+        meets_objective="Every success criterion, guard and limit is met; `cannot tell` does not pass.",
+        beats_base="The fine-tuned model is shown to be better than the base model, prompted with and without examples.",
+    )
+
+    @dg.asset(
+        key=key,
+        deps=[[spec.name, name] for name in ["objective", *upstream]],
+        group_name=spec.name,
+        owners=spec.owners,
+        tags=STEP,
+        kinds={"huggingface"},
+        check_specs=checks,
+    )
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+        """Is the objective met? All systems on the same rows with intervals, verdicts, errors, costs, advice, what to try next."""
+        made_from = {name: store.current(spec.name, name) for name in upstream}
+        what = {
+            "objective": spec.objective,
+            "dataset.review.policy": spec.dataset.review.policy,
+            "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
+        }
+        judged = Judged(**made_from)
+        kept = store.made(
+            context,
+            version=1,
+            what=what,
+            upstream={"objective": store.current(spec.name, "objective"), **made_from},
+            build=lambda folder: build_report(context, compute, spec, judged, folder),
+        )
+        return materialized(kept)
+
+    return asset
+
+
+def human_evaluation(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that asks people, blindly, and waits for them only if the use case demands it."""
+    key = [spec.name, "human_evaluation"]
+    asks = "People compared all pairs, and prefer the fine-tuned model as often as the use case wants."
+    checks = (blocking if spec.evaluation.human.required else advisory)(key, **{CHECK: asks})
+
+    @dg.asset(
+        key=key,
+        deps=[[spec.name, name] for name in ("dataset", "predictions")],
+        group_name=spec.name,
+        owners=spec.owners,
+        tags=STEP,
+        kinds={"jsonl"},
+        check_specs=checks,
+    )
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
+        """Blind pairs for people: an answer of the base model beside one of the fine-tuned model, what people said, and the win rate."""
+        upstream = {name: store.current(spec.name, name) for name in ("dataset", "predictions")}
+        pairs = make_pairs(spec, **upstream)
+        offered = review_folder(store.review_root, spec, predictions=upstream["predictions"])
+        handout = offer(offered, pairs)
+        what = {
+            "evaluation.human": spec.evaluation.human,
+            "objective.evidence.level": spec.objective.evidence.level,
+            "training.seed": spec.training.seed,
+            "verdicts_sha256": offered.verdicts_sha256(),
+        }
+        lines = verdict_lines(offered)
+        kept = store.made(
+            context,
+            version=1,
+            what=what,
+            upstream=upstream,
+            build=lambda folder: build_human_evaluation(spec, pairs, lines, offered=offered, folder=folder),
+        )
+        shown = materialized(kept)
+        return shown._replace(metadata={**(shown.metadata or {}), "handout": dg.MetadataValue.path(str(handout))})
+
+    return asset

@@ -1,0 +1,138 @@
+"""The evaluation report: scores, means by `evaluate`, verdicts, and the page; two checks that stop a model that is not good enough."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_rows, write_rows
+from fine_tune_pipeline.artifacts.manifest import Built, Check
+from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
+from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS, read_costs
+from fine_tune_pipeline.guide.evaluation.report import Material, base_systems, document, primary_metric
+from fine_tune_pipeline.guide.evaluation.scoring import Scores, check_means, reported_metrics, score_rows, scored
+from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memory_verdict, verdicts
+from fine_tune_pipeline.guide.objective.task import Task, read_task
+from fine_tune_pipeline.guide.technique.systems import read_answers
+from fine_tune_pipeline.guide.training.adapter import CURVE, read_train_result
+from fine_tune_pipeline.programs.requests import ScoreRequest, ScoreResult
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from fine_tune_pipeline.resources.compute.base import Compute
+
+SCORES = "scores.jsonl"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The artifacts that a report is made from."""
+
+    dataset: Artifact
+    adapter: Artifact
+    predictions: Artifact
+
+
+def build_report(context: "dg.AssetExecutionContext", compute: "Compute", spec: UseCaseSpec, judged: Judged, folder: Path) -> Built:
+    """Write report.html, report.md, report.json and scores.jsonl.
+
+    Raises:
+        ScoreMismatch: `evaluate` and our own means differ.
+    """
+    task = read_task(spec)
+    test = read_examples(judged.dataset.file("test.jsonl"))
+    answers = {system: read_answers(path, test) for system, path in _answer_files(judged.predictions).items()}
+    scores = scored(test, answers, task=task, metrics=reported_metrics(task, spec.objective))
+    write_rows(folder / SCORES, score_rows(scores))
+    check_means(scores, _means(context, compute, folder))
+    material = _material(spec, task, judged, test=test, answers=answers, scores=scores)
+    report = document(material)
+    (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False), encoding="utf-8")
+    (folder / "report.md").write_text(markdown(report), encoding="utf-8")
+    (folder / "report.html").write_text(html_page(report), encoding="utf-8")
+    metric = primary_metric(task, spec.objective, scores)
+    checks = [objective_check(material.verdicts), base_check(scores, metric=metric, level=spec.objective.evidence.level)]
+    return Built(metadata=_metadata(report), markdown={"report": markdown(report)}, checks=checks)
+
+
+def objective_check(found: Sequence[Verdict]) -> Check:
+    """Passes when every criterion is met; one that cannot be told does not pass."""
+    open_ = [verdict for verdict in found if verdict.verdict != "met"]
+    said = "\n".join(f"- {verdict.criterion}: {verdict.verdict}; {verdict.reason}" for verdict in open_)
+    return Check(
+        name="meets_objective",
+        passed=all_met(found),
+        description=said or f"all {len(found)} criteria are met",
+        metadata={"met": len(found) - len(open_), "criteria": len(found)},
+    )
+
+
+def base_check(scores: Scores, *, metric: str, level: float) -> Check:
+    """Passes when the fine-tuned model is shown to be better than the base model in each form of prompting."""
+    gains = {system: scores.gain(FINE_TUNED, metric, over=system, level=level) for system in base_systems(scores)}
+    said = "; ".join(
+        f"{metric} is better than that of {system} by {gain.estimate:.3f}, at least {gain.lower:.3f} at level {level:g}"
+        for system, gain in gains.items()
+    )
+    passed = all(gain.lower > 0 for gain in gains.values())
+    advice = "" if passed else "; want more than 0: see what to try next in the report"
+    metadata = {f"lower_bound_over_{system}": gain.lower for system, gain in gains.items()}
+    return Check(name="beats_base", passed=passed, description=said + advice, metadata=metadata)
+
+
+def _answer_files(predictions: Artifact) -> dict[str, Path]:
+    """Of the systems that were run, in the order of tables."""
+    return {system: predictions.file(f"{system}.jsonl") for system in SYSTEMS if f"{system}.jsonl" in predictions.manifest.files}
+
+
+def _means(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path) -> dict[str, dict[str, float]]:
+    scratch = folder / "program"
+    scratch.mkdir()
+    result = compute.run(context, ScoreRequest(output=str(scratch), scores=str(folder / SCORES)), ScoreResult)
+    shutil.rmtree(scratch)
+    return result.means
+
+
+def _material(
+    spec: UseCaseSpec, task: Task, judged: Judged, *, test: list[Example], answers: Mapping[str, Sequence[str]], scores: Scores
+) -> Material:
+    costs, peak = read_costs(judged.predictions)
+    own = read_rows(judged.predictions.file(f"{FINE_TUNED}.jsonl"))
+    return Material(
+        spec=spec,
+        task=task,
+        train=read_examples(judged.dataset.file("train.jsonl")),
+        test=test,
+        answers=answers,
+        scores=scores,
+        verdicts=[*verdicts(scores, spec.objective), *memory_verdict(spec.objective.limits, peak_bytes=peak)],
+        costs=costs,
+        peak_memory_bytes=peak,
+        training=read_train_result(judged.adapter),
+        curve=read_rows(judged.adapter.file(CURVE)),
+        unfinished=sum(not row["finished"] for row in own) / len(own),
+    )
+
+
+def _metadata(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers that become plots over the versions, under the same names for ever."""
+    metric = report["primary_metric"]
+    systems = report["systems"]
+    return {
+        "recommendation": report["recommendation"]["sentence"],
+        "rows": report["n"],
+        **{f"fine_tuned/{name}": value["estimate"] for name, value in systems[FINE_TUNED].items()},
+        **{f"{metric}/{system}": value[metric]["estimate"] for system, value in systems.items() if system != FINE_TUNED},
+        "gain": report["gain"],
+        "gain_low": report["gain_low"],
+        "gain_high": report["gain_high"],
+        "smallest_detectable_gain": report["evidence"]["gain"],
+        "verdicts": [
+            {key: verdict[key] for key in ("kind", "criterion", "estimate", "bound", "verdict", "reason")} for verdict in report["verdicts"]
+        ],
+    }

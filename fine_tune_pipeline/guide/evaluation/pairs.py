@@ -1,0 +1,75 @@
+"""Blind pairs for people: two answers to one prompt, without saying whose they are. The key stays in the artifact store."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+
+from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
+
+REPEATED = 0.2
+"""Share of the pairs that are shown again with sides swapped: do people choose the answer, or the side?"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a person sees. Nothing in it tells the systems apart, its number included."""
+
+    id: str
+    prompt: str
+    A: str
+    B: str
+
+
+@dataclass(frozen=True)
+class Secret:
+    """Which test row a pair shows and who is A; `repeats` names the pair that it shows again, swapped."""
+
+    example: str
+    A: str
+    B: str
+    repeats: str | None = None
+
+
+@dataclass(frozen=True)
+class HandOut:
+    """Pairs in the order in which people see them, and the key. `identical` counts test rows on which both systems say the same."""
+
+    pairs: Sequence[Pair]
+    key: Mapping[str, Secret]
+    identical: int
+    rows: int
+
+    def key_json(self) -> str:
+        """The key as it is kept apart."""
+        return json.dumps({name: asdict(secret) for name, secret in self.key.items()}, indent=2)
+
+
+def hand_out(rows: Sequence[Example], *, base: Sequence[str], fine_tuned: Sequence[str], base_name: str, count: int, seed: int) -> HandOut:
+    """Draw pairs from the rows on which the two answers differ; each system is A in half of them.
+
+    Args:
+        rows: the test set; answers are in the same order.
+        count: pairs wanted, repeats not counted; fewer when fewer rows differ.
+        seed: draws rows, sides and order.
+    """
+    draw = random.Random(seed)
+    differ = [place for place in range(len(rows)) if base[place].strip() != fine_tuned[place].strip()]
+    chosen = draw.sample(differ, min(count, len(differ)))
+    sides = [number % 2 == 0 for number in range(len(chosen))]
+    draw.shuffle(sides)
+    shown = list(zip(chosen, sides, [False] * len(chosen), strict=True))
+    repeats = [(place, not side, True) for place, side, _ in shown[: ceil(REPEATED * len(shown))]]
+    order = [*shown, *repeats]
+    draw.shuffle(order)
+    names = {(place, again): f"p{number:03d}" for number, (place, _, again) in enumerate(order, start=1)}
+    pairs, key = [], {}
+    for place, own_is_a, again in order:
+        name = names[place, again]
+        sides_of = [(FINE_TUNED, fine_tuned[place]), (base_name, base[place])]
+        (a, a_text), (b, b_text) = sides_of if own_is_a else sides_of[::-1]
+        pairs.append(Pair(name, rows[place].prompt, a_text, b_text))
+        key[name] = Secret(rows[place].id, a, b, repeats=names[place, False] if again else None)
+    return HandOut(pairs=pairs, key=key, identical=len(rows) - len(differ), rows=len(rows))

@@ -1,0 +1,115 @@
+"""Is a criterion met? Three answers: met, not met, cannot tell. The bound decides, never the estimate alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
+from fine_tune_pipeline.guide.evaluation.scoring import Scores
+from fine_tune_pipeline.guide.evaluation.statistics import Bounds
+from fine_tune_pipeline.guide.objective.criteria import criterion_text
+from fine_tune_pipeline.guide.objective.evidence import rows_to_detect
+from fine_tune_pipeline.spec.objective import Criterion, Evidence, Limits, ObjectiveSpec
+
+Answer = Literal["met", "not met", "cannot tell"]
+Kind = Literal["success", "guard", "limit"]
+
+FEWEST_DIFFERENCES = 0.02
+"""Share of rows on which two systems are taken to differ when hardly any did: fewer would promise too much of a few more rows."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One criterion and what was seen. `bound` is the one that decided; None when there was nothing to compute it from."""
+
+    kind: Kind
+    criterion: str
+    metric: str
+    estimate: float | None
+    bound: float | None
+    level: float | None
+    verdict: Answer
+    reason: str
+
+
+def verdicts(scores: Scores, objective: ObjectiveSpec, *, system: str = FINE_TUNED) -> list[Verdict]:
+    """Verdicts on every success criterion and guard for a system, in the order of the objective."""
+    found = []
+    kinds: tuple[tuple[Kind, Sequence[Criterion]], ...] = (("success", objective.success), ("guard", objective.guards))
+    for kind, criteria in kinds:
+        found += [judged(kind, criterion, scores, evidence=objective.evidence, system=system) for criterion in criteria]
+    return found
+
+
+def judged(kind: Kind, criterion: Criterion, scores: Scores, *, evidence: Evidence, system: str = FINE_TUNED) -> Verdict:
+    """The verdict on one criterion."""
+    if criterion.beats is not None:
+        return _beats(kind, criterion, criterion.beats, scores, evidence=evidence, system=system)
+    bounds = scores.bounds(system, criterion.metric, level=evidence.level)
+    if criterion.at_least is not None:
+        return _at_least(kind, criterion, criterion.at_least, bounds, rows=len(scores.rows))
+    assert criterion.at_most is not None
+    return _at_most(kind, criterion, criterion.at_most, bounds, rows=len(scores.rows))
+
+
+def memory_verdict(limits: Limits, *, peak_bytes: int) -> list[Verdict]:
+    """The verdict on `limits.memory_gib`, if there is one: a measurement, so there is no "cannot tell"."""
+    if limits.memory_gib is None:
+        return []
+    peak = peak_bytes / 2**30
+    fits = peak <= limits.memory_gib
+    said = f"answering took {peak:.2f} GiB at most" + ("" if fits else "; choose a smaller base model or QLoRA, or raise the limit")
+    text = f"memory at most {limits.memory_gib:g} GiB"
+    return [Verdict("limit", text, "memory_gib", peak, None, None, "met" if fits else "not met", said)]
+
+
+def all_met(found: Sequence[Verdict]) -> bool:
+    """Whether every criterion is met; "cannot tell" does not pass."""
+    return all(verdict.verdict == "met" for verdict in found)
+
+
+def _at_least(kind: Kind, criterion: Criterion, target: float, bounds: Bounds, *, rows: int) -> Verdict:
+    if bounds.lower >= target:
+        return _verdict(kind, criterion, bounds, bounds.lower, "met", f"at least {bounds.lower:.3f} at level {bounds.level:g}")
+    if bounds.upper < target:
+        return _verdict(kind, criterion, bounds, bounds.upper, "not met", f"at most {bounds.upper:.3f} at level {bounds.level:g}")
+    return _verdict(kind, criterion, bounds, bounds.lower, "cannot tell", _between(bounds, target, rows=rows))
+
+
+def _at_most(kind: Kind, criterion: Criterion, target: float, bounds: Bounds, *, rows: int) -> Verdict:
+    if bounds.upper <= target:
+        return _verdict(kind, criterion, bounds, bounds.upper, "met", f"at most {bounds.upper:.3f} at level {bounds.level:g}")
+    if bounds.lower > target:
+        return _verdict(kind, criterion, bounds, bounds.lower, "not met", f"at least {bounds.lower:.3f} at level {bounds.level:g}")
+    return _verdict(kind, criterion, bounds, bounds.upper, "cannot tell", _between(bounds, target, rows=rows))
+
+
+def _beats(kind: Kind, criterion: Criterion, rival: str, scores: Scores, *, evidence: Evidence, system: str) -> Verdict:
+    text = criterion_text(criterion)
+    if rival not in scores.by_system:
+        return Verdict(kind, text, criterion.metric, None, None, evidence.level, "cannot tell", f"there are no answers of {rival}")
+    bounds = scores.gain(system, criterion.metric, over=rival, level=evidence.level)
+    if bounds.lower > criterion.by:
+        return _verdict(kind, criterion, bounds, bounds.lower, "met", f"the gain is above {bounds.lower:.3f} at level {bounds.level:g}")
+    if bounds.upper <= criterion.by:
+        said = f"the gain is at most {bounds.upper:.3f} at level {bounds.level:g}"
+        return _verdict(kind, criterion, bounds, bounds.upper, "not met", said)
+    gains = scores.gains(system, criterion.metric, over=rival)
+    differ = sum(gain != 0 for gain in gains) / len(gains)
+    lead = bounds.estimate - criterion.by
+    reason = f"the gain lies between {bounds.lower:.3f} and {bounds.upper:.3f}, and {criterion.by:g} is inside"
+    if lead > 0:
+        wanted = rows_to_detect(lead, level=evidence.level, power=evidence.power, disagreement=max(differ, FEWEST_DIFFERENCES))
+        reason += f"; if the estimate is right, about {max(wanted, len(gains) + 1)} held-out rows would show it"
+    return _verdict(kind, criterion, bounds, bounds.lower, "cannot tell", reason)
+
+
+def _between(bounds: Bounds, target: float, *, rows: int) -> str:
+    return (
+        f"with {rows} rows it lies between {bounds.lower:.3f} and {bounds.upper:.3f}, and {target:g} is inside; "
+        "more held-out rows narrow that"
+    )
+
+
+def _verdict(kind: Kind, criterion: Criterion, bounds: Bounds, bound: float, answer: Answer, reason: str) -> Verdict:
+    return Verdict(kind, criterion_text(criterion), criterion.metric, bounds.estimate, bound, bounds.level, answer, reason)

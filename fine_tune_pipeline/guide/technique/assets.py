@@ -1,0 +1,89 @@
+"""Step 4: what needs no training, and the technique of what does."""
+
+import dagster as dg
+
+from fine_tune_pipeline.guide.objective.task import read_task
+from fine_tune_pipeline.guide.technique.baselines import build_baselines
+from fine_tune_pipeline.guide.technique.build_plan import build_plan
+from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
+from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+from fine_tune_pipeline.ui import advisory, blocking, materialized
+
+
+def baselines(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that asks, before any training, what can be had without."""
+    key = [spec.name, "baselines"]
+
+    @dg.asset(
+        key=key,
+        deps=[[spec.name, "base_model"], [spec.name, "dataset"]],
+        group_name=spec.name,
+        owners=spec.owners,
+        tags={"guide/step": "4"},
+        kinds={"huggingface", "scikitlearn"},
+        pool=GPU_POOL,
+        check_specs=advisory(key, tuning_can_pay="No system without training already meets every criterion."),
+    )
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+        """What can be had without training, on validation rows: majority, a plain classifier, the base model without and with examples."""
+        dataset, base = store.current(spec.name, "dataset"), store.current(spec.name, "base_model")
+        task = read_task(spec)
+        what = {
+            "objective.goal": spec.objective.goal,
+            "objective.task": {"type": task.type, "labels": task.labels, "schema": task.schema},
+            "objective.success": spec.objective.success,
+            "objective.guards": spec.objective.guards,
+            "objective.evidence.level": spec.objective.evidence.level,
+            "dataset.format": spec.dataset.format,
+            "dataset.split.seed": spec.dataset.split.seed,
+            "evaluation.few_shot": spec.evaluation.few_shot,
+            "evaluation.validation_rows": spec.evaluation.validation_rows,
+        }
+        return materialized(
+            store.made(
+                context,
+                version=1,
+                what=what,
+                upstream={"dataset": dataset, "base_model": base},
+                build=lambda folder: build_baselines(context, compute, folder, spec=spec, task=task, dataset=dataset, base=base),
+            )
+        )
+
+    return asset
+
+
+def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that chooses full tuning, LoRA or QLoRA for the hardware at hand, after `baselines` has said whether it can pay."""
+    key = [spec.name, "training_plan"]
+
+    @dg.asset(
+        key=key,
+        deps=[[spec.name, "base_model"], [spec.name, "dataset"], [spec.name, "baselines"]],
+        group_name=spec.name,
+        owners=spec.owners,
+        tags={"guide/step": "4"},
+        kinds={"python"},
+        check_specs=blocking(key, fits="The plan fits the hardware, by predicted memory."),
+    )
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+        """How training will run: full, LoRA and QLoRA with predicted memory, time and energy, the choice, and every setting as a number."""
+        dataset, base = store.current(spec.name, "dataset"), store.current(spec.name, "base_model")
+        inventory = compute.inventory()
+        what = {
+            "technique": spec.technique,
+            "training": spec.training,
+            "environment.memory_headroom": spec.environment.memory_headroom,
+            "inventory": inventory,
+        }
+        return materialized(
+            store.made(
+                context,
+                version=1,
+                what=what,
+                upstream={"dataset": dataset, "base_model": base},
+                build=lambda folder: build_plan(folder, spec=spec, inventory=inventory, dataset=dataset, base=base),
+            )
+        )
+
+    return asset

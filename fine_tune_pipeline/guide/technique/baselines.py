@@ -1,0 +1,140 @@
+"""What can be had without training, compared on validation rows, and whether fine-tuning can pay."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.manifest import Built, Check
+from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.objective.metrics import allowed_metrics, metric_named, score_one
+from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.guide.technique.advice import Advice, Scores, advise
+from fine_tune_pipeline.guide.technique.answers import FEW_SHOT, Bench, Cost, answer_plainly, answer_prompted, read_data, shot_sets
+from fine_tune_pipeline.guide.technique.bounds import lower_bound
+from fine_tune_pipeline.guide.technique.systems import read_answers
+from fine_tune_pipeline.programs.requests import Shot
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from fine_tune_pipeline.resources.compute.base import Compute
+
+FILE = "baselines.json"
+SHOTS = "shots.json"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All systems on the same rows. `primary` is the metric of the first success criterion; `best_k` won on it."""
+
+    scores: Scores
+    costs: dict[str, Cost]
+    primary: str
+    best_k: int
+    advice: Advice
+
+
+def build_baselines(
+    context: "dg.AssetExecutionContext",
+    compute: "Compute",
+    folder: Path,
+    *,
+    spec: UseCaseSpec,
+    task: Task,
+    dataset: Artifact,
+    base: Artifact,
+) -> Built:
+    """Write `predictions/<system>.jsonl`, `baselines.json` and `shots.json` into `folder`."""
+    bench = Bench(spec=spec, task=task, data=read_data(dataset, spec), answers=folder / "predictions", work=folder / "work")
+    bench.answers.mkdir()
+    shots = shot_sets(bench.data, spec, task, context_tokens=base.json("base_model.json")["context_tokens"])
+    costs = answer_plainly(context, compute, bench)
+    costs |= answer_prompted(context, compute, bench, model=base.file("model"), shots=shots)
+    shutil.rmtree(bench.work)
+    compared = compare(bench, costs)
+    write_shots(folder / SHOTS, shots[compared.best_k])
+    table = systems_table(compared, task, level=spec.objective.evidence.level)
+    (folder / FILE).write_text(json.dumps(_document(compared, bench, table), ensure_ascii=False, indent=2), encoding="utf-8")
+    return _built(compared, bench, table)
+
+
+def compare(bench: Bench, costs: dict[str, Cost]) -> Compared:
+    """Score every system and choose the number of worked examples; the answers of the best are kept as `base_few_shot` too."""
+    spec, task = bench.spec, bench.task
+    metrics = metrics_of(spec, task)
+    scores = {
+        name: _scores(read_answers(bench.answers / f"{name}.jsonl", bench.data.rows), bench.data.rows, task, metrics) for name in costs
+    }
+    sign = -1 if metric_named(metrics[0], task).better == "lower" else 1
+    # max() keeps the first of equals, and the fewest examples come first.
+    best = max((name for name in costs if name.startswith(FEW_SHOT)), key=lambda name: sign * fmean(scores[name][metrics[0]]))
+    shutil.copyfile(bench.answers / f"{best}.jsonl", bench.answers / f"{FEW_SHOT}.jsonl")
+    named = {**scores, FEW_SHOT: scores[best]}
+    advice = advise(named, [*spec.objective.success, *spec.objective.guards], task=task, level=spec.objective.evidence.level)
+    return Compared(named, {**costs, FEW_SHOT: costs[best]}, metrics[0], int(best.rsplit("_", 1)[1]), advice)
+
+
+def metrics_of(spec: UseCaseSpec, task: Task) -> list[str]:
+    """The metrics of all criteria, that of the first success criterion before the others, and the task's own most telling one."""
+    criteria = [*spec.objective.success, *spec.objective.guards]
+    return list(dict.fromkeys([*(item.metric for item in criteria), allowed_metrics(task)[0]]))
+
+
+def write_shots(path: Path, shots: Sequence[Shot]) -> None:
+    """Write the chosen examples: a JSON list of {prompt, completion}."""
+    path.write_text(json.dumps([shot.model_dump() for shot in shots], ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def read_shots(path: Path) -> tuple[Shot, ...]:
+    """The few-shot examples that validation chose."""
+    return tuple(Shot(**row) for row in json.loads(path.read_text(encoding="utf-8")))
+
+
+def systems_table(compared: Compared, task: Task, *, level: float) -> list[dict[str, Any]]:
+    """Every system with its mean scores, the lower bound of the first metric, and what an answer costs."""
+    metric = metric_named(compared.primary, task)
+    rows = []
+    for name, scores in compared.scores.items():
+        cost = compared.costs[name]
+        bound = lower_bound(scores[metric.name], low=metric.low, high=metric.high, level=level)
+        rows.append(
+            {
+                "system": name,
+                **{other: round(fmean(values), 4) for other, values in scores.items()},
+                f"{metric.name} lower bound": round(bound, 4),
+                "seconds per answer": round(cost.seconds, 3),
+                "prompt tokens": round(cost.prompt_tokens, 1),
+                "new tokens": round(cost.new_tokens, 1),
+            }
+        )
+    return rows
+
+
+def _scores(answers: Sequence[str], rows: Sequence[Example], task: Task, metrics: Sequence[str]) -> dict[str, list[float]]:
+    each = [score_one(answer, row.completion, task=task, metrics=metrics) for answer, row in zip(answers, rows, strict=True)]
+    return {metric: [scores[metric] for scores in each] for metric in metrics}
+
+
+def _document(compared: Compared, bench: Bench, table: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "rows": len(bench.data.rows),
+        "primary_metric": compared.primary,
+        "few_shot_examples": compared.best_k,
+        "tuning_can_pay": compared.advice.can_pay,
+        "advice": compared.advice.sentence,
+        "systems": table,
+    }
+
+
+def _built(compared: Compared, bench: Bench, table: list[dict[str, Any]]) -> Built:
+    figures = {f"{compared.primary}/{name}": fmean(scores[compared.primary]) for name, scores in compared.scores.items()}
+    metadata = {"validation_rows": len(bench.data.rows), "few_shot_examples": compared.best_k, "systems": table, **figures}
+    advice = compared.advice
+    check = Check(name="tuning_can_pay", passed=advice.can_pay, blocking=False, description=advice.sentence)
+    return Built(metadata=metadata, markdown={"advice": advice.sentence}, checks=[check])

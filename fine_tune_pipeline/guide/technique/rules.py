@@ -1,0 +1,111 @@
+"""`auto` becomes a number here, each by a stated rule that is shown beside it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fine_tune_pipeline.guide.base_model.catalogue import Architecture
+from fine_tune_pipeline.guide.technique.workload import Workload
+from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
+from fine_tune_pipeline.spec.technique import Lora, Qlora, TechniqueSpec
+from fine_tune_pipeline.spec.training import TrainingSpec
+
+SMALL_MODEL = 4_100_000_000
+"""Parameters of what is sold as 4 B: up to here adapters want the higher rate."""
+
+RANKS = (16, 32, 64, 128)
+
+ENOUGH_STEPS = 100
+"""Optimizer steps below which a smaller batch serves better: adapters suffer from large batches, and a short schedule from few steps."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One setting, its number, and what gave it."""
+
+    setting: str
+    value: Any
+    rule: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Hyper-parameters of one technique, and the rule behind each."""
+
+    hyperparameters: Hyperparameters
+    rules: tuple[Rule, ...]
+
+
+def techniques(spec: TechniqueSpec, model: Architecture, work: Workload) -> tuple[Technique, ...]:
+    """All three techniques; the user's own replaces ours of that type."""
+    rank = capacity_rank(model, work)
+    offered = {name: Technique(type=name, rank=rank) for name in ("full", "lora", "qlora")}
+    if isinstance(spec, Lora | Qlora):
+        modules = spec.target_modules if spec.target_modules == "all-linear" else tuple(spec.target_modules)
+        own = Technique(type=spec.type, rank=spec.rank, alpha=spec.alpha, dropout=spec.dropout, target_modules=modules)
+        offered[spec.type] = own
+    return tuple(offered.values())
+
+
+def capacity_rank(model: Architecture, work: Workload) -> int:
+    """16, or as much more as gives the adapter a number for every labelled token, up to 128."""
+    return next((rank for rank in RANKS if model.lora_parameters(rank) >= work.labelled_tokens), RANKS[-1])
+
+
+def resolve(spec: TrainingSpec, technique: Technique, model: Architecture, work: Workload, *, context: int) -> Resolved:
+    """Every hyper-parameter as a number.
+
+    Args:
+        context: tokens that the base model can read.
+    """
+    rate = _learning_rate(spec, technique, model)
+    epochs = _epochs(spec, work)
+    batch = _effective_batch(spec, work, epochs=epochs.value)
+    length = _max_length(spec, work, context=context)
+    fixed = {name: getattr(spec, name) for name in ("warmup_share", "schedule", "weight_decay", "max_grad_norm", "loss_on", "seed")}
+    hyperparameters = Hyperparameters(
+        learning_rate=rate.value, epochs=epochs.value, effective_batch=batch.value, max_length=length.value, **fixed
+    )
+    written = (Rule(name, value, "as written, or the default") for name, value in fixed.items())
+    return Resolved(hyperparameters, (rate, epochs, batch, length, *written))
+
+
+def _learning_rate(spec: TrainingSpec, technique: Technique, model: Architecture) -> Rule:
+    if spec.learning_rate != "auto":
+        return _written("learning_rate", spec.learning_rate)
+    small = model.parameters <= SMALL_MODEL
+    adapters = 1e-3 if small else 3e-4
+    size = "up to 4 B parameters" if small else "above 4 B parameters"
+    if technique.type == "full":
+        return Rule("learning_rate", adapters / 10, f"all weights, {size}: a tenth of the {adapters:g} that adapters want")
+    return Rule("learning_rate", adapters, f"adapters, {size}: {adapters:g}, nearly whatever the rank")
+
+
+def _epochs(spec: TrainingSpec, work: Workload) -> Rule:
+    if spec.epochs != "auto":
+        return _written("epochs", float(spec.epochs))
+    for below, epochs in ((300, 3.0), (2000, 2.0)):
+        if work.rows < below:
+            return Rule("epochs", epochs, f"{work.rows} rows, below {below}: {epochs:g} passes")
+    return Rule("epochs", 1.0, f"{work.rows} rows, 2000 or more: one pass")
+
+
+def _effective_batch(spec: TrainingSpec, work: Workload, *, epochs: float) -> Rule:
+    if spec.effective_batch != "auto":
+        return _written("effective_batch", spec.effective_batch)
+    steps = work.rows * epochs / 16
+    if steps >= ENOUGH_STEPS:
+        return Rule("effective_batch", 16, f"16 gives {steps:.0f} steps")
+    return Rule("effective_batch", 8, f"16 would give only {steps:.0f} steps, below {ENOUGH_STEPS}")
+
+
+def _max_length(spec: TrainingSpec, work: Workload, *, context: int) -> Rule:
+    if spec.max_length != "auto":
+        return _written("max_length", spec.max_length)
+    bound = -(-work.longest_bound // 16) * 16
+    if bound > context:
+        return Rule("max_length", context, f"the longest row may take {bound} tokens; the base model reads {context}")
+    return Rule("max_length", bound, "the longest row at two bytes a token (a digit is one), and 32 more, rounded up to 16")
+
+
+def _written(setting: str, value: Any) -> Rule:
+    return Rule(setting, value, "as written")

@@ -1,0 +1,63 @@
+"""How much text there is to learn from, in tokens, without asking a tokenizer: careful bounds and likely figures."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fine_tune_pipeline.artifacts.examples import Example
+
+LIKELY_BYTES_PER_TOKEN = 3.5
+"""English messages have about four bytes a token, JSON answers about three."""
+
+FRAME_TOKENS = 8
+"""Begin and end token, and the words that frame prompt and answer."""
+
+SPARE_TOKENS = 32
+"""Room for a longer frame, such as a chat template's."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one epoch holds. `tokens`, `labelled_tokens` and `longest_tokens` are likely figures, `longest_bound` is a careful bound."""
+
+    rows: int
+    tokens: int
+    labelled_tokens: int
+    longest_tokens: int
+    longest_bound: int
+
+    @property
+    def labelled_share(self) -> float:
+        return self.labelled_tokens / self.tokens
+
+    @property
+    def tokens_per_row(self) -> float:
+        return self.tokens / self.rows
+
+
+def workload(
+    train: Sequence[Example], validation: Sequence[Example] = (), *, loss_on: Literal["completion", "all"] = "completion"
+) -> Workload:
+    """The figures of a training set; the longest row may stand in either set, since both must fit."""
+    rows = [*train, *validation]
+    answers = sum(likely_tokens(example.completion) for example in train)
+    tokens = math.ceil(answers + sum(likely_tokens(example.prompt) + FRAME_TOKENS for example in train))
+    return Workload(
+        rows=len(train),
+        tokens=tokens,
+        labelled_tokens=tokens if loss_on == "all" else math.ceil(answers),
+        longest_tokens=math.ceil(max(likely_tokens(example.prompt + example.completion) for example in rows)) + FRAME_TOKENS,
+        longest_bound=max(most_tokens(example.prompt) + most_tokens(example.completion) for example in rows) + SPARE_TOKENS,
+    )
+
+
+def likely_tokens(text: str) -> float:
+    """Tokens that a usual tokenizer makes of the text."""
+    return len(text.encode("utf-8")) / LIKELY_BYTES_PER_TOKEN
+
+
+def most_tokens(text: str) -> int:
+    """Tokens that the text takes at most with a usual tokenizer: one for two bytes, and one for each digit, since many cut numbers into
+    single digits."""
+    return math.ceil(sum(1.0 if character.isdigit() else len(character.encode("utf-8")) / 2 for character in text))

@@ -1,0 +1,155 @@
+"""Training: the planned run on the rows that fit, and what came of it."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
+from fine_tune_pipeline.artifacts.manifest import Built, Check
+from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.base_model.memory import GIB
+from fine_tune_pipeline.guide.technique.plan import Plan
+from fine_tune_pipeline.guide.technique.systems import trained_format
+from fine_tune_pipeline.guide.training.curve import markdown_picture
+from fine_tune_pipeline.programs.requests import Tracking, TrainRequest, TrainResult
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from fine_tune_pipeline.resources.compute.base import Compute
+
+ADAPTER = "adapter"
+CURVE = "curve.jsonl"
+FILE = "train.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training needs. `over_long` are ids of training and validation rows that preflight found too long: they are left
+    out, counted and named."""
+
+    spec: UseCaseSpec
+    plan: Plan
+    over_long: tuple[str, ...]
+    tracking: Tracking
+    dataset: Artifact
+    base: Artifact
+
+
+def content(plan: Plan, spec: UseCaseSpec) -> dict[str, Any]:
+    """What of the plan decides the adapter: the mathematics, not where or in how small pieces it is done."""
+    return {
+        "technique": plan.technique,
+        "training": plan.hyperparameters,
+        "training_plan.dtype": plan.placement.dtype,
+        "dataset.format.style": spec.dataset.format.style,
+    }
+
+
+def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, training: Training) -> Built:
+    """Train, and write `adapter/`, `curve.jsonl` and `train.json` into `folder`."""
+    work = folder / "work"
+    work.mkdir()
+    plan = training.plan
+    request = TrainRequest(
+        output=str(work),
+        model=str(training.base.file("model")),
+        train=str(_fitting(training, "train", work)),
+        validation=str(_fitting(training, "validation", work)),
+        format=trained_format(training.spec),
+        technique=plan.technique,
+        hyperparameters=plan.hyperparameters,
+        placement=plan.placement,
+        tracking=training.tracking,
+    )
+    result = compute.run(context, request, TrainResult)
+    shutil.move(result.adapter, folder / ADAPTER)
+    shutil.move(result.curve, folder / CURVE)
+    shutil.rmtree(work)
+    # Inside the artifact, paths begin at its folder.
+    kept = result.model_copy(update={"adapter": ADAPTER, "curve": CURVE})
+    kept.write(folder / FILE)
+    return _built(kept, training, curve=read_rows(folder / CURVE))
+
+
+def read_train_result(artifact: Artifact) -> TrainResult:
+    """What training gave, of an artifact of `adapter`; paths begin at its folder."""
+    return TrainResult.read(artifact.file(FILE))
+
+
+def _fitting(training: Training, name: str, work: Path) -> Path:
+    return kept_rows(training.dataset.file(f"{name}.jsonl"), work / f"{name}.jsonl", left_out=training.over_long)
+
+
+def kept_rows(source: Path, target: Path, *, left_out: Sequence[str]) -> Path:
+    """The rows without the over-long ones; the file itself when there are none."""
+    if not left_out:
+        return source
+    write_rows(target, (row for row in read_rows(source) if row["id"] not in set(left_out)))
+    return target
+
+
+def falling(result: TrainResult) -> Check:
+    """Whether every loss is a number, and the validation loss is lower after training than before."""
+    losses = [result.first_loss, result.final_loss, *(loss for _, loss in result.validation_losses)]
+    before, after = result.validation_losses[0][1], result.validation_losses[-1][1]
+    said = f"validation loss {before:.4f} before training, {after:.4f} after {result.steps} steps"
+    finite = all(math.isfinite(loss) for loss in losses)
+    if not finite:
+        said += "; a loss is not a number: lower training.learning_rate"
+    elif after >= before:
+        said += "; it did not fall: lower training.learning_rate, look at the data's labels, or train for more epochs"
+    return Check(name="loss_finite_and_falling", passed=finite and after < before, description=said)
+
+
+def _built(result: TrainResult, training: Training, *, curve: list[dict[str, Any]]) -> Built:
+    plan, over_long = training.plan, training.over_long
+    return Built(
+        metadata={
+            "technique": plan.technique.type,
+            "steps": result.steps,
+            "rows": result.rows,
+            "rows_left_out": len(over_long),
+            "ids_left_out": list(over_long),
+            "tokens": result.tokens,
+            "labelled_tokens": result.labelled_tokens,
+            "training_seconds": result.seconds,
+            "tokens_per_second": result.tokens_per_second,
+            "first_loss": result.first_loss,
+            "final_loss": result.final_loss,
+            "validation_loss_before": result.validation_losses[0][1],
+            "validation_loss_after": result.validation_losses[-1][1],
+            "peak_memory_gib": result.peak_memory_bytes / GIB,
+            "trainable_parameters": result.trainable_parameters,
+            "trainable_share": result.trainable_parameters / max(option.trainable_parameters for option in plan.options),
+            "adapter_sha256": result.adapter_sha256,
+            "mlflow_run_id": result.mlflow_run_id,
+        },
+        markdown={"loss": loss_picture(curve, result), "mlflow_run": run_link(training.tracking, result.mlflow_run_id)},
+        checks=[falling(result)],
+    )
+
+
+def loss_picture(curve: Sequence[dict[str, Any]], result: TrainResult) -> str:
+    """Training and validation loss over the steps."""
+    lines = {
+        "training loss": [(float(point["step"]), float(point["loss"])) for point in curve],
+        "validation loss": [(float(step), loss) for step, loss in result.validation_losses],
+    }
+    # A loss that is no number has no place in a picture; the check says it.
+    finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in lines.items()}
+    shown = {name: points for name, points in finite.items() if points}
+    return markdown_picture(shown, title="loss in nats per token", across="steps") if shown else "no finite loss"
+
+
+def run_link(tracking: Tracking, run_id: str | None) -> str:
+    """Where the MLflow run is seen: a link when the store is a server, else how to look."""
+    if run_id is None:
+        return "not tracked"
+    if tracking.uri.startswith(("http://", "https://")):
+        return f"[{tracking.run_name}]({tracking.uri.rstrip('/')}/#/runs/{run_id})"
+    return f"run `{run_id}` of experiment `{tracking.experiment}`; to look at it: `mlflow ui --backend-store-uri {tracking.uri}`"

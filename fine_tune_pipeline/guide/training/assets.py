@@ -1,0 +1,53 @@
+"""Step 6: the training itself."""
+
+import dagster as dg
+
+from fine_tune_pipeline.guide.environment.preflight import read_preflight
+from fine_tune_pipeline.guide.technique.build_plan import read_plan
+from fine_tune_pipeline.guide.training.adapter import Training, build_adapter, content
+from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
+from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+from fine_tune_pipeline.ui import blocking, materialized
+
+
+def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that trains, as planned and where preflight has passed."""
+    key = [spec.name, "adapter"]
+
+    @dg.asset(
+        key=key,
+        deps=[[spec.name, "base_model"], [spec.name, "dataset"], [spec.name, "training_plan"], [spec.name, "environment"]],
+        group_name=spec.name,
+        owners=spec.owners,
+        tags={"guide/step": "6"},
+        kinds={"pytorch", "mlflow"},
+        pool=GPU_POOL,
+        check_specs=blocking(key, loss_finite_and_falling="Every loss is a number, and the validation loss fell."),
+    )
+    def asset(
+        context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, tracking: ExperimentTracking
+    ) -> dg.MaterializeResult:
+        """What was learned: an adapter (or a whole model, when all weights were trained), its loss curve and its MLflow run."""
+        upstream = {name: store.current(spec.name, name) for name in ("dataset", "base_model")}
+        run_id = context.run.run_id
+        training = Training(
+            spec=spec,
+            plan=read_plan(store.current(spec.name, "training_plan")),
+            over_long=read_preflight(store.current(spec.name, "environment")).over_long,
+            tracking=tracking.tracking(use_case=spec.name, run_name=f"{spec.name} {run_id[:8]}", tags={"dagster/run_id": run_id}),
+            dataset=upstream["dataset"],
+            base=upstream["base_model"],
+        )
+        return materialized(
+            store.made(
+                context,
+                version=1,
+                what=content(training.plan, spec),
+                upstream=upstream,
+                build=lambda folder: build_adapter(context, compute, folder, training),
+            )
+        )
+
+    return asset

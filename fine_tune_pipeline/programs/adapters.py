@@ -1,0 +1,133 @@
+"""What learns: the technique of step 4 put on a base model, and the folder that keeps what was learned."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from fine_tune_pipeline.programs.models import load_model, refuse_incomplete, weight_files
+from fine_tune_pipeline.programs.requests import Placement, Technique
+
+
+class TargetNotFound(ValueError):
+    """A module that the technique names is not in the model: it would silently stay as it is."""
+
+
+def load_base(folder: str | Path, *, technique: Technique, placement: Placement) -> PreTrainedModel:
+    """The base model as the technique trains it: nf4 for qlora, float32 for full, the placement's dtype for lora.
+
+    Full training keeps float32 weights even where it computes in bfloat16: a small update would be rounded away.
+    """
+    if technique.type == "qlora":
+        return _load_nf4(folder, placement=placement)
+    dtype = "float32" if technique.type == "full" else placement.dtype
+    model = load_model(folder, dtype=dtype, device=placement.device)
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _load_nf4(folder: str | Path, *, placement: Placement) -> PreTrainedModel:
+    weight_files(folder)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, placement.dtype),
+    )
+    model, loading = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        str(folder),
+        dtype=getattr(torch, placement.dtype),
+        quantization_config=quantization,
+        device_map={"": placement.device},
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    refuse_incomplete(loading, source=folder)
+    return model
+
+
+def with_technique(model: PreTrainedModel, *, technique: Technique, seed: int) -> PreTrainedModel | PeftModel:
+    """The model with exactly the parameters trainable that the technique trains; adapters in float32, their start drawn from `seed`.
+
+    Raises:
+        TargetNotFound: a named target module is nowhere in the model.
+    """
+    if technique.type == "full":
+        return model.requires_grad_(True)
+    _check_targets(model, technique=technique)
+    targets = technique.target_modules
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=technique.rank,
+        lora_alpha=technique.alpha,
+        lora_dropout=technique.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )
+    set_seed(seed)
+    return get_peft_model(model, config)
+
+
+def _check_targets(model: nn.Module, *, technique: Technique) -> None:
+    if technique.target_modules == "all-linear":
+        return
+    names = {name for name, _ in model.named_modules()}
+    missing = [target for target in technique.target_modules if not any(name == target or name.endswith(f".{target}") for name in names)]
+    if missing:
+        linear = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
+        raise TargetNotFound(f"technique.target_modules: {', '.join(missing)} not in this model, which has {', '.join(linear)}")
+
+
+def evaluate(model: nn.Module) -> None:
+    """Evaluation mode, from which training can go on.
+
+    nf4 layers stay in training mode, which changes none of their numbers: in evaluation mode on a CPU, bitsandbytes 0.50 packs their
+    weights for inference, and from then on no gradient flows through them, without an error.
+    """
+    model.eval()
+    if getattr(model, "is_loaded_in_4bit", False):
+        from bitsandbytes.nn.modules import Linear4bit
+
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.train()
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Numbers that learn."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def save(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write a PEFT adapter, or a whole model with its tokenizer; `folder` appears whole or not at all.
+
+    An adapter of an earlier try in the same place is replaced.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(model, partial, tokenizer=tokenizer)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrainedTokenizerBase) -> None:
+    if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            # The folder's name, not its place: an adapter is the same wherever it was trained.
+            config.base_model_name_or_path = Path(config.base_model_name_or_path or "").name
+        # Adapters never hold embeddings here; to find that out by itself, PEFT would ask the hub for the base model's configuration.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        # PEFT's model card is an empty form.
+        (folder / "README.md").unlink(missing_ok=True)
+    else:
+        model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))

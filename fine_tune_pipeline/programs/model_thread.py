@@ -1,0 +1,204 @@
+"""The one thread that touches the model: it takes requests of one version from the queue, as many as fit, and answers them together.
+
+What changes the model (loading, unloading) waits in the same queue and runs between two batches, so no answer is made half by one
+version and half by another. Nothing of torch here: what generates is given from outside.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+AnswerT = TypeVar("AnswerT")
+ResultT = TypeVar("ResultT")
+
+Generate = Callable[[str, Sequence[Sequence[int]], int], Sequence[AnswerT]]
+"""(model name, prompts as token ids, most new tokens) -> one answer a prompt, in their order."""
+
+STOPPING = "the endpoint is being stopped"
+DIED = "the model thread has ended; the server's log says why"
+
+FAILURES = (RuntimeError, ValueError, LookupError, OSError)
+"""What a batch or a call may fail with and the thread goes on; anything else ends it, and the supervisor starts the server again."""
+
+
+class QueueFull(Exception):
+    """More requests wait than may."""
+
+
+class Draining(Exception):
+    """The endpoint is being stopped."""
+
+
+class ThreadDied(Exception):
+    """The model thread ended by an error; the server must be started again."""
+
+
+@dataclass(frozen=True)
+class _Job(Generic[AnswerT]):
+    """A request: what it wants (`kind` decides what may share its batch) and where its answer goes."""
+
+    name: str
+    prompt_ids: Sequence[int]
+    max_new_tokens: int
+    answer: "Future[AnswerT]" = field(default_factory=Future)
+
+    @property
+    def kind(self) -> tuple[str, int]:
+        return self.name, self.max_new_tokens
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Work on the model itself, done between two batches."""
+
+    work: Callable[[], Any]
+    result: "Future[Any]" = field(default_factory=Future)
+
+
+class ModelThread(Generic[AnswerT]):
+    """Answers requests in batches of one version."""
+
+    def __init__(self, generate: Generate[AnswerT], *, batch_rows: int = 16, queue_limit: int = 256) -> None:
+        """
+        Args:
+            generate: called in this thread only; `FAILURES` fail the batch, anything else ends the thread.
+            batch_rows: most requests answered together.
+            queue_limit: most requests that wait.
+        """
+        self._generate = generate
+        self._batch_rows = batch_rows
+        self._queue_limit = queue_limit
+        self._queue: deque[_Job[AnswerT] | _Call] = deque()
+        self._changed = threading.Condition()
+        self._draining = False
+        self._running: Sequence[Future[Any]] = ()
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a batch."""
+        with self._changed:
+            return self._waiting()
+
+    def submit(self, name: str, prompt_ids: Sequence[int], *, max_new_tokens: int) -> "Future[AnswerT]":
+        """Queue a request; cancelling the future takes it out, unless its batch runs already.
+
+        Raises:
+            QueueFull, Draining, ThreadDied: it was not queued.
+        """
+        job: _Job[AnswerT] = _Job(name=name, prompt_ids=prompt_ids, max_new_tokens=max_new_tokens)
+        with self._changed:
+            self._refuse_if_closed()
+            if self._waiting() >= self._queue_limit:
+                raise QueueFull(f"{self._queue_limit} requests wait already")
+            self._queue.append(job)
+            self._changed.notify()
+        return job.answer
+
+    def call(self, work: Callable[[], ResultT]) -> "Future[ResultT]":
+        """Run `work` in this thread, after the requests that came before it and before those that come after."""
+        item = _Call(work=work)
+        with self._changed:
+            self._refuse_if_closed()
+            self._queue.append(item)
+            self._changed.notify()
+        return item.result
+
+    def drain(self) -> None:
+        """Refuse what waits and what comes; the running batch is answered, then the thread ends."""
+        with self._changed:
+            self._draining = True
+            self._fail_waiting(Draining(STOPPING))
+            self._changed.notify()
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the end after `drain`; says whether it came."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _waiting(self) -> int:
+        return sum(isinstance(item, _Job) and not item.answer.cancelled() for item in self._queue)
+
+    def _refuse_if_closed(self) -> None:
+        if self._draining:
+            raise Draining(STOPPING)
+        if not self._thread.is_alive():
+            raise ThreadDied(DIED)
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._next()) is not None:
+                if isinstance(batch, _Call):
+                    self._do(batch)
+                else:
+                    self._answer(batch)
+        finally:
+            error = Draining(STOPPING) if self._draining else ThreadDied(DIED)
+            for future in self._running:
+                if not future.done():
+                    future.set_exception(error)
+            with self._changed:
+                self._fail_waiting(error)
+
+    def _next(self) -> "list[_Job[AnswerT]] | _Call | None":
+        """The next batch or call; None when nothing more will come."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._queue or self._draining)
+                if not self._queue:
+                    return None
+                if isinstance(self._queue[0], _Call):
+                    return self._queue.popleft()  # type: ignore[return-value]
+                batch = self._take_batch()
+                if batch:
+                    return batch
+
+    def _take_batch(self) -> "list[_Job[AnswerT]]":
+        """Requests of the kind of the first, wherever they stand before the next call; the order of the others stays."""
+        before_call: list[_Job[AnswerT]] = []
+        while self._queue and isinstance(self._queue[0], _Job):
+            before_call.append(self._queue.popleft())  # type: ignore[arg-type]
+        open_jobs = [job for job in before_call if not job.answer.cancelled()]
+        batch = [job for job in open_jobs if job.kind == open_jobs[0].kind][: self._batch_rows]
+        taken = set(map(id, batch))
+        self._queue.extendleft(reversed([job for job in open_jobs if id(job) not in taken]))
+        # From here on a request can no longer be cancelled; one that was in the meantime is left out.
+        return [job for job in batch if job.answer.set_running_or_notify_cancel()]
+
+    def _answer(self, batch: "list[_Job[AnswerT]]") -> None:
+        name, max_new_tokens = batch[0].kind
+        self._running = [job.answer for job in batch]
+        try:
+            answers = self._generate(name, [job.prompt_ids for job in batch], max_new_tokens)
+        except FAILURES as error:
+            for job in batch:
+                job.answer.set_exception(error)
+            return
+        for job, answer in zip(batch, answers, strict=True):
+            job.answer.set_result(answer)
+
+    def _do(self, call: _Call) -> None:
+        if not call.result.set_running_or_notify_cancel():
+            return
+        self._running = [call.result]
+        try:
+            call.result.set_result(call.work())
+        except FAILURES as error:
+            call.result.set_exception(error)
+
+    def _fail_waiting(self, error: Exception) -> None:
+        while self._queue:
+            item = self._queue.popleft()
+            future: Future[Any] = item.answer if isinstance(item, _Job) else item.result
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)

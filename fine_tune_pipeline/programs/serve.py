@@ -1,0 +1,203 @@
+"""The embedded endpoint: `python -m fine_tune_pipeline.programs.serve --request request.json`.
+
+Started and restarted by `programs/supervise.py`. On SIGTERM it refuses what is new (503), answers the running batch, writes what the
+traffic log still holds, and ends with exit code 0.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import torch
+import uvicorn
+
+from fine_tune_pipeline.artifacts.traffic import TrafficLog
+from fine_tune_pipeline.programs.answer_shape import AnswerShape
+from fine_tune_pipeline.programs.http_gate import Keys, NoKey
+from fine_tune_pipeline.programs.model_thread import ModelThread
+from fine_tune_pipeline.programs.models import NoWeights, PickledWeights, load_tokenizer, weights_sha256
+from fine_tune_pipeline.programs.process_identity import own_identity
+from fine_tune_pipeline.programs.prompts import encode
+from fine_tune_pipeline.programs.reporting import Reporter, parse, watch_parent
+from fine_tune_pipeline.programs.requests import ServeRequest
+from fine_tune_pipeline.programs.served_models import ServedModels
+from fine_tune_pipeline.programs.service import Limits, Service
+from fine_tune_pipeline.programs.serving_contract import SALT_FILE, SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
+from fine_tune_pipeline.programs.serving_http import make_app
+from fine_tune_pipeline.programs.traffic_writer import Scrubber, TrafficWriter
+from fine_tune_pipeline.programs.versions import Versions
+
+DEFAULT_LIMITS = Limits()
+
+FLUSH_SECONDS = 10.0
+"""Wait for the log's last rows when the server ends."""
+
+
+class PortTaken(Exception):
+    """Somebody else listens on the port."""
+
+
+class ModelThreadDied(Exception):
+    """The model thread ended by an error of its own; a new process is needed."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn that drains before it stops, and stops when the model thread has died."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._asked_to_stop = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A signal may come while a lock is held, so nothing is done here.
+        self._asked_to_stop = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._asked_to_stop and not self._service.draining:
+            self._service.drain()
+        # While the last batch runs, clients get 503; afterwards the port is closed.
+        if not self._service.thread_alive:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def main() -> None:
+    """Run the server that the request describes."""
+    request = parse(ServeRequest)
+    watch_parent()
+    try:
+        run(request, keys=Keys.from_environment())
+    except (NoKey, PortTaken, NoWeights, PickledWeights) as error:
+        Reporter(None).log(f"{type(error).__name__}: {error}")
+        sys.exit(USAGE_EXIT)
+
+
+def run(request: ServeRequest, *, keys: Keys, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        PortTaken: before anything is loaded.
+        ModelThreadDied: the server must be started again.
+    """
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    state = Path(request.state)
+    listener = bind(request.host, request.port, before=_port_before(state))
+    service, writer = _build(request, state=state, limits=limits)
+    config = uvicorn.Config(
+        make_app(service, keys),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=int(limits.request_seconds),
+    )
+    port = listener.getsockname()[1]
+    ServerAddress(host=request.host, port=port, server=own_identity()).write(state / SERVER_FILE)
+    say = Reporter(None).log
+    say(f"{request.use_case}: listening on {request.host}:{port}")
+    asyncio.run(Server(config, service).serve(sockets=[listener]))
+    writer.close(FLUSH_SECONDS)
+    if not service.draining:
+        raise ModelThreadDied("the model thread ended; its error stands above")
+    say(f"{request.use_case}: ended")
+
+
+def bind(host: str, port: int, *, before: int | None) -> socket.socket:
+    """A bound socket; port 0 takes the port of `before` again if it is free, else any.
+
+    Raises:
+        PortTaken: names the port.
+    """
+    wanted = [port] if port or before is None else [before, 0]
+    for number in wanted:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # For any free port only afterwards: the system could choose one that somebody has bound and does not listen on yet.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(number != 0))
+        try:
+            listener.bind((host, number))
+        except OSError as error:
+            listener.close()
+            if number == wanted[-1]:
+                raise PortTaken(
+                    f"port {port} of {host}: {error.strerror}; choose another deployment.port, or 0 for any free one"
+                ) from error
+            continue
+        # The next server could not bind the port for a minute, as long as connections of this one linger.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return listener
+    raise AssertionError("the last one either binds or raises")
+
+
+def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Service, TrafficWriter]:
+    """Load everything, and answer once before anybody is let in."""
+    folder = Path(request.model)
+    base_sha256 = weights_sha256(folder)
+    base = base_name(request.use_case)
+    models = ServedModels(folder, base_name=base, format=request.format, dtype=request.dtype, device=request.device)
+    thread = ModelThread(models.generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting)
+    thread.start()
+    versions = Versions(
+        state, use_case=request.use_case, base_sha256=base_sha256, base_new_tokens=request.max_new_tokens, models=models, thread=thread
+    )
+    versions.restore()
+    tokens = _encoder(request)
+    champion = versions.table.champion
+    warm = champion.name if champion is not None and champion.state == "loaded" else base
+    thread.submit(warm, tokens("Hello", ""), max_new_tokens=1).result()
+    writer = TrafficWriter(TrafficLog.at(state), scrubber=lambda: _scrubber(request), salt=_salt(state / SALT_FILE))
+    service = Service(
+        use_case=request.use_case,
+        format=request.format,
+        context_tokens=models.context_tokens,
+        encode=tokens,
+        versions=versions,
+        thread=thread,
+        writer=writer,
+        shape=AnswerShape(schema=request.answer_schema, labels=request.answer_labels),
+        limits=limits,
+    )
+    return service, writer
+
+
+def _encoder(request: ServeRequest) -> Callable[[str, str], list[int]]:
+    # A tokenizer of its own: the model thread uses another one at the same time, and they are not safe to share.
+    tokenizer = load_tokenizer(request.model)
+
+    def tokens(prompt: str, system: str) -> list[int]:
+        format = request.format.model_copy(update={"instruction": system}) if system else request.format
+        return encode(prompt, None, tokenizer=tokenizer, format=format).prompt_ids
+
+    return tokens
+
+
+def _scrubber(request: ServeRequest) -> Scrubber:
+    # spaCy and Presidio take seconds to import: the first answers need not wait for them.
+    from fine_tune_pipeline.programs.scrubbing import detector, scrub_text
+
+    found = detector(request.pii)
+    return Scrubber(name=found.name, clean=lambda text: scrub_text(text, detector=found))
+
+
+def _salt(path: Path) -> bytes:
+    """The key of the log's hashes, made once; only the owner can read it."""
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def _port_before(state: Path) -> int | None:
+    """The port that the server had last time, so that its address stays the same over a restart."""
+    path = state / SERVER_FILE
+    return ServerAddress.read(path).port if path.exists() else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The base model and the versions beside it, each under its served name. Only the model thread may call what is here."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fine_tune_pipeline.programs.decoding import Generated, generate_batch
+from fine_tune_pipeline.programs.models import Precision, is_peft_folder, load_model, load_tokenizer, weight_files
+from fine_tune_pipeline.programs.requests import PromptFormat
+
+
+class UnusableAdapter(ValueError):
+    """The files are not an adapter of this base model; nothing of them was loaded."""
+
+
+class UnknownModel(LookupError):
+    """No version with this name is loaded."""
+
+
+class ServedModels:
+    """One base model in memory; PEFT adapters share it, whole models (technique `full`) stand beside it."""
+
+    def __init__(self, folder: Path, *, base_name: str, format: PromptFormat, dtype: Precision, device: str) -> None:
+        self._base_name = base_name
+        self._format = format
+        self._dtype: Precision = dtype
+        self._device = device
+        self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
+        base = load_model(folder, dtype=dtype, device=device)
+        assert isinstance(base, PreTrainedModel)
+        self._base: PreTrainedModel = base
+        self._adapted: PeftModel | None = None
+        self._whole: dict[str, PreTrainedModel] = {}
+
+    @property
+    def context_tokens(self) -> int:
+        """What the base model can look back on: prompt and answer together."""
+        return self._base.config.get_text_config().max_position_embeddings
+
+    @property
+    def names(self) -> list[str]:
+        """Loaded versions."""
+        return [*(self._adapted.peft_config if self._adapted is not None else ()), *self._whole]
+
+    def load(self, name: str, folder: Path) -> None:
+        """Load a version beside the others.
+
+        Raises:
+            UnusableAdapter: the files are damaged or belong to another model; what was loaded before is untouched.
+        """
+        if name in self.names:
+            return
+        try:
+            if is_peft_folder(folder):
+                self._load_adapter(name, folder)
+            else:
+                self._load_whole(name, folder)
+        except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+            self.unload(name)
+            raise UnusableAdapter(f"{folder}: not a version of this base model ({type(error).__name__}: {error})") from error
+
+    def unload(self, name: str) -> None:
+        """Free what a version holds; unknown names are fine."""
+        self._whole.pop(name, None)
+        if self._adapted is None or name not in self._adapted.peft_config:
+            return
+        others = [other for other in self._adapted.peft_config if other != name]
+        if others:
+            self._adapted.set_adapter(others[0], inference_mode=True)
+            self._adapted.delete_adapter(name)
+        else:
+            base = self._adapted.unload()
+            assert isinstance(base, PreTrainedModel)
+            self._base, self._adapted = base, None
+
+    def generate(self, name: str, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generated]:
+        """Answers of one version (or of the base model) as evaluation would give them.
+
+        Raises:
+            UnknownModel: it is not loaded.
+        """
+        model = self._model(name)
+        as_base = model.disable_adapter() if isinstance(model, PeftModel) and name == self._base_name else nullcontext()
+        with as_base:
+            ids = [list(prompt) for prompt in prompts]
+            return generate_batch(model, self._tokenizer, ids, format=self._format, max_new_tokens=max_new_tokens)
+
+    def _model(self, name: str) -> PreTrainedModel | PeftModel:
+        if name == self._base_name:
+            return self._adapted or self._base
+        if name in self._whole:
+            return self._whole[name]
+        if self._adapted is None or name not in self._adapted.peft_config:
+            raise UnknownModel(f"{name}: not loaded; loaded are {', '.join(self.names) or 'none'}")
+        if self._adapted.active_adapter != name:
+            self._adapted.set_adapter(name, inference_mode=True)
+        return self._adapted
+
+    def _load_whole(self, name: str, folder: Path) -> None:
+        model = load_model(folder, dtype=self._dtype, device=self._device)
+        assert isinstance(model, PreTrainedModel)
+        if model.num_parameters() != self._base.num_parameters():
+            raise ValueError(f"it has {model.num_parameters():,} parameters, the base model {self._base.num_parameters():,}")
+        self._whole[name] = model
+
+    def _load_adapter(self, name: str, folder: Path) -> None:
+        stored = _stored_names(folder)
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = True
+        if self._adapted is None:
+            self._adapted = PeftModelForCausalLM(self._base, config, adapter_name=name)
+        mapping = getattr(self._base, "_checkpoint_conversion_mapping", {})
+        self._adapted.load_adapter(str(folder), name, torch_device=self._device, key_mapping=mapping)
+        self._refuse_other_names(name, stored)
+        self._adapted.eval()
+
+    def _refuse_other_names(self, name: str, stored: set[str]) -> None:
+        """PEFT only warns when weights of the file find no place, or a place finds no weights: the adapter would do nothing, silently."""
+        assert self._adapted is not None
+        wanted = set(get_peft_model_state_dict(self._adapted, adapter_name=name, save_embedding_layers=False))
+        if wanted != stored:
+            missing, left_over = sorted(wanted - stored), sorted(stored - wanted)
+            raise ValueError(f"{len(missing)} weights are missing {missing[:2]}, {len(left_over)} have no place {left_over[:2]}")
+
+
+def _stored_names(folder: Path) -> set[str]:
+    names: set[str] = set()
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as stored:
+            names.update(stored.keys())
+    return names

@@ -1,0 +1,112 @@
+"""The map: one use case is one asset graph; eight rooms in the order of the guide, then jobs and automation."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import dagster as dg
+from pydantic import BaseModel
+
+from fine_tune_pipeline.guide.base_model.assets import base_model
+from fine_tune_pipeline.guide.dataset.assets import clean_examples, dataset, raw_examples, reviewed_examples, scrubbed_examples
+from fine_tune_pipeline.guide.deployment.assets import drift_report, endpoint, production_traffic, registered_model, traffic_log
+from fine_tune_pipeline.guide.deployment.automation import drift_sensor, retrain_schedule
+from fine_tune_pipeline.guide.environment.assets import environment
+from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, predictions
+from fine_tune_pipeline.guide.objective.assets import objective
+from fine_tune_pipeline.guide.technique.assets import baselines, training_plan
+from fine_tune_pipeline.guide.training.assets import adapter
+from fine_tune_pipeline.review_sensors import review_sensor
+from fine_tune_pipeline.spec.reading import InvalidUseCase, read_all, read_use_case
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+GUIDE: Sequence[Callable[[UseCaseSpec], dg.AssetsDefinition]] = (
+    objective,  # 1
+    base_model,  # 2
+    raw_examples,  # 3
+    clean_examples,
+    scrubbed_examples,
+    reviewed_examples,
+    dataset,
+    baselines,  # 4
+    training_plan,
+    environment,  # 5
+    adapter,  # 6
+    predictions,  # 7
+    evaluation_report,
+    human_evaluation,
+    registered_model,  # 8
+    endpoint,
+    production_traffic,
+    drift_report,
+)
+MONITORED = ("production_traffic", "drift_report")
+NOT_RETRAINED = ("objective", "base_model")
+
+
+class FineTuneUseCase(dg.Component):
+    """One use case of the eight-step guide, as one asset graph under its own key prefix."""
+
+    def __init__(self, spec: UseCaseSpec) -> None:
+        self.spec = spec
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The strict model: dagster's own resolution would drop wrong fields of a union silently."""
+        return UseCaseSpec
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """Read the YAML again by our own reader, which knows lines and looks for the files that it names."""
+        return cls(read_use_case(context.path / "defs.yaml"))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        return build(self.spec)
+
+
+def use_cases_at(paths: Sequence[Path]) -> dg.Definitions:
+    """Use cases of YAML files that lie anywhere.
+
+    Raises:
+        InvalidUseCase: with every mistake of every file.
+    """
+    specs, problems = read_all(paths)
+    if problems:
+        raise InvalidUseCase(problems)
+    return dg.Definitions.merge(*map(build, specs))
+
+
+def build(spec: UseCaseSpec) -> dg.Definitions:
+    """Assets, checks, jobs, sensors and schedules of one use case."""
+    assets = [factory(spec) for factory in GUIDE]
+    jobs = {job.name.removeprefix(f"{spec.name}_"): job for job in _jobs(spec)}
+    schedule = retrain_schedule(spec, jobs["retrain"])
+    return dg.Definitions(
+        assets=[*assets, traffic_log(spec)],
+        jobs=list(jobs.values()),
+        sensors=[
+            drift_sensor(spec, jobs["retrain"]),
+            review_sensor(spec, kind="examples", asset="reviewed_examples"),
+            review_sensor(spec, kind="pairs", asset="human_evaluation"),
+        ],
+        schedules=[] if schedule is None else [schedule],
+    )
+
+
+def _jobs(spec: UseCaseSpec) -> "list[UnresolvedAssetJobDefinition]":
+    """`fine_tune`: all steps; `retrain`: steps 3 to 8; `monitor`: what production looks like."""
+    everything = dg.AssetSelection.key_prefixes([spec.name])
+    left_out = dg.AssetSelection.assets(*([spec.name, name] for name in NOT_RETRAINED))
+    monitored = dg.AssetSelection.assets(*([spec.name, name] for name in MONITORED))
+    selections = {
+        "fine_tune": (everything, "All eight steps; what has not changed is reused."),
+        "retrain": (everything - left_out, "Steps 3 to 8, with the data as it is now."),
+        "monitor": (monitored, "A snapshot of the endpoint's traffic, and whether it has drifted."),
+    }
+    return [
+        dg.define_asset_job(f"{spec.name}_{name}", selection=selection, description=said, tags={"use_case": spec.name})
+        for name, (selection, said) in selections.items()
+    ]

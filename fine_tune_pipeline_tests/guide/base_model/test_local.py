@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from fine_tune_pipeline.guide.base_model.local import UnusableModelFolder, read_model_folder, take_over
+from fine_tune_pipeline_tests.tiny import HIDDEN, VOCABULARY, tiny_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny_model(tmp_path / "model")
+
+
+def test_numbers_are_read_from_the_files_and_tied_weights_count_once(folder):
+    read = read_model_folder(folder)
+    assert read.parameters == sum(parameter.numel() for parameter in AutoModelForCausalLM.from_pretrained(folder).parameters())
+    assert (read.architecture.hidden, read.architecture.layers, read.architecture.kv_heads) == (HIDDEN, 2, 2)
+    assert read.architecture.vocabulary <= VOCABULARY
+    assert read.context == 1024
+
+
+def test_a_tied_head_that_is_stored_again_is_not_counted_again(folder):
+    from safetensors.torch import load_file, save_file
+
+    before = read_model_folder(folder).parameters
+    weights = load_file(folder / "model.safetensors")
+    embedding = next(value for name, value in weights.items() if "embed_tokens" in name)
+    save_file(weights | {"lm_head.weight": embedding.clone()}, folder / "model.safetensors")
+    assert read_model_folder(folder).parameters == before
+
+
+def test_only_weights_configuration_tokenizer_and_terms_are_taken_over(folder, tmp_path):
+    for name in ("pytorch_model.bin", "training_args.bin", "modeling_own.py", "LICENSE"):
+        (folder / name).write_text("x")
+    read = read_model_folder(folder)
+    take_over(read, tmp_path / "taken")
+    taken = {path.name for path in (tmp_path / "taken").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "LICENSE"} <= taken
+    assert set(read.left_out) == {"pytorch_model.bin", "training_args.bin", "modeling_own.py"}
+    assert not taken & set(read.left_out)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "taken").config.hidden_size == HIDDEN
+
+
+def test_the_hash_follows_the_content_not_the_place(folder, tmp_path):
+    before = read_model_folder(folder).hashes()
+    moved = folder.rename(tmp_path / "moved")
+    assert read_model_folder(moved).hashes() == before
+    (moved / "config.json").write_text((moved / "config.json").read_text() + "\n")
+    assert read_model_folder(moved).hashes() != before
+
+
+def test_pickled_weights_are_refused(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UnusableModelFolder, match=r"pytorch_model\.bin are pickled weights.*want \*\.safetensors"):
+        read_model_folder(folder)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UnusableModelFolder, match="nowhere: no such folder"):
+        read_model_folder(tmp_path / "nowhere")
+
+
+def test_an_adapter_alone_is_no_base_model(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(UnusableModelFolder, match="an adapter alone is no base model"):
+        read_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", "{half", "not JSON"),
+        ("config.json", json.dumps({"n_embd": 64}), "hidden_size is None, want a whole number"),
+        ("model.safetensors", "<html>not found</html>", "not a safetensors file"),
+        ("model.safetensors", "", "not a safetensors file"),
+    ],
+)
+def test_a_broken_file_is_named(folder, name, content, said):
+    (folder / name).write_text(content)
+    with pytest.raises(UnusableModelFolder, match=rf"{name}.*{said}"):
+        read_model_folder(folder)

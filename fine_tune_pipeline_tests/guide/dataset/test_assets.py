@@ -1,0 +1,159 @@
+"""The five assets in Dagster: built once, reused, waiting for people, rebuilt where something changed."""
+
+import json
+import random
+
+import dagster as dg
+import pytest
+
+from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
+from fine_tune_pipeline.artifacts.reviews import ReviewFolder
+from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, TrafficLog
+from fine_tune_pipeline.guide.dataset.assets import clean_examples, dataset, raw_examples, reviewed_examples, scrubbed_examples
+from fine_tune_pipeline.resources.serving import Serving
+from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline_tests.guide.dataset.make import jsonl, use_case
+
+FACTORIES = {
+    "raw_examples": raw_examples,
+    "clean_examples": clean_examples,
+    "scrubbed_examples": scrubbed_examples,
+    "reviewed_examples": reviewed_examples,
+    "dataset": dataset,
+}
+AUTO = {"review": {"policy": "auto_accept"}, "minimum_examples": 40}
+
+
+class House:
+    """A folder with a use case, its store and its endpoint's state."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.store = ArtifactStore(url=str(folder / "store"), reviews=str(folder / "reviews"))
+        self.serving = Serving(folder=str(folder / "serving"))
+        draw = random.Random(0)
+        words = ["sweet", "sour", "round", "long", "soft", "hard", "green", "red", "ripe", "small", "large", "core", "juice", "tart"]
+        rows = [{"prompt": " ".join(draw.sample(words, 9)) + f" {n}", "completion": ("apple", "pear")[n % 2]} for n in range(80)]
+        rows += [dict(rows[0]), {"prompt": "??", "completion": "apple"}]
+        rows += [{"prompt": "It tastes odd. Regards, Margaret Oduya, m.oduya@fruit.example", "completion": "pear"}]
+        jsonl(folder / "rows.jsonl", rows)
+
+    def run(self, **section):
+        spec = use_case(self.folder, **{**AUTO, **section})
+        assets = [factory(spec) for factory in FACTORIES.values()]
+        resources = {"store": self.store, "serving": self.serving}
+        self.result = dg.materialize(assets, resources=resources, raise_on_error=False)
+        return self.result
+
+    def shown(self, name):
+        return {key: value.value for key, value in self.result.asset_materializations_for_node(f"fruit__{name}")[0].metadata.items()}
+
+    def reused(self):
+        return {name: self.shown(name)["reused"] for name in FACTORIES}
+
+    def failed_checks(self):
+        return [check.check_name for check in self.result.get_asset_check_evaluations() if not check.passed]
+
+    def artifact(self, name):
+        return self.store.open().peek("fruit", name)
+
+
+@pytest.fixture
+def house(tmp_path):
+    return House(tmp_path)
+
+
+def test_five_assets_make_a_dataset_whose_counts_add_up(house):
+    assert house.run().success
+    card = house.artifact("dataset").json("card.json")
+    assert [(step["step"], step["in"], step["kept"], step["quarantined"]) for step in card["steps"]] == [
+        ("collect", 83, 83, 0),
+        ("clean", 83, 81, 2),
+        ("scrub", 81, 81, 0),
+        ("review", 81, 81, 0),
+        ("split", 81, 81, 0),
+    ]
+    assert card["quarantined"]["clean"] == {"exact_duplicate": 1, "no_words": 1}
+    assert card["personal_data"] == {"EMAIL_ADDRESS": 1, "PERSON": 1}
+    assert "without any human look" in card["review"]["said"]
+    everything = [row for part in ("train", "validation", "test") for row in read_rows(house.artifact("dataset").file(f"{part}.jsonl"))]
+    assert "It tastes odd. Regards, <PERSON>, <EMAIL_ADDRESS>" in [row["prompt"] for row in everything]
+    assert house.shown("raw_examples")["rows_kept"] == 83
+
+
+def test_nothing_changed_means_nothing_is_built(house):
+    house.run()
+    assert house.run().success
+    assert set(house.reused().values()) == {True}
+
+
+def test_moving_the_use_case_keeps_the_fingerprints(tmp_path):
+    prints = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        house = House(tmp_path / name)
+        house.run()
+        prints.append([house.artifact(asset).fingerprint for asset in FACTORIES])
+    assert prints[0] == prints[1]
+
+
+def test_a_changed_field_rebuilds_what_depends_on_it_and_says_which(house):
+    house.run()
+    house.run(split={"seed": 3}, pii={"entities": ["EMAIL_ADDRESS"]})
+    assert house.reused() == {
+        "raw_examples": True, "clean_examples": True, "scrubbed_examples": False, "reviewed_examples": False, "dataset": False,
+    }  # fmt: skip
+    assert house.shown("scrubbed_examples")["changed"] == "dataset.pii.entities"
+
+
+def test_review_by_experts_stops_until_the_verdicts_are_in_and_a_hand_in_goes_on(house):
+    section = {"review": {"policy": "experts", "share": 0.05}}
+    assert not house.run(**section).success
+    assert house.failed_checks() == ["reviewed"]
+    assert house.artifact("dataset") is None
+    scrubbed = house.artifact("scrubbed_examples").fingerprint
+    folder = ReviewFolder.at(house.store.review_root, use_case="fruit", kind="examples", fingerprint=scrubbed)
+    ids = [row["id"] for row in read_rows(folder.folder / "handout.jsonl")]
+    write_rows(folder.verdict_file, [{"id": id_, "verdict": "reject" if id_ == ids[0] else "accept", "by": "Kim"} for id_ in ids])
+    assert house.run(**section).success
+    assert house.shown("reviewed_examples")["changed"] == "verdicts"
+    assert house.artifact("dataset").json("card.json")["quarantined"]["review"] == {"rejected_by_expert": 1}
+
+
+def test_corrections_from_production_become_examples_and_start_a_rebuild(house):
+    house.run()
+    log: TrafficLog = house.serving.traffic_log("fruit")
+    served = ServedRequest(
+        id="q1", ts=1.0, use_case="fruit", version="3", arm="champion", prompt_scrubbed="bottle shaped, buttery", answer_scrubbed="apple",
+        prompt_tokens=4, new_tokens=1, latency_ms=5.0, status=200,
+    )  # fmt: skip
+    log.append([served])
+    log.feedback(Feedback(request_id="q1", corrected="pear"))
+    assert house.run().success
+    assert house.shown("raw_examples")["changed"] == "dataset.feedback"
+    rows = [row for part in ("train", "validation", "test") for row in read_rows(house.artifact("dataset").file(f"{part}.jsonl"))]
+    [row] = [row for row in rows if row["id"] == "q1"]
+    assert (row["completion"], row["source"]) == ("pear", "production_feedback")
+    house.run(feedback=False)
+    assert house.shown("raw_examples")["corrections"] == 0
+
+
+def test_a_leftover_identifier_stops_the_graph(house):
+    rows = read_rows(house.folder / "rows.jsonl")
+    jsonl(house.folder / "rows.jsonl", [*rows, {"prompt": "write to ann@fruit.example", "completion": "pear", "ref": "x"}])
+    # A score that no finding reaches: the scrubber is blind, and the independent look is not.
+    assert not house.run(pii={"score": 1.0, "entities": ["EMAIL_ADDRESS", "PERSON"]}).success
+    assert house.failed_checks() == ["pii_residue"]
+    assert "ann@" not in json.dumps([check.description for check in house.result.get_asset_check_evaluations()])
+
+
+def test_too_few_rows_stop_the_graph_with_a_number(house):
+    assert not house.run(minimum_examples=500).success
+    assert house.failed_checks() == ["minimum_size"]
+
+
+def test_the_assets_name_what_they_read(house):
+    spec = use_case(house.folder)
+    assert raw_examples(spec).dependency_keys == {dg.AssetKey(["traffic_log", "fruit"])}
+    assert raw_examples(use_case(house.folder, feedback=False)).dependency_keys == set()
+    assert dataset(spec).dependency_keys == {dg.AssetKey(["fruit", "reviewed_examples"])}

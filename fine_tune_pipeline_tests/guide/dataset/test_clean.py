@@ -1,0 +1,70 @@
+"""Rules as a table, and counts that add up."""
+
+import pytest
+
+from fine_tune_pipeline.artifacts.examples import read_examples, write_examples, write_rows
+from fine_tune_pipeline.artifacts.quarantine import read_quarantine
+from fine_tune_pipeline.guide.dataset.clean import RULES, clean, cleaned
+from fine_tune_pipeline.guide.dataset.steps import read_steps
+from fine_tune_pipeline.spec.dataset import CleanSpec
+from fine_tune_pipeline_tests.guide.dataset.make import FORM, FRUIT, example, ids
+
+SPEC = CleanSpec(min_characters=4, max_characters=20)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "reason"),
+    [
+        ("", "apple", "empty_prompt"),
+        (" \u200b\n", "apple", "empty_prompt"),
+        ("green", "  ", "empty_completion"),
+        ("?!...", "apple", "no_words"),
+        ("abc", "apple", "too_short"),
+        ("x" * 21, "apple", "too_long"),
+        ("green", "apple " * 5, "too_long"),
+        ("green", "plum", "invalid_answer"),
+    ],
+)
+def test_each_rule_takes_out_what_it_is_for_and_says_why(prompt, completion, reason):
+    result = clean([example("a", prompt, completion)], spec=SPEC, task=FRUIT)
+    [row] = result.quarantine
+    assert (row.id, row.reason) == ("a", reason)
+    assert row.detail
+    assert result.kept == []
+
+
+@pytest.mark.parametrize("prompt", ["four", "x" * 20, "1234", "mañana"])
+def test_what_breaks_no_rule_stays(prompt):
+    assert ids(clean([example("a", prompt)], spec=SPEC, task=FRUIT).kept) == ["a"]
+
+
+def test_every_rule_is_in_the_table_above():
+    assert {rule.reason for rule in RULES} == {"empty_prompt", "empty_completion", "no_words", "too_short", "too_long", "invalid_answer"}
+
+
+def test_an_answer_is_checked_as_it_is_after_mending():
+    assert ids(clean([example("a", "where", ' {"city": "Rome"}\n')], spec=SPEC, task=FORM).kept) == ["a"]
+
+
+def test_kept_rows_that_were_mended_are_counted_by_repair():
+    rows = [example("a", "two  gaps"), example("b", "cafÃ©  and gap"), example("c", "fine"), example("d", "  ")]
+    assert clean(rows, spec=SPEC, task=FRUIT).fixed == {"whitespace": 2, "mojibake": 1}
+
+
+def test_held_out_rows_pass_the_same_rules():
+    assert ids(clean([example("h", "abc", held_out=True)], spec=SPEC, task=FRUIT).quarantine) == ["h"]
+
+
+def test_the_step_writes_all_rows_with_their_reasons_and_continues_the_record(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    out.mkdir()
+    rows = [example("a", "green"), example("b", "Green!"), example("c", "??"), example("d", "round", "plum"), example("e", "so  sweet")]
+    write_examples(raw / "examples.jsonl", rows)
+    write_rows(raw / "steps.jsonl", [{"name": "collect", "rows_in": 5, "kept": 5, "quarantined": {}, "fixed": {}, "notes": {}}])
+    built = cleaned(raw, out, spec=SPEC, task=FRUIT)
+    kept, quarantine, steps = read_examples(out / "examples.jsonl"), read_quarantine(out), read_steps(out)
+    assert sorted(ids(kept) + ids(quarantine)) == ["a", "b", "c", "d", "e"]
+    assert [step.name for step in steps] == ["collect", "clean"]
+    assert steps[1].rows_in == steps[1].kept + sum(steps[1].quarantined.values()) == 5
+    assert (built.metadata["rows_kept"], built.metadata["rows_quarantined"], built.metadata["rows_fixed"]) == (2, 3, 1)

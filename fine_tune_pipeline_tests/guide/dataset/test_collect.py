@@ -1,0 +1,158 @@
+"""Rows become examples by templates; what cannot is in the quarantine with file, row and column."""
+
+import json
+
+import pytest
+
+from fine_tune_pipeline.artifacts.examples import read_examples
+from fine_tune_pipeline.artifacts.quarantine import read_quarantine
+from fine_tune_pipeline.guide.dataset.collect import FEEDBACK, BrokenTemplate, NoExamples, ReservedColumn, collected, gather
+from fine_tune_pipeline.guide.dataset.steps import read_steps
+from fine_tune_pipeline_tests.guide.dataset.make import ids, jsonl, use_case
+
+CORRECTION = {"id": "r1", "prompt": "red and round", "completion": "apple", "version": "3"}
+
+
+def run(folder, *, corrections=(), **dataset):
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    spec = use_case(folder, **dataset)
+    built = collected(gather(spec, corrections=corrections), out, seed=0)
+    return read_examples(out / "examples.jsonl"), read_quarantine(out), built
+
+
+def source(**more):
+    return [{"type": "jsonl", "path": "rows.jsonl", **more}]
+
+
+def test_templates_make_prompt_and_completion_and_columns_become_metadata(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"id": 7, "text": "  Hi <b> ", "answer": {"a": 1, "b": "ü&"}, "shop": None}])
+    columns = {"prompt": "Q: {{ text }}\n", "completion": "{{ answer }}", "metadata": ["shop"], "name": "shop"}
+    [only], _, _ = run(tmp_path, sources=source(**columns))
+    assert (only.id, only.prompt, only.source, only.held_out) == ("7", "Q:   Hi <b> \n", "shop", False)
+    assert only.completion == '{"a": 1, "b": "ü&"}'
+    assert only.metadata == {"shop": ""}
+
+
+def test_tojson_in_a_template_writes_json_and_not_html(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"text": "x", "label": 'it\'s <b> & "q"'}])
+    [only], _, _ = run(tmp_path, sources=source(prompt="{{ text }}", completion='{"label": {{ label | tojson }}}'))
+    assert json.loads(only.completion) == {"label": 'it\'s <b> & "q"'}
+    assert "&" in only.completion
+
+
+def test_a_row_without_a_column_names_source_row_and_column(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": "apple"}, {"txt": "b", "label": "apple"}, "not json"])
+    kept, quarantine, built = run(tmp_path, sources=source(prompt="{{ text }}", completion="{{ label }}"))
+    assert [row.reason for row in quarantine] == ["missing_column", "broken_row"]
+    assert "jsonl:rows.jsonl, row 2: prompt: 'text' is undefined; the row has 'txt', 'label'" in quarantine[0].detail
+    assert quarantine[0].original == {"txt": "b", "label": "apple"}
+    assert (len(kept), built.metadata["rows_in"], built.metadata["rows_quarantined"]) == (1, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ text + 1 }}", "{{ 1 // (text | length - 1) }}", "{{ ''.__class__.__mro__ }}", "{{ range(10**9) | list }}"],
+)
+def test_a_template_that_fails_on_a_row_costs_only_that_row(tmp_path, template):
+    jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": "apple"}])
+    (tmp_path / "fine.jsonl").write_text('{"prompt": "b", "completion": "pear"}\n', encoding="utf-8")
+    both = [*source(prompt=template, completion="{{ label }}"), {"type": "jsonl", "path": "fine.jsonl"}]
+    kept, quarantine, _ = run(tmp_path, sources=both)
+    assert [example.prompt for example in kept] == ["b"]
+    assert [row.reason for row in quarantine] in (["template_failed"], ["missing_column"])
+
+
+def test_a_template_that_is_none_is_an_error_with_its_field(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"text": "a"}])
+    with pytest.raises(BrokenTemplate, match=r"dataset\.sources\[0\].*completion: not a Jinja template"):
+        run(tmp_path, sources=source(completion="{{ text"))
+
+
+def test_a_metadata_column_may_not_have_the_name_of_a_mark(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "apple", "cluster": "x"}])
+    with pytest.raises(ReservedColumn, match="cluster"):
+        run(tmp_path, sources=source(metadata=["cluster"]))
+
+
+def test_if_no_row_becomes_an_example_the_first_reasons_are_told(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"text": "a"}] * 5)
+    with pytest.raises(NoExamples, match=r"none of 5 rows .*'prompt' is undefined"):
+        run(tmp_path)
+
+
+def test_ids_are_the_rows_own_else_their_content_and_always_unique(tmp_path):
+    row = {"prompt": "a", "completion": "apple"}
+    jsonl(
+        tmp_path / "rows.jsonl", [{**row, "id": "x"}, {**row, "id": "x", "prompt": "b"}, {**row, "id": "x-2"}, row, row, {**row, "id": ""}]
+    )
+    kept, _, built = run(tmp_path)
+    assert ids(kept)[:3] == ["x", "x-3", "x-2"]
+    assert kept[1].metadata == {"original_id": "x"}
+    assert len(set(ids(kept))) == 6
+    assert ids(kept)[4] == ids(kept)[3] + "-2"
+    assert built.metadata["rows_fixed"] == 2
+
+
+def test_content_ids_do_not_depend_on_the_order_of_rows_or_columns(tmp_path):
+    rows = [{"prompt": f"p{n}", "completion": "apple"} for n in range(5)]
+    jsonl(tmp_path / "rows.jsonl", rows)
+    first, _, _ = run(tmp_path)
+    jsonl(tmp_path / "rows.jsonl", [dict(reversed(row.items())) for row in reversed(rows)])
+    second, _, _ = run(tmp_path)
+    assert ids(first) == ids(second)[::-1]
+
+
+def test_a_sample_keeps_its_rows_when_data_grows_but_for_those_that_are_replaced(tmp_path):
+    rows = [{"id": n, "prompt": f"p{n}", "completion": "apple"} for n in range(200)]
+    jsonl(tmp_path / "rows.jsonl", rows[:100])
+    small, _, built = run(tmp_path, sources=source(sample=40))
+    jsonl(tmp_path / "rows.jsonl", rows)
+    large, _, _ = run(tmp_path, sources=source(sample=40))
+    of_old = {id_ for id_ in ids(large) if int(id_) < 100}
+    assert len(small) == len(large) == 40
+    assert of_old <= set(ids(small))
+    assert built.metadata["sources"][0]["rows"] == 100
+    assert ids(small) == sorted(ids(small), key=int)
+
+
+def test_held_out_sources_and_corrections_are_told_apart(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "apple"}])
+    jsonl(tmp_path / "test.jsonl", [{"prompt": "b", "completion": "pear"}])
+    held_out = [{"type": "jsonl", "path": "test.jsonl", "licence": "CC0-1.0"}]
+    kept, _, built = run(tmp_path, held_out=held_out, corrections=[CORRECTION])
+    assert [(example.prompt, example.held_out, example.source) for example in kept] == [
+        ("a", False, "jsonl:rows.jsonl"),
+        ("b", True, "jsonl:test.jsonl"),
+        ("red and round", False, FEEDBACK),
+    ]
+    assert kept[2].metadata == {"model_version": "3"}
+    assert built.metadata["held_out"] == built.metadata["corrections"] == 1
+    assert [line["licence"] for line in built.metadata["sources"]] == ["not stated", "CC0-1.0", "own traffic"]
+
+
+def test_without_feedback_corrections_are_left_out(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "apple"}])
+    kept, _, _ = run(tmp_path, feedback=False, corrections=[CORRECTION])
+    assert len(kept) == 1
+
+
+def test_what_decides_the_output_is_content_and_templates_and_never_a_place(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        jsonl(folder / "rows.jsonl", [{"prompt": "a", "completion": "apple"}])
+    before = gather(use_case(here)).what()
+    assert gather(use_case(there)).what() == before
+    assert str(tmp_path) not in json.dumps(before)
+    assert gather(use_case(here), corrections=[CORRECTION]).what() != before
+    assert gather(use_case(here, sources=source(prompt="{{ prompt }}!"))).what() != before
+    jsonl(here / "rows.jsonl", [{"prompt": "b", "completion": "apple"}])
+    assert gather(use_case(here)).what() != before
+
+
+def test_the_record_of_the_step_adds_up(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "apple"}, "broken", {"prompt": "b"}])
+    run(tmp_path)
+    [step] = read_steps(tmp_path / "out")
+    assert (step.rows_in, step.kept, step.quarantined) == (3, 1, {"broken_row": 1, "missing_column": 1})

@@ -1,0 +1,104 @@
+from typing import Any
+
+import pytest
+
+from fine_tune_pipeline.guide.base_model.catalogue import model_named
+from fine_tune_pipeline.guide.base_model.memory import GIB
+from fine_tune_pipeline.guide.environment.preflight import forecast, problems_of
+from fine_tune_pipeline.guide.technique.plan import Job, Place, Plan, make_plan
+from fine_tune_pipeline.guide.technique.workload import Workload
+from fine_tune_pipeline.programs.requests import PreflightResult
+from fine_tune_pipeline.resources.compute.base import Device, Inventory
+from fine_tune_pipeline.spec.technique import Auto
+from fine_tune_pipeline.spec.training import TrainingSpec
+from fine_tune_pipeline_tests.guide.technique.stand_ins import use_case
+
+GEMMA = model_named("gemma-3-270m").architecture
+
+
+def seen(**changes: Any) -> PreflightResult:
+    facts = {
+        "device": "cpu",
+        "versions": {},
+        "cpu_cores": 2,
+        "memory_total_bytes": 24 * GIB,
+        "memory_available_bytes": 20 * GIB,
+        "disk_free_bytes": 10 * GIB,
+        "rows": 100,
+        "longest_tokens": 80,
+        "over_long": (),
+        "tokens_p50": 40,
+        "tokens_p95": 80,
+        "batch_rows": 8,
+        "step_seconds": 10.0,
+        "tokens_per_second": 50.0,
+        "peak_memory_bytes": 3 * GIB,
+        "loss": 3.0,
+        "bfloat16_speedup": 0.2,
+        **changes,
+    }
+    return PreflightResult(**facts)
+
+
+def problems(tmp_path, *, sections: dict[str, Any] | None = None, **changes: Any) -> list[str]:
+    return problems_of(seen(**changes), use_case(tmp_path, **(sections or {})))
+
+
+def test_nothing_is_wrong_when_all_demands_hold(tmp_path):
+    assert problems(tmp_path) == []
+
+
+def test_what_the_program_found_is_passed_on(tmp_path):
+    assert problems(tmp_path, problems=("no adapter was trained",)) == ["no adapter was trained"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sections", "said"),
+    [
+        ({"disk_free_bytes": GIB}, {}, r"disk: 1\.0 GiB are free, environment\.disk_free_gib asks for 3"),
+        ({"peak_memory_bytes": 22 * GIB}, {}, r"memory: the measured peak is 22\.00 GiB, 21\.60 GiB may be used \(10% stay free"),
+        ({"over_long": ("a", "b", "c")}, {}, r"length: 3 of 100 rows \(3\.0%\) are longer than max_length \(a, b, c\).*the longest has 80"),
+        ({"over_long": ("a",)}, {"training": {"over_long_limit": 0.0}}, r"length: 1 of 100 rows"),
+    ],
+)
+def test_an_unmet_demand_is_named_with_what_was_seen(tmp_path, changes, sections, said):
+    import re
+
+    [problem] = problems(tmp_path, sections=sections, **changes)
+    assert re.search(said, problem)
+
+
+def test_demands_can_be_met_exactly(tmp_path):
+    assert problems(tmp_path, over_long=("a", "b"), disk_free_bytes=3 * GIB) == []
+
+
+def gemma_plan(**training: Any) -> Plan:
+    device = Device(kind="cpu", name="CPU", memory_bytes=24 * GIB)
+    where = Place.of(Inventory(place="test", devices=(device,), cpu_cores=2, memory_bytes=24 * GIB), headroom=0.1)
+    work = Workload(rows=500, tokens=25_000, labelled_tokens=8_000, longest_tokens=100, longest_bound=150)
+    return make_plan(Job(model=GEMMA, context=32768, work=work, technique=Auto(), training=TrainingSpec(**training)), where)[0]
+
+
+def test_minutes_follow_from_the_measured_speed():
+    whole = forecast(seen(), gemma_plan(epochs=2), GEMMA, training_rows=90)
+    # 90 rows of about 50 tokens, twice, at 50 tokens a second.
+    assert whole.minutes == pytest.approx(90 * 50 * 2 / 50 / 60)
+
+
+def test_no_minutes_are_forecast_when_no_step_could_be_measured():
+    assert forecast(seen(tokens_per_second=0.0, step_seconds=0.0), gemma_plan(), GEMMA, training_rows=90).minutes is None
+
+
+def test_the_peak_is_predicted_at_the_lengths_that_were_measured():
+    plan = gemma_plan()
+    short, long = (forecast(seen(longest_tokens=length), plan, GEMMA, training_rows=100) for length in (40, 80))
+    assert long.predicted_peak_bytes > short.predicted_peak_bytes
+    assert long.peak_ratio == pytest.approx(3 * GIB / long.predicted_peak_bytes)
+
+
+def test_rows_that_are_cut_out_do_not_count_as_the_longest():
+    plan = gemma_plan(max_length=48)
+    assert (
+        forecast(seen(longest_tokens=2000), plan, GEMMA, training_rows=100).predicted_peak_bytes
+        == forecast(seen(longest_tokens=48), plan, GEMMA, training_rows=100).predicted_peak_bytes
+    )

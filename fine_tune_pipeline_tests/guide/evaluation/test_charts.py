@@ -1,0 +1,29 @@
+from xml.etree import ElementTree
+
+from fine_tune_pipeline.guide.evaluation.charts import Bar, bar_chart, line_chart
+
+
+def number(element: ElementTree.Element, name: str) -> float:
+    return float(element.attrib[name])
+
+
+def test_bars_are_as_long_as_their_values_and_texts_are_escaped():
+    root = ElementTree.fromstring(bar_chart([Bar("<a&b>", 0.25, 0.2, 0.3), Bar("own", 0.5, 0.4, 0.6, own=True)], title="x"))
+    small, large = root.findall("rect")
+    assert abs(number(large, "width") - 2 * number(small, "width")) < 0.2
+    assert large.attrib["class"] == "bar own"
+    assert "<a&b>" in [text.text for text in root.findall("text")]
+
+
+def test_curve_goes_from_the_first_to_the_last_step_and_down_with_the_loss():
+    root = ElementTree.fromstring(line_chart([(0, 4.0), (10, 1.0)], [(0, 4.0), (10, 2.0)], title="x"))
+    start, end = root.findall("path")[1].attrib["d"].removeprefix("M").split("L")
+    (x0, y0), (x1, y1) = (map(float, point.split()) for point in (start, end))
+    assert x0 < x1
+    assert y0 < y1, "y grows downwards in SVG"
+    assert len(root.findall("circle")) == 2
+
+
+def test_nothing_to_draw_draws_nothing():
+    assert line_chart([], [], title="x") == ""
+    assert line_chart([(1, 2.0)], [], title="x") == ""

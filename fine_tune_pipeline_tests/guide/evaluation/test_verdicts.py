@@ -1,0 +1,100 @@
+import random
+from typing import Any
+
+import pytest
+
+from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.evaluation.scoring import Scores, scored
+from fine_tune_pipeline.guide.evaluation.verdicts import all_met, judged, memory_verdict
+from fine_tune_pipeline.guide.objective.evidence import rows_to_detect
+from fine_tune_pipeline.guide.objective.task import Task, classification
+from fine_tune_pipeline.spec.objective import Criterion, Evidence, Limits
+
+TASK = classification(["yes", "no"])
+
+
+def scores(rows: int, *, systems: dict[str, int], metrics: tuple[str, ...] = ("accuracy",)) -> Scores:
+    """Each system is right on its first so many rows."""
+    examples = [Example(str(number), "?", "yes") for number in range(rows)]
+    answers = {name: ["yes"] * right + ["no"] * (rows - right) for name, right in systems.items()}
+    return scored(examples, answers, task=TASK, metrics=metrics)
+
+
+def verdict(given: Scores, **criterion: Any):
+    return judged("success", Criterion(metric="accuracy", **criterion), given, evidence=Evidence())
+
+
+@pytest.mark.parametrize(("right", "answer"), [(90, "met"), (82, "cannot tell"), (80, "cannot tell"), (60, "not met")])
+def test_target_is_judged_by_the_bound_not_by_the_estimate(right: int, answer: str):
+    found = verdict(scores(100, systems={"fine_tuned": right}), at_least=0.8)
+    assert found.verdict == answer
+    assert found.estimate == right / 100
+    assert found.criterion == "accuracy at least 0.8"
+
+
+def test_more_rows_turn_cannot_tell_into_met():
+    assert verdict(scores(1000, systems={"fine_tuned": 830}), at_least=0.8).verdict == "met"
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "by", "answer"),
+    [(40, 80, 0.1, "met"), (60, 70, 0.05, "cannot tell"), (80, 40, 0.0, "not met"), (70, 70, 0.0, "cannot tell"), (60, 72, 0.3, "not met")],
+)
+def test_beating_is_judged_by_the_paired_bound(base: int, own: int, by: float, answer: str):
+    found = verdict(scores(100, systems={"fine_tuned": own, "base_few_shot": base}), beats="base_few_shot", by=by)
+    assert found.verdict == answer
+    assert found.estimate == pytest.approx((own - base) / 100)
+
+
+def test_cannot_tell_says_how_many_rows_would():
+    given = scores(100, systems={"fine_tuned": 70, "base_few_shot": 60})
+    found = verdict(given, beats="base_few_shot", by=0.05)
+    assert f"about {rows_to_detect(0.05, level=0.95, power=0.8, disagreement=0.1)} held-out rows" in found.reason
+
+
+def test_a_lead_over_a_system_that_was_not_run_cannot_be_told():
+    found = verdict(scores(100, systems={"fine_tuned": 99}), beats="classifier")
+    assert (found.verdict, found.estimate) == ("cannot tell", None)
+    assert "classifier" in found.reason
+
+
+def text_scores(ours: list[str], theirs: list[str]) -> Scores:
+    examples = [Example(str(number), "?", "the cat sat on the mat") for number in range(len(ours))]
+    answers = {"fine_tuned": ours, "base_few_shot": theirs}
+    return scored(examples, answers, task=Task(type="generation"), metrics=["edit_rate", "length_ratio", "rouge_l"])
+
+
+def test_less_is_better_where_the_metric_says_so():
+    draw = random.Random(0)
+    near = ["the cat sat on the " + draw.choice(["mat", "map", "hat"]) for _ in range(60)]
+    far = [draw.choice(["a dog", "no cat here", "what"]) for _ in range(60)]
+    given = text_scores(near, far)
+    at_most = Criterion(metric="edit_rate", at_most=0.1)
+    assert judged("success", at_most, given, evidence=Evidence()).verdict == "met"
+    assert judged("success", at_most, given, evidence=Evidence(), system="base_few_shot").verdict == "not met"
+    beats = judged("success", Criterion(metric="edit_rate", beats="base_few_shot", by=0.2), given, evidence=Evidence())
+    assert beats.verdict == "met"
+    assert beats.estimate is not None
+    assert beats.estimate > 0
+
+
+def test_length_ratio_can_be_bounded_on_both_sides():
+    given = text_scores(["the cat sat on the mat"] * 40, ["a " * 30] * 40)
+    low, high = Criterion(metric="length_ratio", at_least=0.5), Criterion(metric="length_ratio", at_most=2.0)
+    assert [judged("guard", one, given, evidence=Evidence()).verdict for one in (low, high)] == ["met", "met"]
+    assert [judged("guard", one, given, evidence=Evidence(), system="base_few_shot").verdict for one in (low, high)] == ["met", "not met"]
+
+
+def test_memory_limit_is_a_measurement():
+    assert memory_verdict(Limits(), peak_bytes=1) == []
+    (within,) = memory_verdict(Limits(memory_gib=2), peak_bytes=2**31)
+    (above,) = memory_verdict(Limits(memory_gib=2), peak_bytes=2**31 + 2**28)
+    assert (within.verdict, above.verdict) == ("met", "not met")
+    assert "2.25 GiB" in above.reason
+
+
+def test_cannot_tell_does_not_pass():
+    met = verdict(scores(100, systems={"fine_tuned": 95}), at_least=0.8)
+    open_ = verdict(scores(100, systems={"fine_tuned": 82}), at_least=0.8)
+    assert all_met([met])
+    assert not all_met([met, open_])

@@ -1,0 +1,67 @@
+import pytest
+
+from fine_tune_pipeline.guide.objective.task import extraction
+from fine_tune_pipeline.guide.technique.advice import advise
+from fine_tune_pipeline.spec.objective import Criterion
+from fine_tune_pipeline_tests.guide.technique.stand_ins import SCHEMA
+
+TASK = extraction(SCHEMA)
+
+
+def share(right: int, rows: int = 60) -> dict[str, list[float]]:
+    return {"exact_match": [1.0] * right + [0.0] * (rows - right), "valid_json": [1.0] * rows}
+
+
+def advice(scores: dict[str, dict[str, list[float]]], *criteria: Criterion):
+    return advise(scores, criteria, task=TASK, level=0.95)
+
+
+AT_LEAST = Criterion(metric="exact_match", at_least=0.65)
+
+
+def test_a_system_that_meets_everything_by_its_bound_makes_tuning_unnecessary():
+    found = advice({"majority": share(10), "classifier": share(58), "base_few_shot": share(60)}, AT_LEAST)
+    assert not found.can_pay
+    assert found.sentence.startswith("Fine-tuning is not needed: classifier already meets every criterion")
+    assert "exact_match at least 0.65 (0.967, bound 0.9" in found.sentence
+
+
+def test_a_mean_above_the_target_is_not_enough_when_its_bound_is_below():
+    found = advice({"base_few_shot": share(42)}, AT_LEAST)
+    assert found.can_pay
+    assert "(0.700, bound 0.59" in found.sentence
+
+
+def test_the_nearest_system_is_named_with_its_figures():
+    found = advice({"majority": share(5), "classifier": share(40), "base_zero_shot": share(0)}, AT_LEAST)
+    assert "The nearest is classifier: exact_match at least 0.65 (0.667" in found.sentence
+
+
+def test_all_criteria_and_guards_must_hold():
+    scores = share(60) | {"valid_json": [1.0] * 50 + [0.0] * 10}
+    assert advice({"base_few_shot": scores}, AT_LEAST, Criterion(metric="valid_json", at_least=0.97)).can_pay
+
+
+@pytest.mark.parametrize(("right", "pays"), [(58, False), (30, True)])
+def test_a_gain_over_another_system_is_judged_row_by_row(right, pays):
+    beats = Criterion(metric="exact_match", beats="base_few_shot", by=0.1)
+    assert (
+        advice({"classifier": share(right), "base_few_shot": share(20)}, Criterion(metric="exact_match", at_least=0.3), beats).can_pay
+        is pays
+    )
+
+
+def test_a_system_is_not_asked_to_beat_itself():
+    beats = Criterion(metric="exact_match", beats="base_few_shot", by=0.1)
+    assert not advice({"base_few_shot": share(60)}, AT_LEAST, beats).can_pay
+    assert advice({"base_few_shot": share(60)}, beats).can_pay
+
+
+def test_an_upper_limit_is_judged_by_the_upper_bound():
+    from fine_tune_pipeline.guide.objective.task import Task
+
+    limit = Criterion(metric="edit_rate", at_most=0.2)
+    task = Task(type="generation")
+    low, high = {"edit_rate": [0.0] * 60}, {"edit_rate": [0.19] * 60}
+    assert not advise({"base_zero_shot": low}, [limit], task=task, level=0.95).can_pay
+    assert advise({"base_zero_shot": high}, [limit], task=task, level=0.95).can_pay

@@ -1,0 +1,147 @@
+import pytest
+
+from fine_tune_pipeline.guide.base_model.catalogue import model_named
+from fine_tune_pipeline.guide.base_model.memory import GIB
+from fine_tune_pipeline.guide.technique.plan import CPU_TOKENS, Job, Place, Plan, fits, make_plan
+from fine_tune_pipeline.guide.technique.workload import Workload
+from fine_tune_pipeline.resources.compute.base import Device, Inventory
+from fine_tune_pipeline.spec.technique import Auto, Full, Lora, TechniqueSpec
+from fine_tune_pipeline.spec.training import TrainingSpec
+
+
+def place(memory_gib: float, *, kind: str = "cpu", cores: int = 2) -> Place:
+    device = Device(kind=kind, name="CPU" if kind == "cpu" else "NVIDIA H100 80GB HBM3", memory_bytes=int(memory_gib * GIB))
+    return Place.of(Inventory(place="test", devices=(device,), cpu_cores=cores, memory_bytes=int(memory_gib * GIB)), headroom=0.1)
+
+
+def job(
+    model: str = "gemma-3-270m",
+    *,
+    rows: int = 500,
+    row_tokens: int = 50,
+    technique: TechniqueSpec | None = None,
+    training: TrainingSpec | None = None,
+) -> Job:
+    work = Workload(
+        rows=rows,
+        tokens=rows * row_tokens,
+        labelled_tokens=rows * row_tokens // 3,
+        longest_tokens=2 * row_tokens,
+        longest_bound=4 * row_tokens,
+    )
+    return Job(
+        model=model_named(model).architecture, context=8192, work=work, technique=technique or Auto(), training=training or TrainingSpec()
+    )
+
+
+def plan(asked: Job, where: Place) -> Plan:
+    return make_plan(asked, where)[0]
+
+
+def test_lora_is_chosen_when_it_fits_and_rows_are_few():
+    found = plan(job(), place(24))
+    assert found.technique.type == "lora"
+    assert found.chosen.fits
+    assert "lora: it fits" in found.reason
+    assert [option.technique.type for option in found.options] == ["full", "lora", "qlora"]
+
+
+def test_qlora_is_chosen_when_lora_does_not_fit():
+    found = plan(job("llama-3.1-8b"), place(14, kind="cuda"))
+    assert found.technique.type == "qlora"
+    assert "LoRA needs" in found.reason
+
+
+def test_full_is_chosen_only_for_many_rows_with_room_to_spare():
+    assert plan(job(rows=60_000), place(80, kind="cuda")).technique.type == "full"
+    assert plan(job(rows=60_000), place(3.2, kind="cuda")).technique.type == "lora"
+    assert plan(job(rows=50_000), place(80, kind="cuda")).technique.type == "lora"
+
+
+def test_the_users_technique_is_kept_even_when_it_does_not_fit():
+    found = plan(job("llama-3.1-8b", technique=Full(type="full")), place(24, kind="cuda"))
+    assert found.technique.type == "full"
+    assert not found.chosen.fits
+
+
+def test_on_a_cpu_a_pass_holds_about_a_thousand_tokens_in_float32_on_all_cores():
+    found = plan(job(row_tokens=130, training=TrainingSpec(effective_batch=16)), place(64, cores=4)).placement
+    assert (found.device, found.dtype, found.threads) == ("cpu", "float32", 4)
+    assert found.micro_batch == 4
+    assert 130 * found.micro_batch <= CPU_TOKENS < 130 * 8
+
+
+def test_an_accelerator_computes_in_bfloat16_with_the_whole_batch_at_once():
+    found = plan(job(), place(80, kind="cuda")).placement
+    assert (found.device, found.dtype, found.threads, found.micro_batch) == ("cuda", "bfloat16", None, 8)
+    assert not found.gradient_checkpointing
+
+
+def test_less_memory_makes_passes_smaller_and_then_recomputes():
+    seen = []
+    for memory in (80, 24, 20, 18.2):
+        found = plan(job("llama-3.1-8b", row_tokens=500, technique=Lora(type="lora")), place(memory / 0.9, kind="cuda"))
+        assert found.chosen.fits
+        assert found.predicted_peak_bytes <= memory * GIB
+        seen.append((found.placement.gradient_checkpointing, found.placement.micro_batch))
+    assert seen == sorted(seen, key=lambda item: (item[0], -item[1]))
+    assert seen[0] == (False, 8)
+    assert seen[-1][0]
+
+
+def test_small_passes_divide_the_batch():
+    for batch in (1, 6, 12, 30):
+        found = plan(job(row_tokens=200, training=TrainingSpec(effective_batch=batch)), place(24))
+        assert batch % found.placement.micro_batch == 0
+
+
+def test_a_plan_that_fits_says_with_how_much():
+    asked, where = job(), place(24)
+    check = fits(plan(asked, where), asked, where)
+    assert check.passed
+    assert "21.60 GiB of CPU may be used" in check.description
+
+
+def test_a_plan_that_does_not_fit_says_by_how_much_and_names_the_technique_that_would():
+    asked, where = job("llama-3.1-8b", technique=Full(type="full")), place(24, kind="cuda")
+    check = fits(plan(asked, where), asked, where)
+    assert not check.passed
+    assert "GiB are missing. technique: {type: lora} would fit" in check.description
+
+
+def test_when_no_technique_fits_the_length_that_would_is_named():
+    asked, where = job(row_tokens=3000), place(2.3)
+    check = fits(plan(asked, where), asked, where)
+    assert not check.passed
+    assert "training.max_length: " in check.description
+    length = int(check.description.split("training.max_length: ")[1].split()[0])
+    for value, fitting in ((length, True), (length + 16, False)):
+        shorter = job(row_tokens=3000, training=TrainingSpec(max_length=value))
+        assert plan(shorter, where).chosen.fits is fitting
+
+
+def test_when_nothing_fits_a_smaller_model_is_asked_for():
+    asked, where = job("llama-3.1-8b"), place(4)
+    check = fits(plan(asked, where), asked, where)
+    assert "choose a smaller one in base_model.candidates" in check.description
+
+
+def test_energy_is_known_only_where_the_power_is():
+    assert plan(job(), place(24)).chosen.kilowatt_hours is None
+    found = plan(job(), place(80, kind="cuda")).chosen
+    assert found.kilowatt_hours == pytest.approx(0.7 * found.seconds / 3600)
+
+
+def test_the_demo_on_two_cores_gets_sensible_numbers():
+    """Gemma 3 270M, 500 rows of 50 tokens."""
+    found = plan(job(), place(24))
+    assert (found.hyperparameters.epochs, found.hyperparameters.learning_rate, found.hyperparameters.effective_batch) == (2, 1e-3, 8)
+    assert 5 < found.predicted_seconds / 60 < 15
+    assert 1.5 < found.predicted_peak_bytes / GIB < 4
+    assert found.placement.micro_batch == 8
+
+
+def test_a_plan_survives_its_file(tmp_path):
+    found = plan(job(technique=Lora(type="lora", target_modules=["q_proj"])), place(24))
+    found.write(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json") == found

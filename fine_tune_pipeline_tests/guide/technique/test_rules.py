@@ -1,0 +1,84 @@
+import pytest
+
+from fine_tune_pipeline.guide.base_model.catalogue import model_named
+from fine_tune_pipeline.guide.technique.rules import capacity_rank, resolve, techniques
+from fine_tune_pipeline.guide.technique.workload import Workload
+from fine_tune_pipeline.programs.requests import Technique
+from fine_tune_pipeline.spec.technique import Auto, Full, Lora, Qlora
+from fine_tune_pipeline.spec.training import TrainingSpec
+
+SMALL = model_named("gemma-3-270m").architecture
+LARGE = model_named("llama-3.1-8b").architecture
+FOUR_B = model_named("qwen3-4b").architecture
+
+
+def work(rows: int = 500, *, labelled: int = 5000, bound: int = 150) -> Workload:
+    return Workload(rows=rows, tokens=20 * rows, labelled_tokens=labelled, longest_tokens=bound // 2, longest_bound=bound)
+
+
+def resolved(spec: TrainingSpec | None = None, *, technique: str = "lora", model=SMALL, data: Workload | None = None, context: int = 32768):
+    return resolve(spec or TrainingSpec(), Technique(type=technique), model, data or work(), context=context).hyperparameters
+
+
+@pytest.mark.parametrize(
+    ("technique", "model", "rate"),
+    [("lora", SMALL, 1e-3), ("lora", FOUR_B, 1e-3), ("qlora", LARGE, 3e-4), ("full", SMALL, 1e-4), ("full", LARGE, 3e-5)],
+)
+def test_the_rate_follows_technique_and_size(technique, model, rate):
+    assert resolved(technique=technique, model=model).learning_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "batch"),
+    [(100, 3, 8), (299, 3, 8), (300, 2, 8), (500, 2, 8), (800, 2, 16), (1999, 2, 16), (2000, 1, 16), (50_000, 1, 16)],
+)
+def test_passes_and_batch_follow_the_number_of_rows(rows, epochs, batch):
+    found = resolved(data=work(rows))
+    assert (found.epochs, found.effective_batch) == (epochs, batch)
+
+
+def test_a_written_number_of_passes_decides_the_batch():
+    assert resolved(TrainingSpec(epochs=6), data=work(300)).effective_batch == 16
+
+
+@pytest.mark.parametrize(("bound", "length"), [(150, 160), (160, 160), (161, 176)])
+def test_the_length_holds_the_longest_row_rounded_up_to_16(bound, length):
+    assert resolved(data=work(bound=bound)).max_length == length
+
+
+def test_the_length_stays_within_what_the_model_reads():
+    assert resolved(data=work(bound=5000), context=1024).max_length == 1024
+
+
+def test_what_is_written_is_kept_as_written():
+    spec = TrainingSpec(epochs=1.5, learning_rate=2e-4, effective_batch=32, max_length=512, warmup_share=0.1, schedule="linear", seed=7)
+    found = resolved(spec)
+    assert (found.epochs, found.learning_rate, found.effective_batch, found.max_length) == (1.5, 2e-4, 32, 512)
+    assert (found.warmup_share, found.schedule, found.seed) == (0.1, "linear", 7)
+
+
+def test_every_setting_is_shown_with_the_rule_that_gave_it():
+    found = resolve(TrainingSpec(epochs=1.5), Technique(type="lora"), SMALL, work(), context=32768)
+    said = {rule.setting: rule for rule in found.rules}
+    assert set(said) == set(type(found.hyperparameters).model_fields)
+    assert all(said[name].value == value for name, value in found.hyperparameters)
+    assert said["epochs"].rule == "as written"
+    assert "only 47 steps, below 100" in said["effective_batch"].rule
+
+
+def test_the_rank_gives_a_number_for_every_labelled_token():
+    assert capacity_rank(SMALL, work(labelled=100)) == 16
+    assert capacity_rank(SMALL, work(labelled=SMALL.lora_parameters(16) + 1)) == 32
+    assert capacity_rank(SMALL, work(labelled=10**9)) == 128
+
+
+def test_the_users_own_technique_replaces_ours_of_that_type():
+    offered = {
+        technique.type: technique
+        for technique in techniques(Qlora(type="qlora", rank=4, alpha=8, target_modules=["q_proj"]), SMALL, work())
+    }
+    assert (offered["qlora"].rank, offered["qlora"].alpha, offered["qlora"].target_modules) == (4, 8, ("q_proj",))
+    assert offered["lora"].rank == 16
+    assert [technique.type for technique in techniques(Auto(), SMALL, work())] == ["full", "lora", "qlora"]
+    assert techniques(Full(type="full"), SMALL, work())[0].type == "full"
+    assert techniques(Lora(type="lora", rank=2), SMALL, work())[1].rank == 2

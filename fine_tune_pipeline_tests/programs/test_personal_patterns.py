@@ -1,0 +1,90 @@
+"""Patterns of personal data, and what must not be taken for it. None of these texts is from the built-in use case."""
+
+import random
+
+import pytest
+
+from fine_tune_pipeline.programs.personal_data import merged
+from fine_tune_pipeline.programs.personal_patterns import find, iban_sum, luhn
+
+ALL = ("CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "PHONE_NUMBER", "PERSON", "LOCATION")
+
+
+def found(text):
+    return [(span.entity, text[span.start : span.end]) for span in merged(find(text, ALL), text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "entity", "value"),
+    [
+        ("my card 3782 822463 10005 is gone", "CREDIT_CARD", "3782 822463 10005"),
+        ("6011.1111.1111.1117", "CREDIT_CARD", "6011.1111.1111.1117"),
+        ("pay to gb29 nwbk 6016 1331 9268 19 today", "IBAN_CODE", "gb29 nwbk 6016 1331 9268 19"),
+        ("FR1420041010050500013M02606 is mine", "IBAN_CODE", "FR1420041010050500013M02606"),
+        ("write to lucía.o+x@correo.invalid.", "EMAIL_ADDRESS", "lucía.o+x@correo.invalid"),
+        ("it is +33 6 39 98 12 34", "PHONE_NUMBER", "+33 6 39 98 12 34"),
+        ("please ring 0151 496 0123 after six", "PHONE_NUMBER", "0151 496 0123"),
+        ("my mobile is 0612 345 678", "PHONE_NUMBER", "0612 345 678"),
+        ("Hi, my name is Ségolène and", "PERSON", "Ségolène"),
+        ("Hello, this is Kwame Adjei-Boateng from flat two", "PERSON", "Kwame Adjei-Boateng"),
+        ("Ludwig van Beethoven here, I want", "PERSON", "Ludwig van Beethoven"),
+        ("ask Dr. Okafor about it", "PERSON", "Dr. Okafor"),
+        ("It is broken.\nKind regards,\nSiobhán O'Dowd", "PERSON", "Siobhán O'Dowd"),
+        ("It is broken. Thanks, Piotr", "PERSON", "Piotr"),
+        ("It is broken. Mirela Ionescu-Dunn", "PERSON", "Mirela Ionescu-Dunn"),
+        ("send it to 9 Heron Wharf, Leeds LS9 8AG now", "LOCATION", "9 Heron Wharf, Leeds LS9 8AG"),
+        ("Flat 2B, 110 Old Mill Road, Norwich", "LOCATION", "Flat 2B, 110 Old Mill Road, Norwich"),
+        ("ship to 742 Evergreen Terrace, Springfield, OR 97403", "LOCATION", "742 Evergreen Terrace, Springfield, OR 97403"),
+        ("i live at 12 mill lane now", "LOCATION", "12 mill lane"),
+    ],
+)
+def test_personal_data_is_found_whole(text, entity, value):
+    assert found(text) == [(entity, value)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "order 4111 1111 1111 1112 has the wrong sum",
+        "reply b4 5pm or b4 2nd",
+        "In Marseille, my card was refused",
+        "Mr. I've never been",
+        "Thank you. Kind Regards",
+        "call me at 10:30 on 12/11/2026",
+        "paid £1,140.00 on 3 cards in 2 shops",
+        "this is Very bad",
+        "the code is 123456",
+        "a 5 mile road and 3 more days in the same place",
+        "I Am Furious. This Is Wrong",
+    ],
+)
+def test_what_is_no_personal_data_is_left(text):
+    assert found(text) == []
+
+
+def test_only_the_wanted_entities_are_looked_for():
+    assert find("ann@post.example +44 7700 900518", ["PHONE_NUMBER"])[0].entity == "PHONE_NUMBER"
+
+
+def test_luhn_agrees_with_the_definition():
+    draw = random.Random(0)
+    for _ in range(300):
+        number = "".join(draw.choices("0123456789", k=draw.randint(12, 18)))
+        fitting = [digit for digit in "0123456789" if _definition(number + digit)]
+        assert [digit for digit in "0123456789" if luhn(number + digit)] == fitting
+        assert len(fitting) == 1
+
+
+def _definition(number):
+    total = 0
+    for place, sign in enumerate(number[::-1]):
+        value = int(sign) * (2 if place % 2 else 1)
+        total += value - 9 if value > 9 else value
+    return total % 10 == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "valid"), [("GB82 WEST 1234 5698 7654 32", True), ("gb82west12345698765432", True), ("GB82WEST12345698765433", False)]
+)
+def test_an_iban_is_valid_when_its_remainder_is_one(number, valid):
+    assert iban_sum(number) is valid
