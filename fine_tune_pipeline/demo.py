@@ -63,7 +63,7 @@ def figures(store: Store, *, seconds: float, peak_bytes: int) -> dict[str, Any]:
         "valid_json": tuned["valid_json"],
         "seconds": round(seconds, 1),
         "peak_memory_gib": round(peak_bytes / 2**30, 2),
-        "endpoint_equals_evaluation": store.current(USE_CASE, "endpoint").metadata["endpoint_equals_evaluation"],
+        "endpoint_equals_evaluation": store.current(USE_CASE, "endpoint").metadata["endpoint_equals_evaluation"] == 1.0,
         "report": os.path.relpath(report.file("report.html")),
     }
 

@@ -51,7 +51,7 @@ def train_request(
 ) -> TrainRequest:
     """LoRA on one thread for two epochs of three steps, unless said otherwise."""
     output.mkdir(exist_ok=True)
-    usual: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 2.0, "effective_batch": 8, "max_length": 64}
+    usual: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 2.0, "effective_batch": 8, "max_length": 96}
     return TrainRequest(
         output=str(output),
         model=str(model),

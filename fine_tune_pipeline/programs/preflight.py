@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -28,7 +28,7 @@ WORKING_DISK_BYTES = 200 * 2**20
 
 @dataclass(frozen=True)
 class Step:
-    """One measured optimizer step; `tokens` without padding, `loss` in nats per labelled token, `written_bytes` of the weights to save."""
+    """An optimizer step: `tokens` without padding, `loss` in nats per labelled token, `written_bytes` of the weights to save."""
 
     seconds: float
     tokens: int
@@ -124,7 +124,7 @@ def _longest(rows: Sequence[Row], *, request: PreflightRequest) -> list[Row]:
 
 
 def _measure(request: PreflightRequest, rows: Sequence[Row]) -> tuple[Step | None, str | None]:
-    """The second of two real steps, since the first also warms up; or what went wrong."""
+    """Two real steps: the loss of the first, the time of the second, since the first also warms up. Or what went wrong."""
     try:
         trainer = build_trainer(request, rows=rows, tokenizer=load_tokenizer(request.model), max_steps=2)
         clock = StepClock(trainer)
@@ -138,7 +138,7 @@ def _measure(request: PreflightRequest, rows: Sequence[Row]) -> tuple[Step | Non
             f"a step of {len(rows)} rows and {tokens} tokens does not fit into the memory of {request.placement.device} ({error}); "
             "lower placement.micro_batch, turn gradient_checkpointing on, or take qlora or a smaller base model"
         )
-    return clock.steps[-1], None
+    return replace(clock.steps[-1], loss=clock.steps[0].loss), None
 
 
 def _room_problems(step: Step | None, *, peak: int, available: int, free_disk: int) -> list[str]:

@@ -34,8 +34,8 @@ from fine_tune_pipeline.programs.versions import Versions
 
 DEFAULT_LIMITS = Limits()
 
-FLUSH_SECONDS = 10.0
-"""Wait for the log's last rows when the server ends."""
+FLUSH_SECONDS = 30.0
+"""Wait for the log's last rows when the server ends: the scrubber may still be loading its model."""
 
 
 class PortTaken(Exception):

@@ -33,6 +33,8 @@ class ServedModels:
         base = load_model(folder, dtype=dtype, device=device)
         assert isinstance(base, PreTrainedModel)
         self._base: PreTrainedModel = base
+        # Asked now: adapters are laid into the base, and would count later.
+        self._parameters: int = base.num_parameters()
         self._adapted: PeftModel | None = None
         self._whole: dict[str, PreTrainedModel] = {}
 
@@ -103,8 +105,8 @@ class ServedModels:
     def _load_whole(self, name: str, folder: Path) -> None:
         model = load_model(folder, dtype=self._dtype, device=self._device)
         assert isinstance(model, PreTrainedModel)
-        if model.num_parameters() != self._base.num_parameters():
-            raise ValueError(f"it has {model.num_parameters():,} parameters, the base model {self._base.num_parameters():,}")
+        if model.num_parameters() != self._parameters:
+            raise ValueError(f"it has {model.num_parameters():,} parameters, the base model {self._parameters:,}")
         self._whole[name] = model
 
     def _load_adapter(self, name: str, folder: Path) -> None:

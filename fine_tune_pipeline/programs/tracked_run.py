@@ -73,8 +73,11 @@ def tracked_run(tracking: Tracking | None) -> Iterator[TrackedRun | None]:
     run = TrackedRun(client, client.create_run(experiment, tags=tracking.tags, run_name=tracking.run_name).info.run_id)
     status = "KILLED"
     try:
-        yield run
-        run.flush()
+        try:
+            yield run
+        finally:
+            # After an error too: its last steps are what one wants to see.
+            run.flush()
         status = "FINISHED"
     except Exception:
         status = "FAILED"

@@ -1,6 +1,7 @@
 """Step 6 as a program: train a base model by full tuning, LoRA or QLoRA, and keep the adapter."""
 
 import signal
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -95,6 +96,8 @@ def end_on_sigterm() -> None:
 
 def quiet_libraries() -> None:
     """Keep the output to what this project says."""
+    # peft 0.21 asks for a name that transformers 5.24 has renamed.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 

@@ -238,9 +238,11 @@ def fitting_collate(model: PreTrainedModel, *, rows: Sequence[Row], pad_id: int)
     """Flat batches where the architecture allows, else padded; proven equal to the model's own loss on the two shortest rows.
 
     Raises:
+        LossNotFinite: the model has no loss even before it is trained.
         LossNotTheModels: they differ by more than rounding.
     """
-    shortest = as_records(sorted(rows, key=lambda row: len(row.input_ids))[:2])
+    chosen = sorted(rows, key=lambda row: len(row.input_ids))[:2]
+    shortest = as_records(chosen)
     padded = Collate(pad_id=pad_id, flat=False)
     evaluate(model)
     with torch.no_grad():
@@ -248,6 +250,11 @@ def fitting_collate(model: PreTrainedModel, *, rows: Sequence[Row], pad_id: int)
         collate = Collate(pad_id=pad_id, flat=use_rows_attention(model))
         batch = _on_device(collate(shortest), model.device)
         ours = float(batch_nll(model, batch)) / counted_labels(batch["labels"])
+    if not math.isfinite(own):
+        raise LossNotFinite(
+            f"step 0: the untrained model's loss is {own} on rows {shown_ids([row.id for row in chosen])}; "
+            f"its weights are broken, or overflow in {model.dtype}"
+        )
     tolerance = 1e-3 if model.dtype == torch.float32 else 3e-2
     if not math.isclose(own, ours, rel_tol=tolerance, abs_tol=tolerance):
         raise LossNotTheModels(

@@ -51,6 +51,10 @@ _NOT_INHERITED = (PARENT_VARIABLE, "DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSA
 State = Literal["running", "starting", "failed", "stopped"]
 
 
+_CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""torch's threads wait asleep: as fast on free cores, and up to ten times as fast when others use them too (measured)."""
+
+
 class EndpointFailed(Exception):
     """The endpoint did not come up; the message holds the last lines of its log."""
 
@@ -112,10 +116,26 @@ class Endpoint:
                 return "adopted"
             if running is not None:
                 self._end(running)
-            started = self._start(request)
-            if not self._answers_in_time(started):
-                self._give_up(started)
+            self._begin(request)
             return "started" if running is None else "restarted"
+
+    def resume(self) -> Literal["started", "adopted"]:
+        """Have it running as it ran last, with the versions that it served then.
+
+        Raises:
+            NotRunning: it never ran, so nobody knows how.
+            EndpointFailed: it did not come up; nothing of it is left running.
+        """
+        if not (self.folder / REQUEST_FILE).exists():
+            raise NotRunning(f"{self.use_case}: no endpoint has run yet; materialize its asset `endpoint` first")
+        with self._exclusive():
+            running = self._supervisor()
+            if running is not None and self._answers_in_time(running):
+                return "adopted"
+            if running is not None:
+                self._end(running)
+            self._begin(self._request())
+            return "started"
 
     def stop(self) -> bool:
         """End the endpoint: what runs is answered, the log is written. Says whether there was one."""
@@ -152,6 +172,11 @@ class Endpoint:
             log=self.folder / LOG_FILE,
         )
 
+    def supervisor_pid(self) -> int | None:
+        """Head of the endpoint's processes; None when nothing runs."""
+        supervisor = self._supervisor()
+        return None if supervisor is None else supervisor.pid
+
     def processes(self) -> list[int]:
         """Pids of supervisor and server; empty when nothing runs."""
         supervisor = self._supervisor()
@@ -174,10 +199,15 @@ class Endpoint:
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Only one at a time starts or stops this endpoint; others wait for it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.folder / LOCK_FILE).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _begin(self, request: ServeRequest) -> None:
+        started = self._start(request)
+        if not self._answers_in_time(started):
+            self._give_up(started)
 
     def _start(self, request: ServeRequest) -> ProcessIdentity:
         self._wait_for_leftover_server()
@@ -185,7 +215,7 @@ class Endpoint:
             (self.folder / name).unlink(missing_ok=True)
         request.write(self.folder / REQUEST_FILE)
         key, admin_key = self._keys()
-        variables = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        variables = _CALM | {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         variables |= {KEY_VARIABLE: key, ADMIN_KEY_VARIABLE: admin_key}
         command = [self.python, "-m", SUPERVISOR, "--request", str(self.folder / REQUEST_FILE)]
         log = str(self._fresh_log())

@@ -20,10 +20,11 @@ from fine_tune_pipeline_tests.tiny import tiny_model
 ROOT = Path(fine_tune_pipeline.__file__).parents[1]
 NAME = "colours"
 LABELS = {"red": "alpha", "green": "bravo", "blue": "delta"}
-WORDS = """
+TEXT = """
 please could we have another look because yesterday somebody painted old garden fence with strange thick stuff and now nobody wants to sit
 near there under big tree while children play around little house where grandmother keeps seven cats plus one very angry goose that bites
-""".split()
+"""
+WORDS = TEXT.split()
 
 
 def rows(count: int, *, seed: int, prefix: str) -> list[dict[str, str]]:
@@ -65,7 +66,7 @@ class GuideRun:
             "DAGSTER_HOME": str(self.folder / "home"),
             "FINE_TUNE_PIPELINE_HOME": str(self.folder / "state"),
             "FINE_TUNE_PIPELINE_USE_CASES": str(self.folder / "defs.yaml"),
-            "FINE_TUNE_PIPELINE_API_KEY": "key-of-the-test",
+            "FINE_TUNE_PIPELINE_API_KEY": "key-of-the-test-of-the-whole-guide",
         }
 
     @property

@@ -127,7 +127,9 @@ def test_loss_and_gradients_are_those_of_stock_trl(
     theirs = prepared(folder, technique=technique, softcap=softcap)
     stock = SFTTrainer(
         model=theirs,
-        args=SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", activation_checkpointing=False, max_length=None),
+        args=SFTConfig(
+            output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", activation_checkpointing=False, max_length=None
+        ),
         train_dataset=Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in rows]),
         processing_class=load_tokenizer(folder),
     )

@@ -168,6 +168,22 @@ def test_stopped_under_load_it_answers_or_refuses_logs_what_it_answered_and_leav
         world.endpoint.client()
 
 
+def test_a_stopped_endpoint_resumes_with_the_versions_that_it_served(world: World):
+    world.up()
+    address = world.endpoint.status().url
+    world.endpoint.stop()
+    assert [world.endpoint.resume(), world.endpoint.resume()] == ["started", "adopted"]
+    assert world.endpoint.supervisor_pid() == world.endpoint.processes()[0]
+    answer = world.endpoint.client().answer(PROMPTS[0])
+    assert (answer.model, answer.text) == ("bank-v1", world.answers["bank-v1"][PROMPTS[0]])
+    assert world.endpoint.status().url == address
+
+
+def test_what_never_ran_cannot_be_resumed(tmp_path: Path):
+    with pytest.raises(NotRunning, match="materialize its asset"):
+        Endpoint(use_case="bank", folder=tmp_path).resume()
+
+
 def test_when_the_supervisor_is_killed_the_server_ends_and_a_new_start_works(world: World):
     world.up()
     supervisor, server = world.endpoint.processes()

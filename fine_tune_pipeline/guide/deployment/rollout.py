@@ -22,7 +22,7 @@ from fine_tune_pipeline.guide.technique.placement import place_on
 from fine_tune_pipeline.guide.technique.systems import read_answers, trained_format
 from fine_tune_pipeline.programs.requests import Contract, ServeRequest
 from fine_tune_pipeline.programs.serving_contract import CHAMPION, PREVIOUS, SyncRequest, Table, base_name, served_name
-from fine_tune_pipeline.resources.endpoint import Endpoint, EndpointFailed, EndpointStatus
+from fine_tune_pipeline.resources.endpoint import Endpoint, EndpointFailed, EndpointStatus, NotRunning
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, EndpointError, Unreachable
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -112,20 +112,6 @@ def serve_request(spec: UseCaseSpec, *, model: RegisteredModel, base_model: Arti
     )
 
 
-def serve(spec: UseCaseSpec, *, model: RegisteredModel, adapter: Artifact, base_model: Artifact, place: Place) -> EndpointStatus:
-    """Have the endpoint running again with the version that was deployed last, without comparing anything: `fine-tune-pipeline serve`.
-
-    Raises:
-        EndpointFailed, EndpointError: it did not come up, or does not take the version.
-    """
-    place.endpoint.ensure(serve_request(spec, model=model, base_model=base_model, place=place), base_sha256=model.base_sha256)
-    table = place.endpoint.client().health().table
-    if table.champion is None or table.champion.state != "loaded":
-        wished = SyncRequest(versions=(offer(model, adapter),), aliases={CHAMPION: model.version})
-        place.endpoint.client().sync(wished)
-    return place.endpoint.status()
-
-
 def build_endpoint(
     spec: UseCaseSpec, sources: Sources, *, place: Place, registry: ModelRegistry, before: Artifact | None, folder: Path
 ) -> Built:
@@ -174,7 +160,7 @@ def roll_out(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, row
         else:
             place.endpoint.client().sync(SyncRequest())
         return Outcome(action=action, parity=parity, problem=None)
-    except (EndpointFailed, EndpointError, Unreachable) as error:
+    except (EndpointFailed, EndpointError, NotRunning, Unreachable) as error:
         return Outcome(action=action, parity=None, problem=str(error))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
-from fine_tune_pipeline.guide.objective.metrics import allowed_metrics, metric_named, score_one
+from fine_tune_pipeline.guide.objective.metrics import FIELD_MATCH, allowed_metrics, metric_named, score_one
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.guide.technique.advice import Advice, Scores, advise
 from fine_tune_pipeline.guide.technique.answers import FEW_SHOT, Bench, Cost, answer_plainly, answer_prompted, read_data, shot_sets
@@ -81,9 +81,12 @@ def compare(bench: Bench, costs: dict[str, Cost]) -> Compared:
 
 
 def metrics_of(spec: UseCaseSpec, task: Task) -> list[str]:
-    """The metrics of all criteria, that of the first success criterion before the others, and the task's own most telling one."""
+    """The metrics of all criteria, that of the first success criterion before the others; then the task's most telling one and, of an
+    answer with several fields, each field with a closed list of values."""
     criteria = [*spec.objective.success, *spec.objective.guards]
-    return list(dict.fromkeys([*(item.metric for item in criteria), allowed_metrics(task)[0]]))
+    # A dot in the metric's name means a nested field.
+    fields = [f"{FIELD_MATCH}.{name}" for name in task.enum_fields if "." not in name]
+    return list(dict.fromkeys([*(item.metric for item in criteria), allowed_metrics(task)[0], *fields]))
 
 
 def write_shots(path: Path, shots: Sequence[Shot]) -> None:

@@ -19,14 +19,15 @@ CPU_CORE_RATE = 20e9
 UNKNOWN_RATE = 50e12
 """Peak of an accelerator that is not in the table: on the slow side of what is in use."""
 
-QLORA_SLOWDOWN = 1.5
-"""Weights are unpacked for every pass; published figures lie between 1.3 and 1.6."""
+QLORA_SLOWDOWN = {"cpu": 2.4, "cuda": 1.5}
+"""Weights are unpacked for every pass: measured on two CPU cores; published figures of accelerators lie between 1.3 and 1.6."""
 
 
 @dataclass(frozen=True)
 class Speed:
     """`rate` in operations per second that training reaches; `watts` at full load, None when not known; `basis` says where it is from."""
 
+    kind: str
     rate: float
     watts: float | None
     basis: str
@@ -51,13 +52,12 @@ def speed(inventory: "Inventory") -> Speed:
     device = inventory.devices[0]
     if device.kind == "cpu":
         basis = f"{CPU_CORE_RATE / 1e9:.0f} GFLOP/s a core, measured on two AVX2 cores"
-        return Speed(rate=CPU_CORE_RATE * inventory.cpu_cores, watts=None, basis=basis)
+        return Speed("cpu", rate=CPU_CORE_RATE * inventory.cpu_cores, watts=None, basis=basis)
     for name, peak, watts in _TABLE:
         if name in device.name:
-            return Speed(rate=peak * UTILISATION, watts=watts, basis=f"{UTILISATION:.0%} of {peak / 1e12:.0f} TFLOP/s")
-    return Speed(
-        rate=UNKNOWN_RATE * UTILISATION, watts=None, basis=f"{device.name} is not in the table; {UTILISATION:.0%} of 50 TFLOP/s taken"
-    )
+            return Speed(device.kind, rate=peak * UTILISATION, watts=watts, basis=f"{UTILISATION:.0%} of {peak / 1e12:.0f} TFLOP/s")
+    basis = f"{device.name} is not in the table; {UTILISATION:.0%} of {UNKNOWN_RATE / 1e12:.0f} TFLOP/s taken"
+    return Speed(device.kind, rate=UNKNOWN_RATE * UTILISATION, watts=None, basis=basis)
 
 
 def training_operations(model: Architecture, technique: Technique, work: Workload, *, checkpointing: bool = False) -> float:
@@ -77,5 +77,5 @@ def training_operations(model: Architecture, technique: Technique, work: Workloa
 
 def training_seconds(model: Architecture, technique: Technique, work: Workload, *, epochs: float, at: Speed, checkpointing: bool) -> float:
     """Predicted seconds of the training loop."""
-    slowdown = QLORA_SLOWDOWN if technique.type == "qlora" else 1.0
+    slowdown = QLORA_SLOWDOWN[at.kind] if technique.type == "qlora" else 1.0
     return slowdown * epochs * training_operations(model, technique, work, checkpointing=checkpointing) / at.rate

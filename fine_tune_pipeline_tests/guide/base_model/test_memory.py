@@ -9,7 +9,7 @@ from fine_tune_pipeline.programs.requests import Technique
 from fine_tune_pipeline_tests.tiny import tiny_model
 
 
-# torchtune's README: recomputed activations, a loss that keeps no logits, adapters of rank 8, peak without the CUDA context.
+# torchtune's README: recomputed activations, a loss that keeps no logits, bfloat16 adapters of rank 8, peak without the CUDA context.
 @pytest.mark.parametrize(
     ("model", "technique", "tokens", "published_gib"),
     [
@@ -19,7 +19,7 @@ from fine_tune_pipeline_tests.tiny import tiny_model
         ("llama-3.1-8b", "qlora", 2 * 2048, 7.4),
     ],
 )
-def test_the_prediction_is_near_published_peaks(model, technique, tokens, published_gib):
+def test_the_prediction_is_near_published_peaks_and_not_below_them(model, technique, tokens, published_gib):
     predicted = training_memory(
         model_named(model).architecture,
         Technique(type=technique, rank=8),
@@ -29,7 +29,30 @@ def test_the_prediction_is_near_published_peaks(model, technique, tokens, publis
         checkpointing=True,
         device="cuda",
     )
-    assert (predicted.total - predicted.fixed) / GIB == pytest.approx(published_gib, rel=0.08)
+    assert published_gib <= (predicted.total - predicted.fixed) / GIB <= 1.12 * published_gib
+
+
+# Gemma 3 270M, float32, two CPU cores: peak of the program's resident memory over two steps.
+@pytest.mark.parametrize(
+    ("technique", "tokens", "checkpointing", "measured_gib"),
+    [
+        ("lora", 98, False, 2.38),
+        ("lora", 743, False, 3.12),
+        ("lora", 743, True, 2.33),
+        ("lora", 1342, False, 4.36),
+        ("full", 183, False, 5.61),
+    ],
+)
+def test_the_prediction_is_near_peaks_measured_on_a_cpu(technique, tokens, checkpointing, measured_gib):
+    predicted = training_memory(
+        model_named("gemma-3-270m").architecture,
+        Technique(type=technique),
+        number_bytes=4,
+        tokens=tokens,
+        labelled_tokens=tokens // 3,
+        checkpointing=checkpointing,
+    )
+    assert predicted.total / GIB == pytest.approx(measured_gib, rel=0.12)
 
 
 def test_full_tuning_keeps_sixteen_bytes_for_every_weight():

@@ -1,6 +1,7 @@
 """Step 8 as Dagster runs it, with a real endpoint on the tiny model: deploy, watch, drift, retrain, refuse."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from fine_tune_pipeline_tests.guide.deployment.world import (
 )
 from fine_tune_pipeline_tests.served import evaluated, tiny_adapter
 from fine_tune_pipeline_tests.tiny import tiny_model
+from fine_tune_pipeline_tests.waiting import wait_until
 
 SPEC = use_case()
 ROOM = [registered_model(SPEC), endpoint(SPEC), production_traffic(SPEC), drift_report(SPEC)]
@@ -118,16 +120,27 @@ class House:
         return dg.materialize(ROOM, selection=[f"{USE_CASE}/{name}" for name in names], resources=self.resources, raise_on_error=False)
 
     def ask(self, texts: Sequence[str]) -> list[ServedAnswer]:
-        client = self.serving.endpoint(USE_CASE).client()
+        """Answers, once they are all in the log: its first rows wait for the scrubber's model."""
+        client, log = self.serving.endpoint(USE_CASE).client(), self.serving.traffic_log(USE_CASE)
         with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(client.answer, texts))
+            answers = list(pool.map(client.answer, texts))
+        wait_until(lambda: {answer.id for answer in answers} <= {logged.request.id for logged in log.window(len(texts))})
+        return answers
+
+
+@pytest.fixture(scope="module")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes seconds to make its tables: each test gets a copy."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    assert ModelRegistry(uri=f"sqlite:///{path}", use_case="other").aliases() == {}
+    return path
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+def house(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     for name in (KEY_VARIABLE, ADMIN_KEY_VARIABLE):
         monkeypatch.delenv(name, raising=False)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = f"sqlite:///{shutil.copy(empty_registry, tmp_path)}"
     resources = {
         "store": ArtifactStore(url=str(tmp_path / "store"), reviews=str(tmp_path / "reviews")),
         "compute": HashingCompute(),
