@@ -4,7 +4,7 @@ import json
 import sys
 
 FLOORS = {"n": 200, "intent_accuracy": 0.83, "exact_match": 0.70, "valid_json": 0.98}
-"""The bar for the intent is 0.85, and it was met with not one answer to spare (170 of 200): four may flip with another BLAS before this fails."""
+"""The bar for the intent is 0.85, met with no answer to spare (170 of 200): four may flip on another machine before this fails."""
 
 
 def main() -> int:

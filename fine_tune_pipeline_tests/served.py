@@ -47,4 +47,10 @@ def evaluated(base: Path, adapter: Path | None, prompts: Sequence[str] = PROMPTS
 
 def offered_version(version: int, adapter: Path, base: Path) -> OfferedVersion:
     """An adapter as the deployment offers it."""
-    return OfferedVersion(version=version, adapter=str(adapter), adapter_sha256=weights_sha256(adapter), base_sha256=weights_sha256(base), max_new_tokens=NEW_TOKENS)
+    return OfferedVersion(
+        version=version,
+        adapter=str(adapter),
+        adapter_sha256=weights_sha256(adapter),
+        base_sha256=weights_sha256(base),
+        max_new_tokens=NEW_TOKENS,
+    )

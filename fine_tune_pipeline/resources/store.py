@@ -59,6 +59,7 @@ class ArtifactStore(dg.ConfigurableResource):
         build: Callable[[Path], Built],
         upstream: Mapping[str, Artifact] | None = None,
         observed: bool = False,
+        retry_failed: bool = False,
     ) -> Kept:
         """The artifact of the asset of `context`, reused if an artifact with the same fingerprint is finished, else built.
 
@@ -68,13 +69,14 @@ class ArtifactStore(dg.ConfigurableResource):
             build: writes files into the folder it is given; what it raises leaves nothing behind.
             upstream: the artifacts that it reads, by asset name.
             observed: it looks at the living world, so it is never reused.
+            retry_failed: an artifact that failed a blocking check is built again, since its cause (a full disk) is not in the fingerprint.
         """
         use_case, asset = context.asset_key.path
         store = self.open()
         seen = {"observed_at": datetime.now(UTC).isoformat()} if observed else {}
         content = content_of(asset=asset, version=version, what={**what, **seen}, upstream=upstream or {})
         found = store.find(use_case, asset, fingerprint(content))
-        if found is not None:
+        if found is not None and not (retry_failed and found.manifest.failed):
             store.use(found)
             context.log.info(f"{asset}: reused {found.fingerprint}, nothing that it depends on has changed")
             return Kept(artifact=found, reused=True)

@@ -41,6 +41,7 @@ def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 what=what,
                 upstream=upstream,
                 build=lambda folder: build_preflight(context, compute, folder, trial),
+                retry_failed=True,
             )
         )
 

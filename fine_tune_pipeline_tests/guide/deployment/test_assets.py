@@ -40,6 +40,9 @@ from fine_tune_pipeline_tests.served import evaluated, tiny_adapter
 from fine_tune_pipeline_tests.tiny import tiny_model
 from fine_tune_pipeline_tests.waiting import wait_until
 
+# MLflow's tables ask SQLAlchemy for a strategy that 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning")
+
 SPEC = use_case()
 ROOM = [registered_model(SPEC), endpoint(SPEC), production_traffic(SPEC), drift_report(SPEC)]
 NEW_TOKENS = 10

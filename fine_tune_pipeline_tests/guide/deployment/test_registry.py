@@ -7,6 +7,9 @@ import pytest
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry, NotRegistered
 from fine_tune_pipeline.guide.deployment.rollout import promote
 
+# MLflow's tables ask SQLAlchemy for a strategy that 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning")
+
 TAGS = {"fingerprint": "f1", "adapter_sha256": "a" * 64}
 
 
