@@ -176,12 +176,13 @@ RUNS: dict[str, Callable[[Path, list[Any], int], Measured]] = {
 
 
 def random_model(folder: Path) -> None:
-    """Gemma 3 270M's shape with random weights and a small tokenizer."""
+    """Gemma 3 270M's shape with random weights, and a tokenizer that is never asked for more than its special tokens."""
     import torch
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+    from tokenizers import Tokenizer, models
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
-    from fine_tune_pipeline_tests.tiny import tiny_tokenizer
-
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "<bos>": 2}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
     layers = ["full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(18)]
     config = Gemma3TextConfig(
         vocab_size=262_144,
@@ -196,7 +197,7 @@ def random_model(folder: Path) -> None:
     )
     torch.manual_seed(0)
     Gemma3ForCausalLM(config).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def random_rows() -> list[Any]:

@@ -11,6 +11,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 import fine_tune_pipeline
+from fine_tune_pipeline.defs.resources import resources
 from fine_tune_pipeline.spec.reading import read_use_case
 from fine_tune_pipeline.use_case import GUIDE, build
 
@@ -20,6 +21,11 @@ HEAVY = (
     *("torch", "transformers", "trl", "peft", "datasets", "evaluate", "mlflow", "bitsandbytes", "sklearn"),
     *("spacy", "presidio_analyzer", "presidio_anonymizer", "docker", "kubernetes", "ray"),
 )
+
+
+def shipped(path: Path) -> dg.Definitions:
+    """A use case with the resources that the code location binds."""
+    return dg.Definitions.merge(build(read_use_case(path, files=False)), resources())
 
 
 def graph(defs: dg.Definitions) -> dict[str, Any]:
@@ -49,11 +55,11 @@ def graph(defs: dg.Definitions) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name if path.name == "defs.yaml" else path.stem)
 def test_the_graph_of_a_shipped_use_case(path: Path, snapshot: SnapshotAssertion):
-    assert graph(build(read_use_case(path, files=False))) == snapshot
+    assert graph(shipped(path)) == snapshot
 
 
 def test_every_asset_says_what_it_is_and_belongs_to_a_step():
-    defs = build(read_use_case(SHIPPED[0], files=False))
+    defs = shipped(SHIPPED[0])
     assets = defs.get_repository_def().asset_graph
     spec_name = read_use_case(SHIPPED[0], files=False).name
     nodes = [assets.get(dg.AssetKey([spec_name, factory.__name__])) for factory in GUIDE]
@@ -61,7 +67,7 @@ def test_every_asset_says_what_it_is_and_belongs_to_a_step():
 
 
 def test_nothing_is_switched_on_by_itself():
-    repository = build(read_use_case(SHIPPED[0], files=False)).get_repository_def()
+    repository = shipped(SHIPPED[0]).get_repository_def()
     assert [sensor.name for sensor in repository.sensor_defs if sensor.default_status.value != "STOPPED"] == []
 
 

@@ -106,11 +106,10 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
 
 def _row_problems(rows: Sequence[Row], *, max_length: int) -> list[str]:
     problems = []
-    if long := over_long(rows, max_length=max_length):
-        problems.append(
-            f"{len(long)} of {len(rows)} rows are longer than max_length {max_length}: {shown_ids(long)}; "
-            f"raise training.max_length to {max(len(row.input_ids) for row in rows)}, or shorten or quarantine these rows"
-        )
+    # Some over-long rows are no problem of the place: whether so many may be left out is the use case's to say.
+    if len(over_long(rows, max_length=max_length)) == len(rows):
+        longest = max(len(row.input_ids) for row in rows)
+        problems.append(f"all {len(rows)} rows are longer than max_length {max_length}; raise training.max_length to {longest}")
     if empty := [row.id for row in rows if not row.labelled]:
         problems.append(f"{len(empty)} of {len(rows)} rows have no token to learn from: {shown_ids(empty)}; give them a completion")
     return problems

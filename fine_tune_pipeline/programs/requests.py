@@ -156,7 +156,7 @@ class PreflightResult(Contract):
     disk_free_bytes: int
     rows: int
     longest_tokens: int
-    over_long: tuple[str, ...] = Field(description="Ids of rows longer than max_length.")
+    over_long: tuple[str, ...] = Field(description="Ids of rows longer than max_length; how many may be left out is the use case's to say.")
     tokens_p50: int
     tokens_p95: int
     batch_rows: int

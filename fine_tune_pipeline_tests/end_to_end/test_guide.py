@@ -42,7 +42,7 @@ class TestGuide:
         assert means["base_few_shot"]["accuracy"] <= 0.5
 
     def test_the_endpoint_answers_as_evaluated_and_outlives_the_run(self, run: GuideRun, capsys: pytest.CaptureFixture[str]):
-        assert run.shown("endpoint")["endpoint_equals_evaluation"] is True
+        assert run.shown("endpoint")["endpoint_equals_evaluation"] == 1.0
         assert run.command("status", NAME, "--json") == 0
         assert json.loads(capsys.readouterr().out)["model"] == f"{NAME}-v1"
 
@@ -58,11 +58,11 @@ class TestGuide:
         done = run.materialize()
         assert done.returncode == 0, done.stderr[-8000:]
         rebuilt = {name: run.shown(name).get("changed") for name in ASSETS if name not in OBSERVED and not run.shown(name)["reused"]}
-        assert rebuilt == {"human_evaluation": "evaluation.human.pairs"}
+        assert rebuilt == {"human_evaluation": "evaluation.human.pairs", "registered_model": "upstream.human_evaluation"}
 
     def test_a_failed_blocking_check_exits_1_and_nothing_is_deployed(self, run: GuideRun):
         before = run.store.current(NAME, "endpoint").fingerprint
-        run.write({"objective": {"success": [{"metric": "accuracy", "at_least": 0.96}]}})
+        run.write({"objective": {"success": [{"metric": "accuracy", "beats": "base_few_shot", "by": 0.99}]}})
         done = run.materialize()
         assert done.returncode == 1
         assert "meets_objective" in done.stderr

@@ -50,7 +50,9 @@ class LocalCompute(Compute):
         return Inventory(place="local", devices=gpus or (cpu,), cpu_cores=_cores(), memory_bytes=memory)
 
     def _run_group(self, command: list[str], variables: Mapping[str, str]) -> tuple[int, str]:
-        environment = {**os.environ, **variables, PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        # Threads that wait must not spin: on free cores it costs nothing, beside other work it is several times faster.
+        ours = {PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {**os.environ, **variables, **ours}
         process = subprocess.Popen(
             command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
