@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.dataset.collect import RESERVED_METADATA
 
 CHECKABLE = ("CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "PHONE_NUMBER")
 """Kinds that can be told from other text by their form and sum alone."""
@@ -43,7 +44,9 @@ def residue(examples: Sequence[Example], entities: Collection[str]) -> Residue:
     """Checkable identifiers of the given kinds in prompts, completions and metadata."""
     rows: dict[str, list[str]] = defaultdict(list)
     for example in examples:
-        texts = [example.prompt, example.completion, *example.metadata.values()]
+        # The steps' own marks are no user's text: a hash of sixteen digits may well pass for a card number.
+        columns = [value for name, value in example.metadata.items() if name not in RESERVED_METADATA]
+        texts = [example.prompt, example.completion, *columns]
         for kind in sorted({kind for text in texts for kind in kinds(text)}.intersection(entities)):
             rows[kind].append(example.id)
     return Residue(rows=dict(rows), total=len(examples))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.dataset.residue import kinds, residue, shown
 from fine_tune_pipeline_tests.guide.dataset.make import example
 
@@ -61,3 +62,10 @@ def test_prompts_completions_and_metadata_are_looked_at_for_the_chosen_kinds_onl
 
 def test_no_rows_have_no_residue():
     assert residue([], ["EMAIL_ADDRESS"]).share == 0.0
+
+
+def test_marks_of_the_steps_are_no_personal_data():
+    card = "4929318806175242"
+    marked = Example("1", "hello", "fine", metadata={"cluster": card})
+    named = Example("2", "hello", "fine", metadata={"account": card})
+    assert residue([marked, named], ["CREDIT_CARD"]).rows == {"CREDIT_CARD": ["2"]}
