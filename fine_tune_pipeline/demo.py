@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any
 import psutil
 
 from fine_tune_pipeline.artifacts.store import Store
+from fine_tune_pipeline.foreground import INTERRUPTED, running, sigterm_interrupts
 
 USE_CASE = "support_triage"
 SAMPLE_SECONDS = 0.5
@@ -28,14 +28,16 @@ def run_demo(*, store: Store, processes: Callable[[], list[int]], stop: Callable
         keep: leave the endpoint running.
 
     Returns:
-        The exit code of the command line: 0, or 1 when a step or a blocking check failed.
+        The exit code of the command line: 0; 1 when a step or a blocking check failed; 130 when it was interrupted.
     """
     started = time.monotonic()
     try:
-        with peak_memory(processes) as memory:
+        with sigterm_interrupts(), peak_memory(processes) as memory:
             status = materialize_all()
         if status == 0:
             print(json.dumps(figures(store, seconds=time.monotonic() - started, peak_bytes=memory.peak_bytes)))
+    except KeyboardInterrupt:
+        return INTERRUPTED
     finally:
         if not keep:
             stop()
@@ -45,7 +47,8 @@ def run_demo(*, store: Store, processes: Callable[[], list[int]], stop: Callable
 def materialize_all() -> int:
     """The command that the README gives for CI."""
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "fine_tune_pipeline.definitions"]
-    return subprocess.run([*command, "--select", f'key:"{USE_CASE}/*"'], check=False).returncode
+    with running([*command, "--select", f'key:"{USE_CASE}/*"']) as process:
+        return process.wait()
 
 
 def figures(store: Store, *, seconds: float, peak_bytes: int) -> dict[str, Any]:

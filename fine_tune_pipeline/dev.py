@@ -1,26 +1,22 @@
 """`make dev`: MLflow in the background, Dagster's web UI and daemon in front; both end together."""
 
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
+
+from fine_tune_pipeline.foreground import running, sigterm_interrupts
 
 
 def run_dev(*, home: Path, port: int, mlflow_port: int) -> int:
     """Serve until Ctrl-C. Training runs log to the MLflow server that is started here."""
     home.mkdir(parents=True, exist_ok=True)
     uri = f"http://127.0.0.1:{mlflow_port}"
-    mlflow = subprocess.Popen(mlflow_command(home, mlflow_port), start_new_session=True)
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "fine_tune_pipeline.definitions", "-p", str(port)]
     print(f"web UI  http://127.0.0.1:{port}\nMLflow  {uri}", file=sys.stderr)
     try:
-        command = [sys.executable, "-m", "dagster", "dev", "-m", "fine_tune_pipeline.definitions", "-p", str(port)]
-        return subprocess.run(command, env={**os.environ, "MLFLOW_TRACKING_URI": uri}, check=False).returncode
+        with sigterm_interrupts(), running(mlflow_command(home, mlflow_port)), running(command, env={"MLFLOW_TRACKING_URI": uri}) as web:
+            return web.wait()
     except KeyboardInterrupt:
         return 0
-    finally:
-        os.killpg(mlflow.pid, signal.SIGTERM)
-        mlflow.wait()
 
 
 def mlflow_command(home: Path, port: int) -> list[str]:

@@ -130,7 +130,7 @@ class Watch(TrainerCallback):
         if not math.isfinite(logs["grad_norm"]):
             raise LossNotFinite(
                 f"step {state.global_step}: the gradient's norm is {logs['grad_norm']}, with a loss of {totals.nll / totals.labelled:.4g}; "
-                "lower training.learning_rate or use float32"
+                "lower training.learning_rate, or write training.dtype: float32"
             )
         seconds = time.perf_counter() - self._mark
         self._add(state, totals, seconds=seconds, learning_rate=logs["learning_rate"])

@@ -115,10 +115,10 @@ class _TiledNll(torch.autograd.Function):
         head = Head(weight_VD, bias_V, scale, softcap)
         hidden_ND = hidden_ND.to(_compute_dtype(weight_VD))
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            log_sum_N, grad_ND = _walk(hidden_ND, head, wants_gradient=ctx.needs_input_grad[0])
-            logits_N, slope_N, rows_ND = _target_logits(hidden_ND, targets_N, head)
+            log_sum_N, logits_N, grad_ND = _walk(hidden_ND, targets_N, head, wants_gradient=ctx.needs_input_grad[0])
         if grad_ND is not None:
-            grad_ND = (grad_ND - slope_N[:, None] * rows_ND.float()) * scale
+            rows_ND = weight_VD.index_select(0, targets_N).to(hidden_ND.dtype)
+            grad_ND = (grad_ND - _slope(logits_N, softcap)[:, None] * rows_ND.float()) * scale
         ctx.head = head
         ctx.save_for_backward(hidden_ND, targets_N, log_sum_N, grad_ND)
         return (log_sum_N - logits_N).sum()
@@ -139,15 +139,23 @@ def _compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
-def _walk(hidden_ND: Tensor, head: Head, *, wants_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """log(sum(exp(logits))) [N], and the softmax-weighted sum of head rows [N, D]: the gradient of the former but for the scale."""
+def _walk(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, wants_gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """log(sum(exp(logits))) [N], the targets' logits [N], and the softmax-weighted sum of head rows [N, D]: the first's gradient but for
+    the scale.
+
+    The targets' logits are taken from the tiles: in bfloat16 the same product made apart is rounded otherwise, and a loss could be
+    negative.
+    """
     count, width = hidden_ND.shape
     peak = hidden_ND.new_full((count, 1), -torch.inf, dtype=torch.float32)
     total = torch.zeros_like(peak)
+    wanted = torch.zeros_like(peak)
     weighted = hidden_ND.new_zeros((count, width), dtype=torch.float32) if wants_gradient else None
     room = hidden_ND.new_empty(count * min(TILE_TOKENS, head.weight.shape[0]))
     for start in range(0, head.weight.shape[0], TILE_TOKENS):
         logits, slope, rows = _tile(hidden_ND, head, start=start, room=room)
+        inside_N1 = ((targets_N >= start) & (targets_N < start + TILE_TOKENS))[:, None]
+        wanted = torch.where(inside_N1, logits.gather(1, (targets_N[:, None] - start).clamp(0, rows.shape[0] - 1)), wanted)
         higher = torch.maximum(peak, logits.amax(1, keepdim=True))
         shrink = torch.exp(peak - higher)
         logits.sub_(higher).exp_()
@@ -157,7 +165,7 @@ def _walk(hidden_ND: Tensor, head: Head, *, wants_gradient: bool) -> tuple[Tenso
             weighted.mul_(shrink)
             weighted = weighted.addmm_(share, rows) if rows.dtype == torch.float32 else weighted.add_(share.to(rows.dtype) @ rows)
         peak = higher
-    return (peak + total.log()).squeeze(1), None if weighted is None else weighted.div_(total)
+    return (peak + total.log()).squeeze(1), wanted.squeeze(1), None if weighted is None else weighted.div_(total)
 
 
 def _tile(hidden_ND: Tensor, head: Head, *, start: int, room: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -182,14 +190,9 @@ def _capped(logits: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | Non
     return bent.mul_(softcap), slope
 
 
-def _target_logits(hidden_ND: Tensor, targets_N: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of the wanted tokens [N], slope of the softcap there [N], their rows of the head [N, D]."""
-    rows = head.weight.index_select(0, targets_N).to(hidden_ND.dtype)
-    logits = (hidden_ND.float() * rows.float()).sum(1)
-    if head.bias is not None:
-        logits = logits + head.bias.index_select(0, targets_N).float()
-    logits, slope = _capped(logits * head.scale, head.softcap)
-    return logits, torch.ones_like(logits) if slope is None else slope, rows
+def _slope(logits_N: Tensor, softcap: float | None) -> Tensor:
+    """Derivative of the softcap where it gave these logits."""
+    return torch.ones_like(logits_N) if softcap is None else 1.0 - (logits_N / softcap).square()
 
 
 def _head_gradient(hidden_ND: Tensor, targets_N: Tensor, log_sum_N: Tensor, *, head: Head, grad: Tensor) -> tuple[Tensor, Tensor | None]:

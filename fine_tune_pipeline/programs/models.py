@@ -7,14 +7,13 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-Precision = Literal["float32", "bfloat16"]
+from fine_tune_pipeline.programs.requests import Precision
 
 _PICKLED = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 """Weights that run code when they are read. `training_args.bin`, which trainers leave behind, is never read and not among them."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from fine_tune_pipeline.spec.dataset import PiiSpec
+from fine_tune_pipeline.spec.training import Precision
 
 
 class Contract(BaseModel):
@@ -80,7 +81,7 @@ class Placement(Contract):
     """Where and how it runs: changes speed and memory, not the mathematics (dtype apart, which the plan records)."""
 
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Precision = "float32"
     micro_batch: int = Field(default=8, description="Rows per forward pass.")
     gradient_checkpointing: bool = False
     threads: int | None = Field(default=None, description="CPU threads; None leaves torch's own choice.")
@@ -224,7 +225,7 @@ class PredictRequest(Request):
     jobs: tuple[PredictJob, ...]
     batch_rows: int = 16
     threads: int | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Precision = "float32"
     device: str = "cpu"
 
 
@@ -300,7 +301,7 @@ class ServeRequest(Request):
     port: int
     state: str = Field(description="Folder of the server: pid file, version table, traffic log.")
     threads: int | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Precision = "float32"
     device: str = "cpu"
     answer_schema: dict[str, Any] | None = Field(
         default=None, description="JSON Schema that a valid answer fits; None if the task has none."

@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fine_tune_pipeline.programs.decoding import Generated, generate_batch
-from fine_tune_pipeline.programs.models import Precision, is_peft_folder, load_model, load_tokenizer, weight_files
-from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.models import is_peft_folder, load_model, load_tokenizer, weight_files
+from fine_tune_pipeline.programs.requests import Precision, PromptFormat
 
 
 class UnusableAdapter(ValueError):

@@ -134,7 +134,7 @@ class CompletionTrainer(SFTTrainer):
             ids = [self.rows[place].id for place in inputs[ROWS]]
             raise LossNotFinite(
                 f"step {self.state.global_step + 1}: the loss is {value} on rows {shown_ids(ids)}; "
-                "lower training.learning_rate, use float32, or look at these rows"
+                "lower training.learning_rate, write training.dtype: float32, or look at these rows"
             )
         self.totals.nll += value
         self.totals.labelled += counted_labels(inputs["labels"])

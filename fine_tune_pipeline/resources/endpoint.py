@@ -38,6 +38,7 @@ from fine_tune_pipeline.programs.serving_contract import (
     Table,
 )
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, Unreachable
+from fine_tune_pipeline.resources.threads import CALM
 
 POLL_SECONDS = 0.1
 TAIL_LINES = 30
@@ -49,10 +50,6 @@ _NOT_INHERITED = (PARENT_VARIABLE, "DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSA
 
 
 State = Literal["running", "starting", "failed", "stopped"]
-
-
-_CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""torch's threads wait asleep: as fast on free cores, and up to ten times as fast when others use them too (measured)."""
 
 
 class EndpointFailed(Exception):
@@ -215,7 +212,7 @@ class Endpoint:
             (self.folder / name).unlink(missing_ok=True)
         request.write(self.folder / REQUEST_FILE)
         key, admin_key = self._keys()
-        variables = _CALM | {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        variables = CALM | {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         variables |= {KEY_VARIABLE: key, ADMIN_KEY_VARIABLE: admin_key}
         command = [self.python, "-m", SUPERVISOR, "--request", str(self.folder / REQUEST_FILE)]
         log = str(self._fresh_log())

@@ -8,6 +8,9 @@ from fine_tune_pipeline.spec.base import Section
 
 Auto = Literal["auto"]
 
+Precision = Literal["float32", "bfloat16"]
+"""Of the numbers that a model computes with."""
+
 
 class TrainingSpec(Section):
     """Hyper-parameters of supervised fine-tuning."""
@@ -31,5 +34,8 @@ class TrainingSpec(Section):
     loss_on: Literal["completion", "all"] = "completion"
     over_long_limit: float = Field(
         default=0.02, ge=0, le=1, description="Share of rows longer than max_length that may be left out, counted and named."
+    )
+    dtype: Auto | Precision = Field(
+        default="auto", description="Of the computation; auto: bfloat16 where the device has units for it. Adapters are kept in float32."
     )
     seed: int = 0

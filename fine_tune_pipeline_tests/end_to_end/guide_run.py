@@ -6,8 +6,11 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import dagster as dg
 import yaml
@@ -15,27 +18,42 @@ import yaml
 import fine_tune_pipeline
 from fine_tune_pipeline.artifacts.store import Store
 from fine_tune_pipeline.cli import main
+from fine_tune_pipeline.places import places
+from fine_tune_pipeline.resources.endpoint_client import EndpointClient
+from fine_tune_pipeline.resources.serving import Serving
+from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.use_case import use_cases_at
 from fine_tune_pipeline_tests.tiny import tiny_model
 
 ROOT = Path(fine_tune_pipeline.__file__).parents[1]
+DEFINITIONS = "fine_tune_pipeline.definitions"
 NAME = "colours"
 LABELS = {"red": "alpha", "green": "bravo", "blue": "delta"}
 TEXT = """
 please could we have another look because yesterday somebody painted old garden fence with strange thick stuff and now nobody wants to sit
 near there under big tree while children play around little house where grandmother keeps seven cats plus one very angry goose that bites
 """
-WORDS = TEXT.split()
 
 
-def rows(count: int, *, seed: int, prefix: str) -> list[dict[str, str]]:
-    """Messages of ten words, one of them a colour; the colour alone decides the team."""
+RAILWAY_TEXT = """
+which platform does express train leave from when signal failure delays every carriage between northern junction and southern terminus
+can passenger claim refund for cancelled ticket if conductor forgot stamping reserved seat before locomotive departed half empty station
+"""
+NEW_LABELS = {"scarlet": "alpha", "lime": "bravo", "navy": "delta"}
+
+
+def rows(
+    count: int, *, seed: int, prefix: str, text: str = TEXT, labels: Mapping[str, str] = MappingProxyType(LABELS)
+) -> list[dict[str, str]]:
+    """Messages of ten words of `text`, one of them a colour; the colour alone decides the team."""
     draw = random.Random(seed)
+    vocabulary = text.split()
     made = []
     for number in range(count):
-        colour = list(LABELS)[number % len(LABELS)]
-        words = draw.sample(WORDS, 9)
+        colour = list(labels)[number % len(labels)]
+        words = draw.sample(vocabulary, 9)
         words.insert(draw.randrange(10), colour)
-        made.append({"id": f"{prefix}{number}", "text": " ".join(words), "team": LABELS[colour]})
+        made.append({"id": f"{prefix}{number}", "text": " ".join(words), "team": labels[colour]})
     return made
 
 
@@ -92,7 +110,8 @@ class GuideRun:
                 "pii": {"entities": ["EMAIL_ADDRESS", "CREDIT_CARD"]},
             },
             "technique": {"type": "lora", "rank": 16},
-            "training": {"epochs": 8, "learning_rate": 0.01},
+            # The same on every machine, whatever units it has.
+            "training": {"epochs": 8, "learning_rate": 0.01, "dtype": "float32"},
             "evaluation": {"few_shot": [2], "validation_rows": 20, "human": {"pairs": 5}},
             "deployment": {
                 "port": 0,
@@ -106,18 +125,6 @@ class GuideRun:
         document = {"type": "fine_tune_pipeline.use_case.FineTuneUseCase", "attributes": attributes}
         (self.folder / "defs.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
-    def materialize(self, selection: str = f'key:"{NAME}/*"') -> "subprocess.CompletedProcess[str]":
-        """`dagster asset materialize`, as in the README."""
-        command = [sys.executable, "-W", "ignore", "-m", "dagster", "asset", "materialize", "-m", "fine_tune_pipeline.definitions"]
-        return subprocess.run(
-            [*command, "--select", selection],
-            cwd=self.folder,
-            env={**os.environ, **self.variables},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
     def shown(self, asset: str) -> dict[str, object]:
         """Metadata of the asset's last materialization."""
         with dg.DagsterInstance.from_config(str(self.folder / "home")) as instance:
@@ -128,10 +135,46 @@ class GuideRun:
 
     def command(self, *arguments: str) -> int:
         """`fine-tune-pipeline ...` in this use case's places."""
+        with self.in_its_places():
+            return main(arguments)
+
+    def endpoint(self) -> EndpointClient:
+        """Speaks to the running endpoint."""
+        with self.in_its_places():
+            return Serving(folder=str(places().serving)).endpoint(NAME).client()
+
+    def drift_sensor(self) -> object:
+        """What the drift sensor answers now."""
+        sensor = use_cases_at([self.folder / "defs.yaml"]).resolve_sensor_def(f"{NAME}_drift")
+        with self.in_its_places(), dg.DagsterInstance.get() as instance:
+            store = ArtifactStore(url=places().store, reviews=str(places().reviews))
+            return sensor(dg.build_sensor_context(instance=instance, resources={"store": store}))
+
+    def execute(self, job: str, *, tags: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+        """One run of a job, as the daemon starts it."""
+        return self._dagster("job", "execute", "--job", job, "--tags", json.dumps(dict(tags)), "-m", DEFINITIONS)
+
+    def materialize(self, selection: str = f'key:"{NAME}/*"') -> "subprocess.CompletedProcess[str]":
+        """`dagster asset materialize`, as in the README."""
+        return self._dagster("asset", "materialize", "-m", DEFINITIONS, "--select", selection)
+
+    @contextmanager
+    def in_its_places(self) -> Iterator[None]:
+        """This process's environment, as this use case's commands have it."""
         saved = dict(os.environ)
         os.environ.update(self.variables)
         try:
-            return main(arguments)
+            yield
         finally:
             os.environ.clear()
             os.environ.update(saved)
+
+    def _dagster(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "dagster", *arguments],
+            cwd=self.folder,
+            env={**os.environ, **self.variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )

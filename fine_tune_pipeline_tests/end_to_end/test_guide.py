@@ -1,8 +1,7 @@
-"""The eight steps through the Dagster command line, on a tiny model: once for all tests of this file, since it takes a minute."""
+"""The eight steps through the Dagster command line, on a tiny model."""
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,22 +10,6 @@ from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, GuideRun
 
 ASSETS = [factory.__name__ for factory in GUIDE]
 OBSERVED = {"endpoint", "production_traffic", "drift_report"}
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuideRun]:
-    made = GuideRun.at(tmp_path_factory.mktemp("guide"))
-    yield made
-    made.command("stop", NAME)
-
-
-@pytest.fixture(scope="module")
-def first_seconds(run: GuideRun) -> float:
-    """The whole guide; how long it took."""
-    started = time.monotonic()
-    done = run.materialize()
-    assert done.returncode == 0, done.stderr[-8000:]
-    return time.monotonic() - started
 
 
 @pytest.mark.usefixtures("first_seconds")

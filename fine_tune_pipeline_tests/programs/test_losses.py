@@ -67,6 +67,19 @@ def test_logits_too_large_for_exp_give_a_finite_loss():
     assert labelled_nll(1e4 * hidden, targets, Head(weight)).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
+def test_in_bfloat16_the_loss_of_a_sure_model_is_near_the_true_one_and_never_negative():
+    _, weight, _, targets = head_tensors()
+    weight = weight.bfloat16()
+    for certainty in (0.5, 1.0, 3.0):
+        for token in targets:
+            hidden = certainty * weight[token][None]
+            wanted = by_the_book(hidden.double(), token[None], Head(weight.double())).item()
+            loss = labelled_nll(hidden, token[None], Head(weight)).item()
+            assert loss >= 0
+            # A logit of this size has steps of 1/4 in bfloat16.
+            assert loss == pytest.approx(wanted, abs=0.3)
+
+
 def test_not_a_number_in_the_hidden_states_reaches_the_loss():
     hidden, weight, _, targets = head_tensors()
     hidden[3, 5] = torch.nan

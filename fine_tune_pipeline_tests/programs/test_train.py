@@ -154,9 +154,11 @@ def test_the_micro_batch_changes_the_speed_and_not_the_losses(model: Path, data:
         (Technique(type="full"), Placement(micro_batch=8, threads=1), 1e-3),
         (Technique(type="qlora", rank=8), Placement(micro_batch=8, threads=1), 1e-2),
         (Technique(type="lora", rank=8), Placement(micro_batch=8, threads=1, dtype="bfloat16"), 1e-2),
+        (Technique(type="qlora", rank=8), Placement(micro_batch=8, threads=1, dtype="bfloat16"), 1e-2),
+        (Technique(type="full"), Placement(micro_batch=8, threads=1, dtype="bfloat16"), 1e-3),
         (Technique(type="lora", rank=8, dropout=0.1), Placement(micro_batch=8, threads=1, gradient_checkpointing=True), 1e-2),
     ],
-    ids=["full", "qlora nf4", "lora bfloat16", "lora dropout checkpointing"],
+    ids=["full", "qlora nf4", "lora bfloat16", "qlora bfloat16", "full bfloat16", "lora dropout checkpointing"],
 )
 def test_every_technique_learns(technique: Technique, placement: Placement, rate: float, model: Path, data: Path, tmp_path: Path):
     request = train_request(tmp_path, model=model, train=data, technique=technique, placement=placement, learning_rate=rate, epochs=4.0)

@@ -13,7 +13,7 @@ import pytest
 
 import fine_tune_pipeline
 from fine_tune_pipeline.programs.process_identity import ProcessIdentity, own_identity
-from fine_tune_pipeline.resources.compute.local import LocalCompute
+from fine_tune_pipeline.resources.compute.local import LocalCompute, bfloat16_units
 from fine_tune_pipeline.resources.orphans import HOST_TAG, PROCESS_TAG, is_orphan
 from fine_tune_pipeline_tests.resources.stubborn_defs import definitions
 from fine_tune_pipeline_tests.waiting import wait_until
@@ -57,6 +57,33 @@ def test_the_inventory_is_this_machine():
     inventory = LocalCompute().inventory()
     assert inventory.cpu_cores == len(os.sched_getaffinity(0))
     assert inventory.memory_bytes == psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("facts", "units"),
+    [
+        ("flags\t\t: fpu sse2 avx2 avx512_bf16 avx512_vnni", True),
+        ("flags : avx512f amx_bf16 amx_tile", True),
+        ("Features : fp asimd i8mm bf16 dgh", True),
+        ("flags : fpu avx2 avx512f avx512_bf16x", False),
+        ("", False),
+    ],
+)
+def test_a_cpu_has_bfloat16_units_if_linux_says_so(facts, units):
+    assert bfloat16_units(facts) == units
+
+
+def test_gpus_are_those_that_nvidia_smi_lists_with_bfloat16_from_ampere_on(tmp_path, monkeypatch):
+    listed = "Tesla T4, 15360, 7.5\nNVIDIA H100 80GB HBM3, 81559, 9.0"
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '%s\\n' '{listed}'\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    seen = LocalCompute().inventory().devices
+    assert [(device.name, device.memory_bytes >> 20, device.bfloat16) for device in seen] == [
+        ("Tesla T4", 15360, False),
+        ("NVIDIA H100 80GB HBM3", 81559, True),
+    ]
 
 
 class CommandLine:

@@ -14,7 +14,7 @@ from fine_tune_pipeline.guide.deployment.register import Sources as RegisterSour
 from fine_tune_pipeline.guide.deployment.register import build_registered_model
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.deployment.rollout import Live, Place, Sources, build_endpoint, read_endpoint
-from fine_tune_pipeline.guide.technique.placement import place_on
+from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.serving import Serving
@@ -201,7 +201,7 @@ def _embedder(context: dg.AssetExecutionContext, compute: Compute, folder: Path)
     def embed(texts: Sequence[str]) -> Embedded:
         folder.mkdir()
         write_rows(folder / "texts.jsonl", ({"id": str(place), "text": text} for place, text in enumerate(texts)))
-        threads = place_on(compute.inventory()).threads
+        threads = answering_on(compute.inventory()).threads
         request = EmbedRequest(output=str(folder), texts=str(folder / "texts.jsonl"), threads=threads)
         result = compute.run(context, request, EmbedResult)
         vectors = np.load(result.vectors, allow_pickle=False)

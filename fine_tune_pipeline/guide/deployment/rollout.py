@@ -18,7 +18,7 @@ from fine_tune_pipeline.guide.deployment.parity import Asked, Parity, compare, l
 from fine_tune_pipeline.guide.deployment.register import RegisteredModel, offer, read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.objective.task import read_task
-from fine_tune_pipeline.guide.technique.placement import place_on
+from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.guide.technique.systems import read_answers, trained_format
 from fine_tune_pipeline.programs.requests import Contract, ServeRequest
 from fine_tune_pipeline.programs.serving_contract import CHAMPION, PREVIOUS, SyncRequest, Table, base_name, served_name
@@ -92,7 +92,7 @@ class Outcome:
 def serve_request(spec: UseCaseSpec, *, model: RegisteredModel, base_model: Artifact, place: Place) -> ServeRequest:
     """What the server of this use case is started with."""
     task = read_task(spec)
-    on = place_on(place.inventory)
+    on = answering_on(place.inventory)
     state = str(place.endpoint.folder)
     return ServeRequest(
         output=state,

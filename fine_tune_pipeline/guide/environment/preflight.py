@@ -69,7 +69,7 @@ def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", fol
     seen.write(folder / FILE)
     rows = len(read_rows(trial.dataset.file("train.jsonl")))
     whole = forecast(seen, plan, read_model_folder(model).architecture, training_rows=rows)
-    return Built(metadata=_metadata(seen, whole, plan), checks=[_passed(seen, problems_of(seen, trial.spec))])
+    return Built(metadata=_metadata(seen, whole, plan), checks=[passed(seen, plan, problems_of(seen, trial.spec))])
 
 
 def read_preflight(artifact: Artifact) -> PreflightResult:
@@ -138,8 +138,11 @@ def _length_problems(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:
     ]
 
 
-def _passed(seen: PreflightResult, problems: Sequence[str]) -> Check:
+def passed(seen: PreflightResult, plan: Plan, problems: Sequence[str]) -> Check:
+    """Whether training may start, in words; what does not stop it but should be known is said too."""
     said = f"one training step of {seen.batch_rows} rows took {seen.step_seconds:.2f} s on {seen.device}, loss {seen.loss:.3f}"
+    if plan.placement.dtype == "bfloat16" and seen.bfloat16_speedup < 1:
+        said += f"; bfloat16 runs at {seen.bfloat16_speedup:.2f} of the speed of float32 here: write training.dtype: float32"
     if problems:
         said = "training must not start: " + "; ".join(problems)
     elif seen.over_long:

@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, cast
+
+from fine_tune_pipeline.guide.objective.shares import share_bounds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,13 +49,8 @@ def wilson(successes: float, rows: int, *, level: float) -> Bounds:
         successes: 0 to `rows`; a sum of scores between 0 and 1 is taken too, and then the bounds are on the careful side.
         rows: at least 1.
     """
-    z = NormalDist().inv_cdf(level)
     share = successes / rows
-    centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
-    # Rounding may push a share of 1 a hair above it.
-    spread = z / (1 + z * z / rows) * sqrt(max(0.0, share * (1 - share)) / rows + z * z / (4 * rows * rows))
-    # The estimate is inside, also where rounding says otherwise by a hair.
-    return Bounds(share, max(0.0, min(share, centre - spread)), min(1.0, max(share, centre + spread)), level, "wilson")
+    return Bounds(share, *share_bounds(share, rows, level=level), level, "wilson")
 
 
 def mean_bounds(

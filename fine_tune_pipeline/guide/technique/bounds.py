@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from math import isinf, sqrt
 from statistics import NormalDist, fmean, pstdev
 
+from fine_tune_pipeline.guide.objective.shares import share_bounds
+
 
 def lower_bound(scores: Sequence[float], *, low: float, high: float, level: float) -> float:
     """The value that the true mean exceeds with probability `level`.
@@ -15,15 +17,10 @@ def lower_bound(scores: Sequence[float], *, low: float, high: float, level: floa
         low: smallest possible score.
         high: largest possible score, or infinity.
     """
-    z = NormalDist().inv_cdf(level)
     rows, mean = len(scores), fmean(scores)
     if isinf(high):
-        return mean - z * pstdev(scores) / sqrt(rows)
-    share = (mean - low) / (high - low)
-    centre = share + z * z / (2 * rows)
-    spread = z * sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
-    # The rounding error of centre - spread must not fall below the end.
-    return low + (high - low) * max(0.0, (centre - spread) / (1 + z * z / rows))
+        return mean - NormalDist().inv_cdf(level) * pstdev(scores) / sqrt(rows)
+    return low + (high - low) * share_bounds((mean - low) / (high - low), rows, level=level)[0]
 
 
 def upper_bound(scores: Sequence[float], *, low: float, high: float, level: float) -> float:

@@ -8,7 +8,7 @@ from fine_tune_pipeline.artifacts.manifest import Check
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.memory import GIB, trainable_parameters, training_memory
 from fine_tune_pipeline.guide.technique.hardware import speed, training_seconds
-from fine_tune_pipeline.guide.technique.placement import place_on
+from fine_tune_pipeline.guide.technique.placement import training_on
 from fine_tune_pipeline.guide.technique.rules import Resolved, resolve, techniques
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Contract, Hyperparameters, Placement, Technique
@@ -120,7 +120,7 @@ def make_plan(job: Job, place: Place) -> tuple[Plan, Resolved]:
 def option_of(job: Job, technique: Technique, place: Place) -> Option:
     """One technique with the largest forward pass that fits; recomputing activations only when it does not fit without."""
     hyperparameters = resolve(job.training, technique, job.model, job.work, context=job.context).hyperparameters
-    placements = list(_placements(hyperparameters, job.work, place.inventory))
+    placements = list(_placements(job, hyperparameters, place.inventory))
     peaks = [_peak_bytes(job, technique, hyperparameters, placement) for placement in placements]
     fitting = [number for number, peak in enumerate(peaks) if peak <= place.memory_bytes]
     taken = fitting[0] if fitting else len(placements) - 1
@@ -173,15 +173,15 @@ def _choice(job: Job, options: Sequence[Option], place: Place) -> tuple[Option, 
     return qlora, "qlora: nothing fits, and this needs the least"
 
 
-def _placements(hyperparameters: Hyperparameters, work: Workload, inventory: "Inventory") -> Iterator[Placement]:
+def _placements(job: Job, hyperparameters: Hyperparameters, inventory: "Inventory") -> Iterator[Placement]:
     """From the fastest to the one that needs least: large passes before small ones, all of them before recomputing activations."""
     batch = hyperparameters.effective_batch
     sizes = [size for size in range(batch, 0, -1) if batch % size == 0]
     if inventory.devices[0].kind == "cpu":
-        sizes = [size for size in sizes if size * work.tokens_per_row <= CPU_TOKENS] or [1]
+        sizes = [size for size in sizes if size * job.work.tokens_per_row <= CPU_TOKENS] or [1]
     for checkpointing in (False, True):
         for size in sizes:
-            yield place_on(inventory, micro_batch=size, gradient_checkpointing=checkpointing)
+            yield training_on(inventory, dtype=job.training.dtype, micro_batch=size, gradient_checkpointing=checkpointing)
 
 
 def _peak_bytes(job: Job, technique: Technique, hyperparameters: Hyperparameters, placement: Placement) -> int:

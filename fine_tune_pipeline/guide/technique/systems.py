@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_rows
 from fine_tune_pipeline.guide.objective.task import ExtractionTask, Task
-from fine_tune_pipeline.guide.technique.placement import place_on
+from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.guide.technique.workload import most_tokens
 from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult, PredictJob, PredictRequest, PredictResult, PromptFormat, Shot
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -123,7 +123,7 @@ def embed_rows(context: "dg.AssetExecutionContext", compute: "Compute", folder: 
 
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "texts.jsonl", ({"id": row.id, "text": row.prompt} for row in rows))
-    request = EmbedRequest(output=str(folder), texts=str(folder / "texts.jsonl"), threads=place_on(compute.inventory()).threads)
+    request = EmbedRequest(output=str(folder), texts=str(folder / "texts.jsonl"), threads=answering_on(compute.inventory()).threads)
     return np.load(compute.run(context, request, EmbedResult).vectors, allow_pickle=False)
 
 
@@ -142,7 +142,7 @@ def predict(
         folder: the program's own; made if it is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place = place_on(compute.inventory())
+    place = answering_on(compute.inventory())
     request = PredictRequest(
         output=str(folder), model=str(model), jobs=tuple(jobs), threads=place.threads, dtype=place.dtype, device=place.device
     )

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import TypeVar
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fine_tune_pipeline.programs.requests import Contract, Request
 
@@ -22,6 +22,7 @@ class Device(BaseModel):
     kind: str
     name: str
     memory_bytes: int
+    bfloat16: bool = Field(description="Has units of its own for products in bfloat16; without, they are slower than float32.")
 
 
 class Inventory(BaseModel):

@@ -19,9 +19,18 @@ from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE
 from fine_tune_pipeline.programs.requests import Request
 from fine_tune_pipeline.resources.compute.base import Compute, Device, Inventory, ResultT
 from fine_tune_pipeline.resources.compute.live import LiveFileReader
+from fine_tune_pipeline.resources.threads import CALM
 
 TAIL_LINES = 50
 """Lines of the program's output that a failure shows."""
+
+CPU_FACTS = Path("/proc/cpuinfo")
+
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
+"""Linux's names of the instructions, on x86 and on Arm."""
+
+AMPERE = 8.0
+"""Compute capability from which NVIDIA's devices have bfloat16 units."""
 
 
 class LocalCompute(Compute):
@@ -46,13 +55,13 @@ class LocalCompute(Compute):
     def inventory(self) -> Inventory:
         memory = psutil.virtual_memory().total
         gpus = _nvidia_devices()
-        cpu = Device(kind="cpu", name="CPU", memory_bytes=memory)
+        facts = CPU_FACTS.read_text(encoding="utf-8") if CPU_FACTS.exists() else ""
+        cpu = Device(kind="cpu", name="CPU", memory_bytes=memory, bfloat16=bfloat16_units(facts))
         return Inventory(place="local", devices=gpus or (cpu,), cpu_cores=_cores(), memory_bytes=memory)
 
     def _run_group(self, command: list[str], variables: Mapping[str, str]) -> tuple[int, str]:
-        # Threads that wait must not spin: on free cores it costs nothing, beside other work it is several times faster.
-        ours = {PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        environment = {**os.environ, **variables, **ours}
+        ours = {PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        environment = {**CALM, **os.environ, **variables, **ours}
         process = subprocess.Popen(
             command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -145,12 +154,19 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def bfloat16_units(cpu_facts: str) -> bool:
+    """Whether a CPU multiplies bfloat16 in hardware, by what Linux says of it; no for an empty text, as on other systems."""
+    return not BFLOAT16_FLAGS.isdisjoint(cpu_facts.split())
+
+
 def _nvidia_devices() -> tuple[Device, ...]:
     """GPUs by nvidia-smi, which is there wherever the driver is; none where it is not."""
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()
     except (FileNotFoundError, subprocess.CalledProcessError):
         return ()
-    pairs = [line.rsplit(",", 1) for line in lines if line.strip()]
-    return tuple(Device(kind="cuda", name=name.strip(), memory_bytes=int(mib) << 20) for name, mib in pairs)
+    rows = [[cell.strip() for cell in line.rsplit(",", 2)] for line in lines if line.strip()]
+    return tuple(
+        Device(kind="cuda", name=name, memory_bytes=int(mib) << 20, bfloat16=float(capability) >= AMPERE) for name, mib, capability in rows
+    )

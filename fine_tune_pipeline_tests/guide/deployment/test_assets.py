@@ -66,7 +66,7 @@ class HashingCompute(Compute):
         return result.model_validate(answer.model_dump())
 
     def inventory(self) -> Inventory:
-        cpu = Device(kind="cpu", name="CPU", memory_bytes=1 << 30)
+        cpu = Device(kind="cpu", name="CPU", memory_bytes=1 << 30, bfloat16=True)
         return Inventory(place="test", devices=(cpu,), cpu_cores=self.cores, memory_bytes=1 << 30)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
 from fine_tune_pipeline.guide.base_model.memory import GIB
-from fine_tune_pipeline.guide.environment.preflight import forecast, problems_of
+from fine_tune_pipeline.guide.environment.preflight import forecast, passed, problems_of
 from fine_tune_pipeline.guide.technique.plan import Job, Place, Plan, make_plan
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import PreflightResult
@@ -72,8 +72,8 @@ def test_demands_can_be_met_exactly(tmp_path):
     assert problems(tmp_path, over_long=("a", "b"), disk_free_bytes=3 * GIB) == []
 
 
-def gemma_plan(**training: Any) -> Plan:
-    device = Device(kind="cpu", name="CPU", memory_bytes=24 * GIB)
+def gemma_plan(*, bfloat16: bool = False, **training: Any) -> Plan:
+    device = Device(kind="cpu", name="CPU", memory_bytes=24 * GIB, bfloat16=bfloat16)
     where = Place.of(Inventory(place="test", devices=(device,), cpu_cores=2, memory_bytes=24 * GIB), headroom=0.1)
     work = Workload(rows=500, tokens=25_000, labelled_tokens=8_000, longest_tokens=100, longest_bound=150)
     return make_plan(Job(model=GEMMA, context=32768, work=work, technique=Auto(), training=TrainingSpec(**training)), where)[0]
@@ -87,6 +87,12 @@ def test_minutes_follow_from_the_measured_speed():
 
 def test_no_minutes_are_forecast_when_no_step_could_be_measured():
     assert forecast(seen(tokens_per_second=0.0, step_seconds=0.0), gemma_plan(), GEMMA, training_rows=90).minutes is None
+
+
+@pytest.mark.parametrize(("units", "speedup", "warned"), [(True, 0.2, True), (True, 2.5, False), (False, 0.2, False)])
+def test_bfloat16_that_is_slower_than_float32_is_said_with_what_to_do(units, speedup, warned):
+    said = passed(seen(bfloat16_speedup=speedup), gemma_plan(bfloat16=units), []).description
+    assert ("0.20 of the speed of float32 here: write training.dtype: float32" in said) == warned
 
 
 def test_the_peak_is_predicted_at_the_lengths_that_were_measured():

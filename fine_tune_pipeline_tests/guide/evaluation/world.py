@@ -148,7 +148,9 @@ class PretendedCompute(Compute):
         return self._score(request)
 
     def inventory(self) -> Inventory:
-        return Inventory(place="nowhere", devices=(Device(kind="cpu", name="CPU", memory_bytes=1),), cpu_cores=1, memory_bytes=1)
+        return Inventory(
+            place="nowhere", devices=(Device(kind="cpu", name="CPU", memory_bytes=1, bfloat16=False),), cpu_cores=1, memory_bytes=1
+        )
 
     def _predict(self, request: PredictRequest) -> PredictResult:
         done = []

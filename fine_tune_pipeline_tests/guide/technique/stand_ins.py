@@ -64,9 +64,8 @@ class RuleCompute(Compute):
         return answer
 
     def inventory(self) -> Inventory:
-        device = Device(
-            kind=self.device, name="CPU" if self.device == "cpu" else "NVIDIA H100 80GB HBM3", memory_bytes=int(self.memory_gib * GIB)
-        )
+        name = "CPU" if self.device == "cpu" else "NVIDIA H100 80GB HBM3"
+        device = Device(kind=self.device, name=name, memory_bytes=int(self.memory_gib * GIB), bfloat16=self.device != "cpu")
         return Inventory(place="test", devices=(device,), cpu_cores=self.cores, memory_bytes=int(self.memory_gib * GIB))
 
     def asked(self, program: str) -> list[dict[str, Any]]:

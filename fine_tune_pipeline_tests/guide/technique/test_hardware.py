@@ -12,7 +12,9 @@ from fine_tune_pipeline_tests.tiny import tiny_model
 
 
 def place(kind: str, name: str, cores: int = 2) -> Inventory:
-    return Inventory(place="test", devices=(Device(kind=kind, name=name, memory_bytes=1 << 34),), cpu_cores=cores, memory_bytes=1 << 34)
+    return Inventory(
+        place="test", devices=(Device(kind=kind, name=name, memory_bytes=1 << 34, bfloat16=False),), cpu_cores=cores, memory_bytes=1 << 34
+    )
 
 
 def work(tokens: int, labelled: int, rows: int = 1) -> Workload:

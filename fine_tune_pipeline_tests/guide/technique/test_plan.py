@@ -9,8 +9,10 @@ from fine_tune_pipeline.spec.technique import Auto, Full, Lora, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
 
 
-def place(memory_gib: float, *, kind: str = "cpu", cores: int = 2) -> Place:
-    device = Device(kind=kind, name="CPU" if kind == "cpu" else "NVIDIA H100 80GB HBM3", memory_bytes=int(memory_gib * GIB))
+def place(memory_gib: float, *, kind: str = "cpu", cores: int = 2, bfloat16: bool | None = None) -> Place:
+    name = "CPU" if kind == "cpu" else "NVIDIA H100 80GB HBM3"
+    units = kind != "cpu" if bfloat16 is None else bfloat16
+    device = Device(kind=kind, name=name, memory_bytes=int(memory_gib * GIB), bfloat16=units)
     return Place.of(Inventory(place="test", devices=(device,), cpu_cores=cores, memory_bytes=int(memory_gib * GIB)), headroom=0.1)
 
 
@@ -69,6 +71,17 @@ def test_on_a_cpu_a_pass_holds_about_a_thousand_tokens_in_float32_on_all_cores()
     assert (found.device, found.dtype, found.threads) == ("cpu", "float32", 4)
     assert found.micro_batch == 4
     assert 130 * found.micro_batch <= CPU_TOKENS < 130 * 8
+
+
+@pytest.mark.parametrize(
+    ("units", "asked", "taken"),
+    [(False, "auto", "float32"), (True, "auto", "bfloat16"), (True, "float32", "float32"), (False, "bfloat16", "bfloat16")],
+)
+def test_training_computes_in_bfloat16_where_there_are_units_for_it_or_as_asked(units, asked, taken):
+    for kind in ("cpu", "cuda"):
+        found = plan(job(training=TrainingSpec(dtype=asked)), place(24, kind=kind, bfloat16=units))
+        assert found.placement.dtype == taken
+        assert {option.placement.dtype for option in found.options} == {taken}
 
 
 def test_an_accelerator_computes_in_bfloat16_with_the_whole_batch_at_once():

@@ -1,0 +1,56 @@
+"""Commands that run in front of the user and end with the one that started them: by Ctrl-C, by SIGTERM, or by an error."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+GRACE_SECONDS = 90.0
+"""A run that is interrupted first ends its program, which may take two times ten seconds, and writes down that it was cancelled."""
+
+INTERRUPTED = 130
+"""Exit code of a command that was interrupted, as a shell gives it."""
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Within the block SIGTERM does what Ctrl-C does: `kill`, `timeout` and container engines send it."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # Also where a shell started us in the background, which leaves Ctrl-C ignored.
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def running(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, grace_seconds: float = GRACE_SECONDS
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """The command, while the block runs; then it is told to end, once, and killed with all it started if it does not.
+
+    It is in a process group of its own: Ctrl-C reaches it through us only, since a second one would disturb its cleaning up.
+    """
+    process = subprocess.Popen(command, env=None if env is None else {**os.environ, **env}, start_new_session=True)
+    try:
+        yield process
+    finally:
+        _end(process, grace_seconds)
+
+
+def _end(process: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(grace_seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,24 @@
+"""One use case for all tests of this folder, since the eight steps take a minute."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, GuideRun
+
+
+@pytest.fixture(scope="package")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuideRun]:
+    made = GuideRun.at(tmp_path_factory.mktemp("guide"))
+    yield made
+    made.command("stop", NAME)
+
+
+@pytest.fixture(scope="package")
+def first_seconds(run: GuideRun) -> float:
+    """The whole guide; how long it took."""
+    started = time.monotonic()
+    done = run.materialize()
+    assert done.returncode == 0, done.stderr[-8000:]
+    return time.monotonic() - started

@@ -1,0 +1,50 @@
+"""What README and docs promise to be there is there, and their examples are right."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fine_tune_pipeline
+from fine_tune_pipeline.cli import main
+from fine_tune_pipeline.use_case import GUIDE
+
+ROOT = Path(fine_tune_pipeline.__file__).parents[1]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "fine_tune_pipeline" / "defs").rglob("*.md")]
+)
+LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)[^)]*\)")
+EXAMPLE = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_every_link_to_a_file_leads_somewhere(page: Path):
+    assert [target for target in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / target).exists()] == []
+
+
+def test_every_page_of_the_web_site_is_there_and_in_its_contents():
+    def pages(entries: object) -> list[str]:
+        if isinstance(entries, str):
+            return [entries]
+        children = entries if isinstance(entries, list) else list(entries.values()) if isinstance(entries, dict) else []
+        return [page for child in children for page in pages(child)]
+
+    contents = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(pages(contents["nav"])) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
+
+
+def test_the_use_case_of_the_readme_has_no_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    examples = EXAMPLE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert examples
+    for number, example in enumerate(examples):
+        path = tmp_path / str(number) / "defs.yaml"
+        path.parent.mkdir()
+        path.write_text(example, encoding="utf-8")
+        assert main(["check", "--no-files", str(path)]) == 0, capsys.readouterr().out
+
+
+def test_the_pictures_of_the_guide_show_every_asset():
+    for page in (ROOT / "README.md", ROOT / "docs" / "index.md"):
+        text = page.read_text(encoding="utf-8")
+        assert [factory.__name__ for factory in GUIDE if factory.__name__ not in text] == [], page

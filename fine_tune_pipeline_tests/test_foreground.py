@@ -1,0 +1,93 @@
+"""Whoever ends a command in the foreground ends all that it started."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+import fine_tune_pipeline
+from fine_tune_pipeline_tests.waiting import wait_until
+
+ROOT = Path(fine_tune_pipeline.__file__).parents[1]
+
+STARTER = """
+import sys
+from pathlib import Path
+from fine_tune_pipeline.foreground import INTERRUPTED, running, sigterm_interrupts
+
+try:
+    with sigterm_interrupts(), running([sys.executable, "-c", sys.argv[1]], grace_seconds=float(sys.argv[2])) as child:
+        child.wait()
+except KeyboardInterrupt:
+    sys.exit(INTERRUPTED)
+"""
+
+CHILD = """
+import json, os, signal, subprocess, sys
+if {stubborn}:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+own = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+partial = {path!r} + ".partial"
+open(partial, "w").write(json.dumps([os.getpid(), own.pid]))
+os.rename(partial, {path!r})
+if not {stubborn}:
+    def end(number, frame):
+        own.terminate()
+        own.wait()
+        sys.exit()
+    signal.signal(signal.SIGTERM, end)
+while True:
+    signal.pause()
+"""
+
+
+def ignore_ctrl_c() -> None:
+    """What a shell does for a command in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("prepare", [None, ignore_ctrl_c], ids=["foreground", "background"])
+@pytest.mark.parametrize("stubborn", [False, True], ids=["obedient", "stubborn"])
+def test_a_signal_ends_the_command_and_what_it_started(
+    number: signal.Signals, prepare: Callable[[], None] | None, stubborn: bool, tmp_path: Path
+):
+    path = tmp_path / "pids.json"
+    code = CHILD.format(stubborn=stubborn, path=str(path))
+    process = subprocess.Popen([sys.executable, "-c", STARTER, code, "0.5" if stubborn else "30"], preexec_fn=prepare)
+    wait_until(path.exists, what="the child's start")
+    pids = json.loads(path.read_text(encoding="utf-8"))
+    process.send_signal(number)
+    assert process.wait(60) == 130
+    wait_until(lambda: not any(map(psutil.pid_exists, pids)), what="the end of the child and its own")
+
+
+def test_a_demo_that_is_told_to_end_leaves_nothing_running(tmp_path: Path):
+    home = tmp_path / "dagster"
+    home.mkdir()
+    shutil.copy(ROOT / "dagster.yaml", home)
+    variables = {"DAGSTER_HOME": str(home), "FINE_TUNE_PIPELINE_HOME": str(tmp_path / "state"), "PYTHONWARNINGS": "ignore"}
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fine_tune_pipeline.cli", "demo"], env={**os.environ, **variables}, stdout=output, stderr=output
+        )
+    here = psutil.Process(process.pid)
+
+    def program() -> bool:
+        assert process.poll() is None, (tmp_path / "output").read_text(encoding="utf-8")[-4000:]
+        return any("fine_tune_pipeline.programs.convert" in child.cmdline() for child in here.children(recursive=True))
+
+    wait_until(program, what="the first program")
+    started = here.children(recursive=True)
+    process.terminate()
+    assert process.wait(90) == 130
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert alive == []
+    assert list((tmp_path / "state" / "store").rglob("model.safetensors")) == []
