@@ -77,7 +77,7 @@ def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
     for job, rows in zip(request.jobs, prompts, strict=True):
         with models.answering(job.adapter) as model:
             start = time.monotonic()
-            answers = _answer(job, rows, model=model, tokenizer=tokenizer, batch_rows=request.batch_rows, reporter=reporter)
+            answers = _answer(job, rows, model=model, tokenizer=tokenizer, request=request, reporter=reporter)
             done.append(_write(job, rows, answers=answers, seconds=time.monotonic() - start))
     return PredictResult(jobs=tuple(done), load_seconds=models.load_seconds, peak_memory_bytes=peak_memory_bytes())
 
@@ -97,7 +97,7 @@ def _answer(
     *,
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    batch_rows: int,
+    request: PredictRequest,
     reporter: Reporter,
 ) -> list[Generated]:
     """Answers in the order of the prompts. A batch holds prompts of about one length; the longest come first: too large fails at once."""
@@ -107,14 +107,28 @@ def _answer(
     prefix = shared_prefix(model, prompts.tokens)
     by_length = sorted(range(len(prompts.ids)), key=lambda index: len(prompts.tokens[index]), reverse=True)
     answers: dict[int, Generated] = {}
-    for first in range(0, len(by_length), batch_rows):
-        batch = by_length[first : first + batch_rows]
+    widths = [len(prompts.tokens[index]) + job.max_new_tokens for index in by_length]
+    for part in batches(widths, rows=request.batch_rows, tokens=request.batch_tokens):
+        batch = by_length[part]
         tokens = [prompts.tokens[index] for index in batch]
         written = generate_batch(model, tokenizer, tokens, format=job.format, max_new_tokens=job.max_new_tokens, prefix=prefix)
         answers.update(zip(batch, written, strict=True))
         rate = _total_tokens(answers.values()) / (time.monotonic() - start)
         reporter.progress(len(answers), len(by_length), what, new_tokens_per_second=rate)
     return [answers[index] for index in range(len(answers))]
+
+
+def batches(widths: Sequence[int], *, rows: int, tokens: int) -> Iterator[slice]:
+    """Parts of at most `rows` rows and, padded to their widest, `tokens` tokens; a row that alone has more is a part of its own.
+
+    Args:
+        widths: tokens of each row with its answer, falling.
+    """
+    first = 0
+    while first < len(widths):
+        count = max(1, min(rows, tokens // widths[first]))
+        yield slice(first, first + count)
+        first += count
 
 
 def _write(job: PredictJob, prompts: _Prompts, *, answers: Sequence[Generated], seconds: float) -> PredictedJob:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fine_tune_pipeline.programs.decoding import Generated, PromptTooLong, generate_batch, shared_prefix
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
-from fine_tune_pipeline.programs.predict import run
+from fine_tune_pipeline.programs.predict import batches, run
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import Prediction, PredictJob, PredictRequest, PredictResult, PromptFormat, Shot
@@ -296,3 +296,18 @@ def test_a_prompt_too_long_for_the_model_is_named(gemma: Path, tmp_path: Path):
     job = PredictJob(name="base", prompts=prompts, output=str(tmp_path / "out.jsonl"), format=PLAIN)
     with pytest.raises(PromptTooLong, match=r"prompt of 'row-1' of .* tokens"):
         run(PredictRequest(output=str(tmp_path), model=str(gemma), jobs=(job,)), Reporter(None))
+
+
+@pytest.mark.parametrize(
+    ("widths", "sizes"),
+    [
+        ([], []),
+        ([10] * 7, [3, 3, 1]),
+        ([50, 40, 30, 20, 20, 20, 20], [2, 3, 2]),
+        ([500, 100, 100, 5], [1, 1, 1, 1]),
+    ],
+)
+def test_a_batch_is_bounded_in_rows_and_in_tokens(widths: list[int], sizes: list[int]):
+    parts = [widths[part] for part in batches(widths, rows=3, tokens=100)]
+    assert [width for part in parts for width in part] == widths
+    assert [len(part) for part in parts] == sizes
