@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from fine_tune_pipeline.artifacts.store import Store
-from fine_tune_pipeline.foreground import INTERRUPTED, running, sigterm_interrupts
+from fine_tune_pipeline.foreground import INTERRUPTED, running, signals_interrupt
 
 USE_CASE = "support_triage"
 SAMPLE_SECONDS = 0.5
@@ -32,7 +32,7 @@ def run_demo(*, store: Store, processes: Callable[[], list[int]], stop: Callable
     """
     started = time.monotonic()
     try:
-        with sigterm_interrupts(), peak_memory(processes) as memory:
+        with signals_interrupt(), peak_memory(processes) as memory:
             status = materialize_all()
         if status == 0:
             print(json.dumps(figures(store, seconds=time.monotonic() - started, peak_bytes=memory.peak_bytes)))
@@ -61,8 +61,8 @@ def figures(store: Store, *, seconds: float, peak_bytes: int) -> dict[str, Any]:
         "intent_accuracy": tuned["field_match.intent"],
         "exact_match": tuned["exact_match"],
         "base_few_shot": numbers["means"]["base_few_shot"]["exact_match"],
-        "gain_low": numbers["gain_low"],
-        "gain_high": numbers["gain_high"],
+        "gain_low": round(numbers["gain_low"], 3),
+        "gain_high": round(numbers["gain_high"], 3),
         "valid_json": tuned["valid_json"],
         "seconds": round(seconds, 1),
         "peak_memory_gib": round(peak_bytes / 2**30, 2),

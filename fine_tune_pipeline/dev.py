@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from fine_tune_pipeline.foreground import running, sigterm_interrupts
+from fine_tune_pipeline.foreground import running, signals_interrupt
 
 
 def run_dev(*, home: Path, port: int, mlflow_port: int) -> int:
@@ -13,7 +13,7 @@ def run_dev(*, home: Path, port: int, mlflow_port: int) -> int:
     command = [sys.executable, "-m", "dagster", "dev", "-m", "fine_tune_pipeline.definitions", "-p", str(port)]
     print(f"web UI  http://127.0.0.1:{port}\nMLflow  {uri}", file=sys.stderr)
     try:
-        with sigterm_interrupts(), running(mlflow_command(home, mlflow_port)), running(command, env={"MLFLOW_TRACKING_URI": uri}) as web:
+        with signals_interrupt(), running(mlflow_command(home, mlflow_port)), running(command, env={"MLFLOW_TRACKING_URI": uri}) as web:
             return web.wait()
     except KeyboardInterrupt:
         return 0

@@ -15,8 +15,8 @@ INTERRUPTED = 130
 
 
 @contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Within the block SIGTERM does what Ctrl-C does: `kill`, `timeout` and container engines send it."""
+def signals_interrupt() -> Iterator[None]:
+    """Within the block SIGTERM, sent by `kill`, `timeout` and container engines, raises KeyboardInterrupt as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -52,5 +52,13 @@ def _end(process: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
     try:
         process.wait(grace_seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _kill(process)
+    except KeyboardInterrupt:
+        # A second Ctrl-C: whoever sends it does not want to wait.
+        _kill(process)
+        raise
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

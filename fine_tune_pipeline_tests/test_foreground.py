@@ -20,10 +20,10 @@ ROOT = Path(fine_tune_pipeline.__file__).parents[1]
 STARTER = """
 import sys
 from pathlib import Path
-from fine_tune_pipeline.foreground import INTERRUPTED, running, sigterm_interrupts
+from fine_tune_pipeline.foreground import INTERRUPTED, running, signals_interrupt
 
 try:
-    with sigterm_interrupts(), running([sys.executable, "-c", sys.argv[1]], grace_seconds=float(sys.argv[2])) as child:
+    with signals_interrupt(), running([sys.executable, "-c", sys.argv[1]], grace_seconds=float(sys.argv[2])) as child:
         child.wait()
 except KeyboardInterrupt:
     sys.exit(INTERRUPTED)
@@ -66,6 +66,22 @@ def test_a_signal_ends_the_command_and_what_it_started(
     pids = json.loads(path.read_text(encoding="utf-8"))
     process.send_signal(number)
     assert process.wait(60) == 130
+    wait_until(lambda: not any(map(psutil.pid_exists, pids)), what="the end of the child and its own")
+
+
+def test_a_second_signal_kills_what_does_not_end(tmp_path: Path):
+    path = tmp_path / "pids.json"
+    process = subprocess.Popen([sys.executable, "-c", STARTER, CHILD.format(stubborn=True, path=str(path)), "600"])
+    wait_until(path.exists, what="the child's start")
+    pids = json.loads(path.read_text(encoding="utf-8"))
+    process.send_signal(signal.SIGINT)
+
+    def ended() -> bool:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        return process.poll() is not None
+
+    wait_until(ended, what="the end after a second signal")
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), what="the end of the child and its own")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.guide.dataset.collect import FEEDBACK
-from fine_tune_pipeline.resources.endpoint_client import EndpointClient, ServedAnswer
+from fine_tune_pipeline.resources.endpoint_client import EndpointClient, EndpointError, ServedAnswer, Unreachable
 from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, NEW_LABELS, RAILWAY_TEXT, GuideRun, rows
 from fine_tune_pipeline_tests.waiting import wait_until
 
@@ -78,7 +78,7 @@ def _evaluated(run: GuideRun) -> dict[str, str]:
 def _asking(client: EndpointClient, prompts: list[str]) -> Iterator[list[tuple[str, ServedAnswer]]]:
     """A customer who asks the same questions over and over; what was answered, in order."""
     answers: list[tuple[str, ServedAnswer]] = []
-    failed: list[Exception] = []
+    failed: list[EndpointError | Unreachable] = []
     over = threading.Event()
 
     def ask() -> None:
@@ -86,7 +86,7 @@ def _asking(client: EndpointClient, prompts: list[str]) -> Iterator[list[tuple[s
             for prompt in prompts:
                 try:
                     answers.append((prompt, client.answer(prompt)))
-                except Exception as error:
+                except (EndpointError, Unreachable) as error:
                     failed.append(error)
                     return
 

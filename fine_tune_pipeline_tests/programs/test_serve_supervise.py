@@ -51,6 +51,6 @@ def test_rare_failures_are_never_too_many(tmp_path: Path):
 
 
 def test_a_server_that_ignores_the_end_is_killed(tmp_path: Path):
-    deaf = "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+    deaf = "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.kill(os.getppid(), signal.SIGTERM)\nsignal.pause()"
     status, _, runs = supervised(tmp_path, deaf)
     assert (status, runs) == (0, 1)
