@@ -71,9 +71,7 @@ class GuideRun:
         training, held_out = rows(240, seed=1, prefix="m"), rows(90, seed=2, prefix="t")
         for name, some in (("messages.jsonl", training), ("held_out.jsonl", held_out)):
             (folder / name).write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
-        # The tokenizer knows the words of later traffic too: spelled out byte by byte, they would spoil a retraining.
-        later = rows(240, seed=6, prefix="l", text=RAILWAY_TEXT, labels=NEW_LABELS)
-        texts = [f"Input: {row['text']}\nOutput: {row['team']}" for row in [*training, *later]]
+        texts = [f"Input: {row['text']}\nOutput: {row['team']}" for row in training]
         tiny_model(folder / "model", texts=texts, architecture="llama")
         (folder / "home").mkdir()
         shutil.copy(ROOT / "dagster.yaml", folder / "home")
@@ -112,8 +110,9 @@ class GuideRun:
                 "pii": {"entities": ["EMAIL_ADDRESS", "CREDIT_CARD"]},
             },
             "technique": {"type": "lora", "rank": 16},
-            # The same on every machine, whatever units it has.
-            "training": {"epochs": 8, "learning_rate": 0.01, "dtype": "float32"},
+            # The same on every machine, whatever units it has. Feedback has random ids, so a retraining shuffles anew each time: with 8
+            # passes it reached 0.87 to 1.00 and once probably less than the objective asks for.
+            "training": {"epochs": 14, "learning_rate": 0.01, "dtype": "float32"},
             "evaluation": {"few_shot": [2], "validation_rows": 20, "human": {"pairs": 5}},
             "deployment": {
                 "port": 0,
