@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from fine_tune_pipeline.programs.models import refuse_incomplete, weights_sha256
+from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import ConvertRequest, ConvertResult
 
@@ -109,7 +109,7 @@ def _dense(source: Path, *, config: PreTrainedConfig) -> PreTrainedModel:
 
 def main() -> None:
     """Convert as the request file says."""
-    transformers_logging.disable_progress_bar()
+    quiet_libraries()
     request = parse(ConvertRequest)
     with session() as reporter:
         finish(request, run(request, reporter))

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from fine_tune_pipeline.programs.models import weights_sha256
+from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult
 from fine_tune_pipeline.programs.rows import read_rows
@@ -136,7 +136,7 @@ def _save(vectors: NDArray[np.float32], path: Path) -> None:
 
 def main() -> None:
     """Embed as the request file says."""
-    transformers_logging.disable_progress_bar()
+    quiet_libraries()
     request = parse(EmbedRequest)
     with session() as reporter:
         finish(request, run(request, reporter))

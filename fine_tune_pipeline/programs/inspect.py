@@ -4,9 +4,9 @@ import time
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer, weights_sha256
+from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import InspectRequest, InspectResult
 
@@ -51,7 +51,7 @@ def _embedding_parameters(model: PreTrainedModel) -> int:
 
 def main() -> None:
     """Inspect as the request file says."""
-    transformers_logging.disable_progress_bar()
+    quiet_libraries()
     request = parse(InspectRequest)
     with session() as reporter:
         finish(request, run(request, reporter))

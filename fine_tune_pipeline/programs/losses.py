@@ -2,63 +2,20 @@
 
 Letters: B rows, T tokens, D hidden size, N labelled tokens, V vocabulary.
 
-The vocabulary head is most of the matrix work of a small model (63 % of Gemma 3 270M), and a prompt needs none of it. The vocabulary is
-walked in tiles that stay in the cache, with a running maximum and sum, as flash attention walks its keys: two matrix products per tile
-give the loss and its gradient in one pass. `test_losses.py` compares with Hugging Face's own loss and with TRL's.
+A prompt needs no logits. For the answer the vocabulary is walked in tiles (`head.py`), with a running maximum and sum, as flash attention
+walks its keys: two matrix products per tile give the loss and its gradient in one pass. `test_losses.py` compares with Hugging Face's own
+loss and with TRL's.
 """
 # ruff: noqa: N803, N806 (capitals name the shape of a tensor)
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import PretrainedConfig, PreTrainedModel
 
 from fine_tune_pipeline.programs.batches import IGNORED, ROWS
-
-TILE_TOKENS = 4096
-"""Vocabulary entries per tile: 310 rows of float32 logits are 5 MB. Between 1024 and 16384 the time changes by 5 % (AVX-512 CPU)."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """How hidden states become logits: `softcap * tanh(scale * (hidden @ weight.T + bias) / softcap)`; without softcap as they are.
-
-    `weight` is [V, D], `bias` [V] or None.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    scale: float = 1.0
-    softcap: float | None = None
-
-
-def base_of(model: nn.Module) -> PreTrainedModel:
-    """The causal language model inside adapters, or the model itself."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(base, PreTrainedModel)
-    return base
-
-
-def head_of(model: nn.Module) -> Head:
-    """The output head of a causal language model, adapters or not."""
-    base = base_of(model)
-    linear = base.get_output_embeddings()
-    assert linear is not None
-    config = base.config.get_text_config()
-    return Head(linear.weight, getattr(linear, "bias", None), _logit_scale(config), getattr(config, "final_logit_softcapping", None))
-
-
-def _logit_scale(config: PretrainedConfig) -> float:
-    """The factor that some architectures put on their logits, each under a name of its own (Cohere, Falcon-H1, Granite)."""
-    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
-        if (scale := getattr(config, name, None)) is not None:
-            return float(scale)
-    divisor = getattr(config, "logits_scaling", None)
-    return 1.0 if divisor is None else 1.0 / float(divisor)
+from fine_tune_pipeline.programs.head import TILE_TOKENS, Head, base_of, head_of, tiles
 
 
 def batch_nll(model: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -151,9 +108,7 @@ def _walk(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, wants_gradient: b
     total = torch.zeros_like(peak)
     wanted = torch.zeros_like(peak)
     weighted = hidden_ND.new_zeros((count, width), dtype=torch.float32) if wants_gradient else None
-    room = hidden_ND.new_empty(count * min(TILE_TOKENS, head.weight.shape[0]))
-    for start in range(0, head.weight.shape[0], TILE_TOKENS):
-        logits, slope, rows = _tile(hidden_ND, head, start=start, room=room)
+    for logits, slope, rows, start in tiles(hidden_ND, head):
         inside_N1 = ((targets_N >= start) & (targets_N < start + TILE_TOKENS))[:, None]
         wanted = torch.where(inside_N1, logits.gather(1, (targets_N[:, None] - start).clamp(0, rows.shape[0] - 1)), wanted)
         higher = torch.maximum(peak, logits.amax(1, keepdim=True))
@@ -168,28 +123,6 @@ def _walk(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, wants_gradient: b
     return (peak + total.log()).squeeze(1), wanted.squeeze(1), None if weighted is None else weighted.div_(total)
 
 
-def _tile(hidden_ND: Tensor, head: Head, *, start: int, room: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Logits of one tile in float32 [N, tile], the slope of the softcap there (None without), and the head's rows [tile, D]."""
-    rows = head.weight[start : start + TILE_TOKENS].to(hidden_ND.dtype)
-    shape = (hidden_ND.shape[0], rows.shape[0])
-    # One buffer for all tiles: fresh memory for each costs page faults, a third of the time of this function.
-    logits = torch.mm(hidden_ND, rows.t(), out=room[: shape[0] * shape[1]].view(shape)).float()
-    if head.bias is not None:
-        logits.add_(head.bias[start : start + TILE_TOKENS])
-    if head.scale != 1.0:
-        logits.mul_(head.scale)
-    return *_capped(logits, head.softcap), rows
-
-
-def _capped(logits: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
-    """Logits after the softcap, in place, and the derivative of the softcap."""
-    if softcap is None:
-        return logits, None
-    bent = logits.div_(softcap).tanh_()
-    slope = 1.0 - bent.square()
-    return bent.mul_(softcap), slope
-
-
 def _slope(logits_N: Tensor, softcap: float | None) -> Tensor:
     """Derivative of the softcap where it gave these logits."""
     return torch.ones_like(logits_N) if softcap is None else 1.0 - (logits_N / softcap).square()
@@ -199,9 +132,7 @@ def _head_gradient(hidden_ND: Tensor, targets_N: Tensor, log_sum_N: Tensor, *, h
     """Gradients of the head's weight [V, D] and bias [V]."""
     grad_weight = torch.empty_like(head.weight)
     grad_bias = None if head.bias is None else torch.empty_like(head.bias)
-    room = hidden_ND.new_empty(hidden_ND.shape[0] * min(TILE_TOKENS, head.weight.shape[0]))
-    for start in range(0, head.weight.shape[0], TILE_TOKENS):
-        logits, slope, _ = _tile(hidden_ND, head, start=start, room=room)
+    for logits, slope, _, start in tiles(hidden_ND, head):
         share = logits.sub_(log_sum_N[:, None]).exp_()
         inside = ((targets_N >= start) & (targets_N < start + TILE_TOKENS)).nonzero().squeeze(1)
         share[inside, targets_N[inside] - start] -= 1.0

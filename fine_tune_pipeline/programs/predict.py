@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from peft import PeftModel
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from fine_tune_pipeline.programs.decoding import Generated, generate_batch, refuse_too_long, shared_prefix
 from fine_tune_pipeline.programs.models import attach, is_peft_folder, load_model, load_tokenizer, peak_memory_bytes
 from fine_tune_pipeline.programs.prompts import encode
+from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import PredictedJob, Prediction, PredictJob, PredictRequest, PredictResult
 from fine_tune_pipeline.programs.rows import read_rows, write_rows
@@ -154,7 +154,7 @@ def _total_tokens(answers: Iterable[Generated]) -> int:
 
 def main() -> None:
     """Answer as the request file says."""
-    transformers_logging.disable_progress_bar()
+    quiet_libraries()
     request = parse(PredictRequest)
     with session() as reporter:
         finish(request, run(request, reporter))

@@ -1,18 +1,17 @@
 """Step 6 as a program: train a base model by full tuning, LoRA or QLoRA, and keep the adapter."""
 
 import signal
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from fine_tune_pipeline.programs.adapters import save, trainable_parameters
 from fine_tune_pipeline.programs.batches import Row, check_rows, tokenised_rows
 from fine_tune_pipeline.programs.curve import CurveFile, Validation, Watch
 from fine_tune_pipeline.programs.models import load_tokenizer, peak_memory_bytes, weights_sha256
+from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
 from fine_tune_pipeline.programs.tracked_run import TrackedRun, tracked_run
@@ -92,14 +91,6 @@ def end_on_sigterm() -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, end)
-
-
-def quiet_libraries() -> None:
-    """Keep the output to what this project says."""
-    # peft 0.21 asks for a name that transformers 5.24 has renamed.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 def main() -> None:

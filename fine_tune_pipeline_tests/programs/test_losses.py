@@ -11,7 +11,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from fine_tune_pipeline.programs.batches import Collate, Row, as_records, tokenised_rows
 from fine_tune_pipeline.programs.flat_rows import use_rows_attention
-from fine_tune_pipeline.programs.losses import TILE_TOKENS, Head, batch_nll, labelled_nll
+from fine_tune_pipeline.programs.head import TILE_TOKENS, Head
+from fine_tune_pipeline.programs.losses import batch_nll, labelled_nll
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline_tests.small_training import write_rows

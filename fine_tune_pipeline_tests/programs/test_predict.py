@@ -2,13 +2,13 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Gemma3ForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from fine_tune_pipeline.programs.decoding import Generated, PromptTooLong, generate_batch, shared_prefix
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
@@ -105,6 +105,26 @@ def test_an_answer_does_not_depend_on_its_neighbours_in_the_batch(model: PreTrai
     assert_same(batch, one_at_a_time(model, tokenizer, prompts))
 
 
+class ContraryLlama(LlamaForCausalLM):
+    """An architecture that does something to its logits which no field of its configuration tells."""
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        output = super().forward(*args, **options)
+        output.logits = -output.logits
+        return output
+
+
+def test_an_architecture_with_logits_of_its_own_is_answered_by_them(tmp_path: Path):
+    folder = restless_model(tmp_path, architecture="llama")
+    model, tokenizer = ContraryLlama.from_pretrained(folder).eval(), load_tokenizer(folder)
+    for prompt in encoded(messages(3), tokenizer):
+        answer = generate_batch(model, tokenizer, [prompt], format=PLAIN, max_new_tokens=1)[0]
+        with torch.inference_mode():
+            logprob, token = model(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(dim=-1).max(dim=-1)
+        assert answer.text == tokenizer.decode([token.item()], skip_special_tokens=True).strip()
+        assert answer.logprob == pytest.approx(logprob.item(), abs=1e-4)
+
+
 def test_rows_that_end_early_leave_the_answers_of_the_others_as_they_are(gemma: Path):
     model, tokenizer = load_model(gemma), load_tokenizer(gemma)
     # Many end tokens, so that even an untrained model ends, here and there.
@@ -161,25 +181,31 @@ def test_logprob_is_the_mean_over_the_answers_tokens(model: PreTrainedModel | Pe
         assert answer.logprob == pytest.approx(sum(of_answer) / len(of_answer), abs=1e-4)
 
 
-class Scripted(torch.nn.Module):
-    """Stands for a model that says what it is told, whatever it is asked; keeps count of the rows that are still open."""
+class Scripted(Gemma3ForCausalLM):
+    """A model that says what it is told, whatever it is asked; keeps count of the rows that are still open."""
 
-    def __init__(self, folder: Path, answers: list[list[int]]) -> None:
-        super().__init__()
-        self.model = load_model(folder)
-        self.config, self.device, self.generation_config = self.model.config, torch.device("cpu"), self.model.generation_config
-        self.answers = dict(enumerate(answers))
-        self.batches: list[int] = []
+    answers: Sequence[list[int]]
+    batches: list[int]
 
-    def forward(self, input_ids: torch.Tensor, **inputs: object) -> object:
-        output = self.model(input_ids=input_ids, **inputs)
+    def get_output_embeddings(self) -> torch.nn.Module:
+        """Nothing that could be read instead of asking this model."""
+        return torch.nn.Identity()
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        output = super().forward(*args, **options)
         step = len(self.batches)
-        rows = [answer for answer in self.answers.values() if len(answer) > step]
-        self.batches.append(len(input_ids))
+        rows = [answer for answer in self.answers if len(answer) > step]
+        self.batches.append(len(options["input_ids"]))
         output.logits.zero_()
         for row, answer in enumerate(rows):
             output.logits[row, -1, answer[step]] = 1
         return output
+
+
+def scripted(folder: Path, answers: Sequence[list[int]]) -> Scripted:
+    model = Scripted.from_pretrained(folder).eval()
+    model.answers, model.batches = answers, []
+    return model
 
 
 def test_each_row_ends_by_its_own_end_token_stop_string_or_limit_and_then_costs_nothing(gemma: Path):
@@ -189,13 +215,12 @@ def test_each_row_ends_by_its_own_end_token_stop_string_or_limit_and_then_costs_
     }
     said = [[*plain[" fees"], 1], plain[" lost\nInput:"], plain[" a b c d e f g h i j k l m n"][:10]]
     assert len({len(answer) for answer in said}) == 3
-    scripted = Scripted(gemma, said)
-    model = cast(PreTrainedModel, scripted)
+    model = scripted(gemma, said)
     answers = generate_batch(model, tokenizer, [[2, 5], [2, 5, 6], [2]], format=PLAIN, max_new_tokens=10)
     assert [answer.text for answer in answers[:2]] == ["fees", "lost"]
     assert [answer.finished for answer in answers] == [True, True, False]
     assert [answer.tokens for answer in answers] == [len(answer) for answer in said]
-    assert sum(scripted.batches) == sum(len(answer) for answer in said)
+    assert sum(model.batches) == sum(len(answer) for answer in said)
 
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused(gemma: Path):

@@ -105,12 +105,12 @@ def mean_loss(network: Any, *, model: Path) -> float:
 def test_the_validation_sample_grows_with_the_training_and_stays_the_same():
     rows = list(range(400))
     sizes = {}
-    for training_rows in (10, 512, 1600, 100_000):
+    for training_rows in (10, 1500, 2400, 100_000):
         sample = Validation([Stub(place) for place in rows], training_rows=training_rows, micro_batch=8, collate=None)  # type: ignore[misc, arg-type]
         again = Validation([Stub(place) for place in rows], training_rows=training_rows, micro_batch=8, collate=None)  # type: ignore[misc, arg-type]
         assert sample.rows == again.rows
         sizes[training_rows] = len(sample.rows)
-    assert sizes == {10: 32, 512: 32, 1600: 100, 100_000: 400}
+    assert sizes == {10: 64, 1500: 64, 2400: 100, 100_000: 400}
 
 
 class Stub:
