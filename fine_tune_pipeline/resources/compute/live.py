@@ -36,7 +36,8 @@ class LiveFileReader(dg.PipesFileMessageReader):
         if not payload["numbers"] or (now - self._last_seconds < INTERVAL_SECONDS and not last):
             return
         self._last_seconds = now
-        numbers = {f"live/{name}": float(value) for name, value in payload["numbers"].items()}
+        # To be read by people: the exact numbers go to MLflow.
+        numbers = {f"live/{name}": float(f"{value:.4g}") for name, value in payload["numbers"].items()}
         metadata = {"live/step": payload["done"], "live/steps": payload["total"], **numbers}
         self._context.log_event(dg.AssetObservation(self._context.asset_key, metadata=metadata))
 
