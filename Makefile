@@ -35,7 +35,7 @@ dev: setup ## web UI at http://localhost:3000 with daemon, and MLflow at http://
 	@$(BIN)/python -m fine_tune_pipeline.cli dev
 
 test: setup ## the test suite: no network, no GPU
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: setup ## format, lint, import rules, types, every shipped YAML
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
