@@ -1,8 +1,9 @@
 """Section `dataset` (step 3): where examples come from and what happens to them."""
 
+import codecs
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fine_tune_pipeline.spec.base import Section
 
@@ -18,26 +19,58 @@ class Columns(Section):
     sample: int | None = Field(default=None, ge=1, description="Take this many rows, chosen by seed; all by default.")
 
 
-class JsonlSource(Columns):
+class FileColumns(Columns):
+    """Rows of files: of one, of a folder (all files of this type below it), or of a glob; each may be gzip, bzip2 or xz."""
+
+    path: str = Field(
+        description="File, folder or glob, relative to the YAML file; or a URL that fsspec knows (s3://, gs://, abfs://, https://)."
+    )
+
+
+class JsonlSource(FileColumns):
     """JSON Lines: one object a line."""
 
     type: Literal["jsonl"]
-    path: str
 
 
-class CsvSource(Columns):
+class JsonSource(FileColumns):
+    """A JSON file that holds a list of objects."""
+
+    type: Literal["json"]
+    records: str | None = Field(default=None, description="Key of the list, dotted if it lies deeper; by default the file is the list.")
+
+
+class CsvSource(FileColumns):
     """CSV with a header."""
 
     type: Literal["csv"]
-    path: str
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    encoding: str = Field(default="utf-8", description="Name of the character encoding, as Python knows it.")
+
+    @field_validator("encoding")
+    @classmethod
+    def known(cls, encoding: str) -> str:
+        try:
+            codecs.lookup(encoding)
+        except LookupError as error:
+            raise ValueError(f"got {encoding!r}, want an encoding such as utf-8, cp1252 or utf-16") from error
+        return encoding
 
 
-class ParquetSource(Columns):
-    """A Parquet file."""
+class ParquetSource(FileColumns):
+    """Parquet files."""
 
     type: Literal["parquet"]
-    path: str
+
+
+class ExcelSource(FileColumns):
+    """An .xlsx workbook: the first row of a sheet that is not empty names the columns."""
+
+    type: Literal["excel"]
+    sheet: str | None = Field(default=None, description="Name of the sheet; the first one by default.")
+
+
+FileSource = JsonlSource | JsonSource | CsvSource | ParquetSource | ExcelSource
 
 
 class SqlSource(Columns):
@@ -48,7 +81,7 @@ class SqlSource(Columns):
     query: str
 
 
-Source = Annotated[JsonlSource | CsvSource | ParquetSource | SqlSource, Field(discriminator="type")]
+Source = Annotated[FileSource | SqlSource, Field(discriminator="type")]
 
 
 class FormatSpec(Section):

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fine_tune_pipeline.spec.base_model import LocalModel
-from fine_tune_pipeline.spec.dataset import CsvSource, JsonlSource, ParquetSource
+from fine_tune_pipeline.spec.dataset import FileSource
 from fine_tune_pipeline.spec.objective import Classification, Extraction
+from fine_tune_pipeline.spec.paths import is_there
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 COMPONENT_TYPE = "fine_tune_pipeline.use_case.FineTuneUseCase"
@@ -284,7 +285,7 @@ def _is_branch(part: str, location: Location) -> bool:
 
 def _missing_files(spec: UseCaseSpec, *, path: Path, lines: Lines) -> Iterable[Problem]:
     for location, name in _named_files(spec):
-        if spec.file(name).exists():
+        if is_there(spec.place(name)):
             continue
         field = ".".join(str(part) for part in ("attributes", *location))
         if "${" in str(spec.file(name)):
@@ -305,7 +306,7 @@ def _named_files(spec: UseCaseSpec) -> Iterable[tuple[Location, str]]:
             yield ("base_model", "candidates", number, "path"), candidate.path
     for part, sources in (("sources", spec.dataset.sources), ("held_out", spec.dataset.held_out)):
         for number, source in enumerate(sources):
-            if isinstance(source, JsonlSource | CsvSource | ParquetSource):
+            if isinstance(source, FileSource):
                 yield ("dataset", part, number, "path"), source.path
 
 

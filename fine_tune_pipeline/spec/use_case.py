@@ -13,6 +13,7 @@ from fine_tune_pipeline.spec.deployment import DeploymentSpec
 from fine_tune_pipeline.spec.environment import EnvironmentSpec
 from fine_tune_pipeline.spec.evaluation import EvaluationSpec
 from fine_tune_pipeline.spec.objective import ObjectiveSpec
+from fine_tune_pipeline.spec.paths import is_url
 from fine_tune_pipeline.spec.technique import Auto, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
 
@@ -51,3 +52,8 @@ class UseCaseSpec(Section):
         """A path of the use case: `${NAME}` is taken from the environment, relative ones begin at the use case's folder."""
         expanded = Path(os.path.expandvars(path))
         return expanded if expanded.is_absolute() else self.folder / expanded
+
+    def place(self, path: str) -> str:
+        """A path of the use case as a place that may also be a URL, which is left as it is."""
+        expanded = os.path.expandvars(path)
+        return expanded if is_url(expanded) else str(self.file(path))

@@ -116,7 +116,11 @@ BROKEN = {
         "attributes.technique.rank: got 999, want less than or equal to 256. 8 to 64 is usual",
     ),
     "no sources": ("      - {type: jsonl, path: rows.jsonl}", "      []", "attributes.dataset.sources: got [], want "),
-    "unknown source": ("type: jsonl", "type: xml", "attributes.dataset.sources.0: type got 'xml', want one of jsonl, csv, parquet, sql"),
+    "unknown source": (
+        "type: jsonl",
+        "type: xml",
+        "attributes.dataset.sources.0: type got 'xml', want one of jsonl, json, csv, parquet, excel, sql",
+    ),
     "field of the source": ("path: rows.jsonl", "paht: rows.jsonl", "attributes.dataset.sources.0.paht: unknown field; allowed here:"),
     "missing file": (
         "path: rows.jsonl",

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
-from fine_tune_pipeline.guide.dataset.sources import Opened, Row, opened
+from fine_tune_pipeline.guide.dataset.rows import Row
+from fine_tune_pipeline.guide.dataset.sources import Opened, opened
 from fine_tune_pipeline.guide.dataset.steps import MARK, Step, made, write_step
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -33,6 +34,10 @@ class BrokenTemplate(ValueError):
 
 class ReservedColumn(ValueError):
     """A metadata column has the name of something that a step writes."""
+
+
+class EmptySource(ValueError):
+    """A source holds no rows at all."""
 
 
 class NoExamples(ValueError):
@@ -64,7 +69,7 @@ def gather(spec: UseCaseSpec, *, corrections: Sequence[Mapping[str, str]] = ()) 
     """
     both = {"sources": spec.dataset.sources, "held_out": spec.dataset.held_out}
     found = {
-        name: [opened(source, file=spec.file, field=f"dataset.{name}[{number}]") for number, source in enumerate(sources)]
+        name: [opened(source, locate=spec.place, field=f"dataset.{name}[{number}]") for number, source in enumerate(sources)]
         for name, sources in both.items()
     }
     return Gathered(sources=found["sources"], held_out=found["held_out"], corrections=corrections if spec.dataset.feedback else ())
@@ -75,14 +80,14 @@ def collected(gathered: Gathered, folder: Path, *, seed: int) -> Built:
 
     Raises:
         NoExamples: not one row became an example; names the first reasons.
-        BrokenTemplate, ReservedColumn: names the source and the field.
+        BrokenTemplate, ReservedColumn, EmptySource: names the source and the field.
     """
     parts = [collect(source, held_out=False, seed=seed) for source in gathered.sources]
     parts += [collect(source, held_out=True, seed=seed) for source in gathered.held_out]
     kept, renamed = unique([example for part in parts for example in part.examples] + [_corrected(row) for row in gathered.corrections])
     quarantine = [row for part in parts for row in part.quarantine]
     if not kept:
-        first = "; ".join(f"{row.reason}: {row.detail}" for row in quarantine[:3]) or "the sources hold no rows"
+        first = "; ".join(f"{row.reason}: {row.detail}" for row in quarantine[:3]) or "no row was taken"
         raise NoExamples(f"dataset.sources: none of {len(quarantine)} rows became an example. {first}")
     table = [part.shown() for part in parts] + _feedback_shown(gathered.corrections)
     step = made("collect", kept=kept, quarantine=quarantine, fixed={"id_made_unique": renamed} if renamed else {}, notes={"sources": table})
@@ -117,7 +122,7 @@ def collect(opened_source: Opened, *, held_out: bool, seed: int) -> Collected:
     """Examples of one source.
 
     Raises:
-        BrokenTemplate, ReservedColumn: names the source and the field.
+        BrokenTemplate, ReservedColumn, EmptySource: names the source and the field.
     """
     source = opened_source.source
     reserved = sorted(RESERVED_METADATA.intersection(source.metadata))
@@ -125,6 +130,8 @@ def collect(opened_source: Opened, *, held_out: bool, seed: int) -> Collected:
         raise ReservedColumn(f"{opened_source.place}: metadata: {reserved[0]} is written by the steps; rename the column in the source")
     templates = {name: _compiled(getattr(source, name), f"{opened_source.place}: {name}") for name in ("prompt", "completion")}
     rows = list(opened_source.rows())
+    if not rows:
+        raise EmptySource(f"{opened_source.place}: holds no rows; bring some, or take the source out")
     taken = rows if source.sample is None else sampled(rows, source.sample, seed=seed)
     bar = tqdm(taken, desc=f"collect {opened_source.name}", unit="row", disable=None)
     results = [_example(row, templates, opened_source, held_out=held_out) for row in bar]
@@ -135,8 +142,8 @@ def collect(opened_source: Opened, *, held_out: bool, seed: int) -> Collected:
 
 def sampled(rows: Sequence[Row], count: int, *, seed: int) -> list[Row]:
     """So many rows, in their own order. Which ones depends on the seed and their content only, so a row keeps its place when data grows."""
-    ranked = sorted(rows, key=lambda row: (hashlib.sha256(f"{seed}:{row.sha256}".encode()).digest(), row.number))
-    return sorted(ranked[:count], key=lambda row: row.number)
+    ranked = sorted(range(len(rows)), key=lambda place: (hashlib.sha256(f"{seed}:{rows[place].sha256}".encode()).digest(), place))
+    return [rows[place] for place in sorted(ranked[:count])]
 
 
 def unique(examples: Sequence[Example]) -> tuple[list[Example], int]:
@@ -159,7 +166,7 @@ def unique(examples: Sequence[Example]) -> tuple[list[Example], int]:
 
 
 def _example(row: Row, templates: Mapping[str, Template], source: Opened, *, held_out: bool) -> Example | Quarantined:
-    place = f"{source.name}, row {row.number}"
+    place = f"{source.name}, {row.place}"
     given = None if row.columns is None else row.columns.get("id")
     id_ = str(given) if given not in (None, "") else row.sha256[:16]
     if row.columns is None:

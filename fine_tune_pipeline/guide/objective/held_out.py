@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fine_tune_pipeline.spec.dataset import CsvSource, JsonlSource, ParquetSource, Source
+from fine_tune_pipeline.spec.paths import is_there
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 
@@ -37,9 +38,12 @@ def _count(source: Source, spec: UseCaseSpec) -> int | Path | None:
     """Rows, or the path of a file that is not there, or None when it cannot be told."""
     if not isinstance(source, JsonlSource | CsvSource | ParquetSource):
         return None
-    path = spec.file(source.path)
-    if not path.is_file():
+    place = spec.place(source.path)
+    path = Path(place)
+    if not is_there(place):
         return path
+    if not path.is_file() or path.suffix in (".gz", ".bz2", ".xz"):
+        return None
     rows = _rows(source, path)
     return rows if source.sample is None or rows is None else min(rows, source.sample)
 
@@ -48,11 +52,11 @@ def _rows(source: JsonlSource | CsvSource | ParquetSource, path: Path) -> int | 
     if isinstance(source, ParquetSource):
         return _parquet_rows(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with path.open(encoding=source.encoding if isinstance(source, CsvSource) else "utf-8-sig", newline="") as stream:
             if isinstance(source, JsonlSource):
                 return sum(1 for line in stream if line.strip())
             return max(0, sum(1 for row in csv.reader(stream, delimiter=source.delimiter) if row) - 1)
-    except (UnicodeDecodeError, csv.Error):
+    except (UnicodeError, csv.Error):
         # `raw_examples` reads every row and says what is wrong with which; here the size is only not known.
         return None
 

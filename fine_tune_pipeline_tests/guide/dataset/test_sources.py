@@ -1,29 +1,31 @@
 """Rows of every type of source, the broken ones among them, and errors that say where."""
 
+import gzip
+import lzma
 import sqlite3
-from contextlib import closing
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import date
 from decimal import Decimal
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from openpyxl import Workbook
 
-from fine_tune_pipeline.guide.dataset.sources import (
-    FailedQuery,
-    MissingSource,
-    NoDatabaseUrl,
-    Opened,
-    UnreadableSource,
-    opened,
-    source_name,
-)
-from fine_tune_pipeline.spec.dataset import CsvSource, JsonlSource, ParquetSource, Source, SqlSource
+from fine_tune_pipeline.guide.dataset import readers
+from fine_tune_pipeline.guide.dataset.files import MissingSource, UnreadableSource
+from fine_tune_pipeline.guide.dataset.sources import FailedQuery, NoDatabaseUrl, Opened, opened, source_name
+from fine_tune_pipeline.spec.dataset import CsvSource, ExcelSource, JsonlSource, JsonSource, ParquetSource, Source, SqlSource
+from fine_tune_pipeline.spec.paths import is_url
 
 
 def open_at(folder: Path, source: Source) -> Opened:
-    return opened(source, file=lambda path: folder / path, field="dataset.sources[0]")
+    return opened(source, locate=lambda path: path if is_url(path) else str(folder / path), field="dataset.sources[0]")
 
 
 def columns(source: Opened) -> list[dict | None]:
@@ -56,8 +58,10 @@ def test_csv_uses_its_header_and_delimiter_and_keeps_rows_of_another_width(tmp_p
     [
         (b"", "empty"),
         (b"text,text\na,b\n", "'text' stands twice"),
+        (b"text;label\na;b\n", "write delimiter: ';'"),
+        (b"text\tlabel\na\tb\n", "write delimiter: "),
         (b'text,label\n"a,b\n', "unclosed quote"),
-        (b"text\n\xff\n", "UTF-8"),
+        (b"te\xffxt\na\n", "UTF-8"),
     ],
 )
 def test_a_csv_file_that_is_none_is_refused(tmp_path, content, said):
@@ -152,3 +156,190 @@ def test_a_query_that_the_database_refuses_is_quoted_with_its_answer(tmp_path, m
 )
 def test_a_source_is_named_by_type_and_place_but_never_by_a_whole_path(source, name):
     assert source_name(source) == name
+
+
+def test_a_folder_gives_all_its_files_of_the_type_and_rows_say_which(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "b.jsonl").write_text('{"text": "b"}\n', encoding="utf-8")
+    (tmp_path / "in" / "deep" / "c.jsonl.gz").write_bytes(gzip.compress(b'{"text": "c"}\nbroken\n'))
+    (tmp_path / "in" / "a.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    (tmp_path / "in" / "notes.txt").write_text("not asked for", encoding="utf-8")
+    rows = list(open_at(tmp_path, JsonlSource(type="jsonl", path="in")).rows())
+    assert [row.place for row in rows] == ["a.jsonl, row 1", "b.jsonl, row 1", "deep/c.jsonl.gz, row 1", "deep/c.jsonl.gz, row 2"]
+    assert [row.columns for row in rows] == [{"text": "a"}, {"text": "b"}, {"text": "c"}, None]
+
+
+def test_a_glob_gives_what_it_matches_in_the_order_of_the_names(tmp_path):
+    for name in ("2026-02.csv", "2026-01.csv", "2025-12.csv"):
+        (tmp_path / name).write_text(f"text\n{name}\n", encoding="utf-8")
+    assert columns(open_at(tmp_path, CsvSource(type="csv", path="2026-*.csv"))) == [{"text": "2026-01.csv"}, {"text": "2026-02.csv"}]
+
+
+def test_the_names_of_files_do_not_count_but_their_contents_and_order_do(tmp_path):
+    def digest(folder: str, **files: str) -> str:
+        (tmp_path / folder).mkdir()
+        for name, text in files.items():
+            (tmp_path / folder / f"{name}.jsonl").write_text(f'{{"text": "{text}"}}\n', encoding="utf-8")
+        return open_at(tmp_path, JsonlSource(type="jsonl", path=folder)).sha256
+
+    one = digest("one", a="x", b="y")
+    assert digest("renamed", c="x", d="y") == one
+    assert digest("turned", a="y", b="x") != one
+    assert digest("changed", a="x", b="z") != one
+
+
+def test_packed_and_plain_bytes_are_the_same_source(tmp_path):
+    (tmp_path / "plain.jsonl").write_bytes(b'{"text": "a"}\n')
+    (tmp_path / "packed.jsonl.xz").write_bytes(lzma.compress(b'{"text": "a"}\n'))
+    plain, packed = (open_at(tmp_path, JsonlSource(type="jsonl", path=name)) for name in ("plain.jsonl", "packed.jsonl.xz"))
+    assert plain.sha256 == packed.sha256
+    assert columns(plain) == columns(packed)
+
+
+def test_a_cut_off_archive_is_refused(tmp_path):
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-20])
+    with pytest.raises(UnreadableSource, match=r"rows\.jsonl\.gz: cannot be read"):
+        open_at(tmp_path, JsonlSource(type="jsonl", path="rows.jsonl.gz"))
+
+
+@pytest.mark.parametrize("path", ["nothing", "*.jsonl", "empty"])
+def test_a_path_that_names_no_file_is_refused(tmp_path, path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingSource, match=r"dataset\.sources\[0\].*holds no \*\.jsonl"):
+        open_at(tmp_path, JsonlSource(type="jsonl", path=path))
+
+
+def test_files_are_read_from_a_web_server(tmp_path):
+    (tmp_path / "rows.csv").write_text("text\na\n", encoding="utf-8")
+    with web_server(tmp_path) as url:
+        assert columns(open_at(tmp_path, CsvSource(type="csv", path=f"{url}/rows.csv"))) == [{"text": "a"}]
+        with pytest.raises(MissingSource, match="is not there"):
+            open_at(tmp_path, CsvSource(type="csv", path=f"{url}/other.csv"))
+    with pytest.raises((UnreadableSource, MissingSource), match=r"dataset\.sources\[0\]"):
+        open_at(tmp_path, CsvSource(type="csv", path=f"{url}/rows.csv"))
+
+
+def test_an_unknown_protocol_is_refused(tmp_path):
+    with pytest.raises(UnreadableSource, match=r"dataset\.sources\[0\]: nosuch:// cannot be opened"):
+        open_at(tmp_path, JsonlSource(type="jsonl", path="nosuch://bucket/rows.jsonl"))
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    handler = partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the tests' output stays readable."""
+
+
+def test_a_json_list_gives_its_objects_and_breaks_what_is_none(tmp_path):
+    (tmp_path / "rows.json").write_text('[{"text": "a"}, 7, {"text": "b"}]', encoding="utf-8")
+    rows = list(open_at(tmp_path, JsonSource(type="json", path="rows.json")).rows())
+    assert [row.columns for row in rows] == [{"text": "a"}, None, {"text": "b"}]
+    assert "got int, want an object" in rows[1].problem
+
+
+def test_a_json_list_may_lie_deeper(tmp_path):
+    (tmp_path / "rows.json").write_text('{"data": {"tickets": [{"text": "a"}], "count": 1}}', encoding="utf-8")
+    assert columns(open_at(tmp_path, JsonSource(type="json", path="rows.json", records="data.tickets"))) == [{"text": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "records", "said"),
+    [
+        ('{"tickets": [], "count": 1}', None, "write records: tickets"),
+        ('{"a": [], "b": []}', None, "keys 'a', 'b'"),
+        ('{"tickets": []}', "data.tickets", "no 'data'.*'tickets'"),
+        ('{"tickets": [1,\n2', None, "line 2 is not JSON"),
+        ('"text"', None, "got str"),
+        ('{"a": 1}\n{"a": 2}', None, "type: jsonl"),
+    ],
+)
+def test_a_json_file_of_another_shape_is_refused_with_what_to_write(tmp_path, content, records, said):
+    (tmp_path / "rows.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UnreadableSource, match=said) as error:
+        list(open_at(tmp_path, JsonSource(type="json", path="rows.json", records=records)).rows())
+    assert "dataset.sources[0]" in str(error.value)
+
+
+def test_an_over_long_line_breaks_its_row_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LINE_BYTES", 50)
+    lines = [b'{"text": "a"}', b'{"text": "' + b"x" * 140 + b'"}', b'{"text": "b"}']
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
+    rows = list(open_at(tmp_path, JsonlSource(type="jsonl", path="rows.jsonl")).rows())
+    assert [row.columns for row in rows] == [{"text": "a"}, None, {"text": "b"}]
+    assert "has 153 bytes, want at most 50" in rows[1].problem
+    assert rows[1].raw.startswith('{"text": "xxx')
+
+
+def test_a_csv_row_in_another_encoding_is_broken_alone(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b"text\ncaf\xe9\ncaf\xc3\xa9\n")
+    rows = list(open_at(tmp_path, CsvSource(type="csv", path="rows.csv")).rows())
+    assert [row.columns for row in rows] == [None, {"text": "café"}]
+    assert "utf-8" in rows[0].problem
+    assert rows[0].content == {"line": r'["caf\udce9"]'}
+
+
+def test_a_csv_file_in_another_encoding_is_refused_with_what_to_write(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b"text\n" + "café\n".encode("cp1252") * 20)
+    with pytest.raises(UnreadableSource, match=r"20 of 20 rows are not utf-8; write the encoding.*cp1252"):
+        list(open_at(tmp_path, CsvSource(type="csv", path="rows.csv")).rows())
+    assert columns(open_at(tmp_path, CsvSource(type="csv", path="rows.csv", encoding="cp1252"))) == [{"text": "café"}] * 20
+
+
+def test_a_csv_file_in_utf_16_is_refused_and_read_when_its_encoding_is_given(tmp_path):
+    (tmp_path / "rows.csv").write_bytes("text\ncafé\n".encode("utf-16"))
+    with pytest.raises(UnreadableSource, match="write encoding: utf-16"):
+        list(open_at(tmp_path, CsvSource(type="csv", path="rows.csv")).rows())
+    assert columns(open_at(tmp_path, CsvSource(type="csv", path="rows.csv", encoding="utf-16"))) == [{"text": "café"}]
+
+
+def workbook(path: Path, sheets: dict[str, list[list[object]]]) -> None:
+    book = Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        page = book.create_sheet(name)
+        for row in rows:
+            page.append(row)
+    book.save(path)
+
+
+def test_excel_rows_carry_the_numbers_that_excel_shows(tmp_path):
+    tickets = [[None, None], ["text", "day"], ["a", date(2026, 1, 2)], [None, None], ["b", None], ["#REF!", None]]
+    workbook(tmp_path / "rows.xlsx", {"tickets": tickets, "other": [["text"], ["z"]]})
+    rows = list(open_at(tmp_path, ExcelSource(type="excel", path="rows.xlsx")).rows())
+    assert [row.number for row in rows] == [3, 5, 6]
+    assert [row.columns for row in rows] == [{"text": "a", "day": "2026-01-02 00:00:00"}, {"text": "b", "day": None}, None]
+    assert "'text' holds the error #REF!" in rows[2].problem
+    assert columns(open_at(tmp_path, ExcelSource(type="excel", path="rows.xlsx", sheet="other"))) == [{"text": "z"}]
+
+
+@pytest.mark.parametrize(
+    ("sheets", "sheet", "said"),
+    [
+        ({"tickets": [["text"]]}, "missing", "no 'missing'; the workbook has 'tickets'"),
+        ({"tickets": []}, None, "'tickets' is empty"),
+        ({"tickets": [["text", "text"], ["a", "b"]]}, None, "'text' stands twice"),
+    ],
+)
+def test_a_workbook_without_what_is_wanted_is_refused(tmp_path, sheets, sheet, said):
+    workbook(tmp_path / "rows.xlsx", sheets)
+    with pytest.raises(UnreadableSource, match=said):
+        list(open_at(tmp_path, ExcelSource(type="excel", path="rows.xlsx", sheet=sheet)).rows())
+
+
+@pytest.mark.parametrize("content", [b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 an old or protected workbook", b"PK\x03\x04 cut off"])
+def test_what_is_no_workbook_is_refused_with_what_to_do(tmp_path, content):
+    (tmp_path / "rows.xlsx").write_bytes(content)
+    with pytest.raises(UnreadableSource, match="without a password"):
+        list(open_at(tmp_path, ExcelSource(type="excel", path="rows.xlsx")).rows())

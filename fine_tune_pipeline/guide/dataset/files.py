@@ -1,0 +1,118 @@
+"""The files that a source's path names: one file, a folder, a glob, each local or at a URL that fsspec knows."""
+
+import lzma
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.utils import get_protocol
+
+from fine_tune_pipeline.artifacts.fingerprint import stream_sha256
+from fine_tune_pipeline.spec.paths import is_glob
+
+COMPRESSED = (".gz", ".bz2", ".xz")
+"""Endings that are unpacked while reading."""
+
+
+class MissingSource(FileNotFoundError):
+    """The path of a source names no file."""
+
+
+class UnreadableSource(ValueError):
+    """A file of a source is not what its type says."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file: `name` is what follows the place that all files of the source share."""
+
+    name: str
+    path: str
+    system: AbstractFileSystem
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Its bytes, unpacked where the ending says that they are packed.
+
+        Raises:
+            UnreadableSource: the place does not give them, or they cannot be unpacked.
+        """
+        try:
+            with self.system.open(self.path, "rb", compression="infer") as stream:
+                yield cast("BinaryIO", stream)
+        except _failures(self.system) as error:
+            raise UnreadableSource(f"{self.path}: cannot be read ({type(error).__name__}: {error})") from error
+
+    def sha256(self) -> str:
+        """Of the unpacked bytes."""
+        with self.open() as stream:
+            return stream_sha256(stream)
+
+
+def files_at(place: str, *, suffixes: Collection[str], field: str) -> list[SourceFile]:
+    """All files that `place` names, in the order of their paths; of a folder those below it that end as `suffixes` say.
+
+    Args:
+        place: an absolute path or a URL; `*`, `**`, `?` and `[…]` as in a shell.
+        suffixes: such as `.jsonl`; `.jsonl.gz` counts too.
+        field: where the path stands in the YAML.
+
+    Raises:
+        MissingSource: there is none.
+        UnreadableSource: the place cannot be looked at, as when the package for its protocol is missing.
+    """
+    try:
+        system, root = url_to_fs(place)
+    except (ImportError, ValueError) as error:
+        raise UnreadableSource(f"{field}: {get_protocol(place)}:// cannot be opened: {error}") from error
+    try:
+        found = _found(system, root, suffixes)
+    except _failures(system) as error:
+        raise UnreadableSource(f"{field}: {place} cannot be looked at ({type(error).__name__}: {error})") from error
+    if not found:
+        raise MissingSource(f"{field}: {place} is not there, or holds no {_listed(suffixes)}; paths begin at the folder of the YAML file")
+    shared = _shared(found)
+    return [SourceFile(name=path.removeprefix(shared), path=path, system=system) for path in found]
+
+
+def _found(system: AbstractFileSystem, root: str, suffixes: Collection[str]) -> list[str]:
+    if is_glob(root):
+        found: dict[str, Any] = system.glob(root, detail=True)
+        return sorted(path for path, info in found.items() if info["type"] == "file")
+    if system.isdir(root):
+        return sorted(path for path in system.find(root) if _ends(path, suffixes))
+    return [root] if system.isfile(root) else []
+
+
+def _ends(path: str, suffixes: Collection[str]) -> bool:
+    endings = PurePosixPath(path).suffixes
+    if endings and endings[-1].lower() in COMPRESSED:
+        endings = endings[:-1]
+    return bool(endings) and endings[-1].lower() in suffixes
+
+
+def _shared(paths: list[str]) -> str:
+    """What all paths begin with, up to a slash; of one path all but its name."""
+    first, last = paths[0], paths[-1]
+    same = next((place for place, sign in enumerate(first) if last[place : place + 1] != sign), len(first))
+    return first[: first.rfind("/", 0, same) + 1]
+
+
+def _failures(system: AbstractFileSystem) -> tuple[type[Exception], ...]:
+    """What looking at a place or reading its bytes can raise: the place says no, an archive is damaged, a server answers with an error."""
+    common = (OSError, EOFError, NotImplementedError, zlib.error, lzma.LZMAError)
+    protocols = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
+    if "http" not in protocols:
+        return common
+    from aiohttp import ClientError
+
+    return (*common, ClientError)
+
+
+def _listed(suffixes: Collection[str]) -> str:
+    return " or ".join(f"*{suffix}" for suffix in suffixes)

@@ -1,0 +1,51 @@
+"""A row of a source as it lies there, whatever kind of source; one that cannot be read is a broken row, not an error."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; `number` counts from 1 as the reader of the file would (for CSV without the header). `columns` is None if it is broken.
+
+    `file` says which one where a source has several.
+    """
+
+    number: int
+    columns: dict[str, Any] | None
+    problem: str = ""
+    raw: str = ""
+    file: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}, row {self.number}" if self.file else f"row {self.number}"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The row as it came, for the quarantine and for its hash."""
+        return {"line": self.raw} if self.columns is None else self.columns
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(canonical(self.content).encode("utf-8")).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: dates and decimals as text, bytes as hexadecimal, a number that is none as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def canonical(content: Any) -> str:
+    """JSON that only the content decides."""
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
