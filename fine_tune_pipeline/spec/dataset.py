@@ -79,6 +79,7 @@ class SqlSource(Columns):
     type: Literal["sql"]
     url_variable: str = Field(description="Name of the environment variable that holds the database URL; never the URL itself.")
     query: str
+    parameters: dict[str, str | int | float | bool] = Field(default={}, description="Values of the query's `:names`; never pasted into it.")
 
 
 Source = Annotated[FileSource | SqlSource, Field(discriminator="type")]

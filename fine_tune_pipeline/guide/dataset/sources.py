@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -13,6 +13,9 @@ from fine_tune_pipeline.spec.dataset import FileSource, Source, SqlSource
 
 SUFFIXES = {"jsonl": (".jsonl", ".ndjson"), "json": (".json",), "csv": (".csv", ".tsv"), "parquet": (".parquet",), "excel": (".xlsx",)}
 """Of a folder, the files with these endings are read."""
+
+FETCHED_ROWS = 1000
+"""Rows that a database sends at a time."""
 
 
 class NoDatabaseUrl(ValueError):
@@ -90,9 +93,18 @@ def _query(source: SqlSource, *, field: str) -> list[Row]:
         raise NoDatabaseUrl(
             f"{field}.url_variable: {source.url_variable} is no database URL ({type(error).__name__}); want dialect://… and its driver"
         ) from None
+    statement = text(source.query)
+    wanted, given = set(statement.compile().params), set(source.parameters)
+    if wanted != given:
+        raise FailedQuery(
+            f"{field}.parameters: got {_named(given)}, want the :names of the query, {_named(wanted)}; "
+            "a colon that begins no parameter is written \\: in the query"
+        )
     try:
         with engine.connect() as connection:
-            found = [plain(dict(row)) for row in connection.execute(text(source.query)).mappings()]
+            # Fetched in parts by a cursor of the server, where the database has one.
+            answer = connection.execution_options(yield_per=FETCHED_ROWS).execute(statement, source.parameters)
+            found = [plain(dict(row)) for row in answer.mappings()]
     except SQLAlchemyError as error:
         said = str(getattr(error, "orig", None) or error).splitlines()[0]
         hidden = said.replace(str(url.password), "***") if url.password else said
@@ -100,3 +112,7 @@ def _query(source: SqlSource, *, field: str) -> list[Row]:
     finally:
         engine.dispose()
     return [Row(number, columns) for number, columns in enumerate(sorted(found, key=canonical), start=1)]
+
+
+def _named(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -105,8 +105,8 @@ def database(path: Path, rows: list[tuple[int, str]]) -> str:
     return f"sqlite:///{path}"
 
 
-def sql(query: str = "SELECT id, body FROM message") -> SqlSource:
-    return SqlSource(type="sql", url_variable="TEST_DATABASE", query=query)
+def sql(query: str = "SELECT id, body FROM message", **parameters: str | int) -> SqlSource:
+    return SqlSource(type="sql", url_variable="TEST_DATABASE", query=query, parameters=parameters)
 
 
 def test_sql_rows_are_the_same_whatever_order_the_database_gives_them_in(tmp_path, monkeypatch):
@@ -123,6 +123,26 @@ def test_sql_content_decides_the_hash(tmp_path, monkeypatch):
     before = open_at(tmp_path, sql()).sha256
     monkeypatch.setenv("TEST_DATABASE", database(tmp_path / "two.db", [(1, "A")]))
     assert open_at(tmp_path, sql()).sha256 != before
+
+
+def test_parameters_reach_the_database_as_values(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_DATABASE", database(tmp_path / "one.db", [(1, "a"), (2, "it's; DROP TABLE message"), (3, "c")]))
+    query = "SELECT id FROM message WHERE body = :body OR id >= :least"
+    assert columns(open_at(tmp_path, sql(query, body="it's; DROP TABLE message", least=3))) == [{"id": 2}, {"id": 3}]
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters", "said"),
+    [
+        ("SELECT id FROM message WHERE id = :id", {}, "got none, want the :names of the query, id"),
+        ("SELECT id FROM message", {"id": 1}, "got id, want the :names of the query, none"),
+        ("SELECT id FROM message WHERE id = :id", {"idd": 1}, "got idd, want the :names of the query, id"),
+    ],
+)
+def test_parameters_that_are_not_those_of_the_query_are_refused(tmp_path, monkeypatch, query, parameters, said):
+    monkeypatch.setenv("TEST_DATABASE", database(tmp_path / "one.db", [(1, "a")]))
+    with pytest.raises(FailedQuery, match=rf"dataset\.sources\[0\]\.parameters: {said}"):
+        open_at(tmp_path, sql(query, **parameters))
 
 
 def test_an_unset_url_variable_is_named(tmp_path, monkeypatch):
