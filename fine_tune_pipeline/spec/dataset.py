@@ -1,11 +1,14 @@
 """Section `dataset` (step 3): where examples come from and what happens to them."""
 
 import codecs
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from fine_tune_pipeline.spec.base import Section
+
+_PINNED = re.compile(r"hf://datasets/[^/@]+/[^/@]+@[0-9a-f]{40}(/|$)")
 
 
 class Columns(Section):
@@ -23,8 +26,19 @@ class FileColumns(Columns):
     """Rows of files: of one, of a folder (all files of this type below it), or of a glob; each may be gzip, bzip2 or xz."""
 
     path: str = Field(
-        description="File, folder or glob, relative to the YAML file; or a URL that fsspec knows (s3://, gs://, abfs://, https://)."
+        description="File, folder or glob, relative to the YAML file; or a URL that fsspec knows (s3://, gs://, abfs://, https://). "
+        "Of the Hugging Face Hub: hf://datasets/owner/name@commit/file."
     )
+
+    @field_validator("path")
+    @classmethod
+    def pinned(cls, path: str) -> str:
+        if path.startswith("hf://") and not _PINNED.match(path):
+            raise ValueError(
+                f"got {path!r}, want hf://datasets/owner/name@commit/file with the 40 hexadecimal digits of a commit: "
+                "what a branch or tag names can change"
+            )
+        return path
 
 
 class JsonlSource(FileColumns):

@@ -9,6 +9,7 @@ from fine_tune_pipeline.use_case import GUIDE
 from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, GuideRun
 
 ASSETS = [factory.__name__ for factory in GUIDE]
+pytestmark = pytest.mark.timeout(900)
 OBSERVED = {"endpoint", "production_traffic", "drift_report"}
 
 

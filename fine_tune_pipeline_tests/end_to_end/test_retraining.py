@@ -1,5 +1,6 @@
 """The loop closes: production drifts, the sensor asks for a run, people's corrections are trained on, a new version takes over."""
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,12 @@ from fine_tune_pipeline_tests.waiting import wait_until
 
 REQUESTS = 50
 """The whole window of the drift report."""
+
+PAUSE_SECONDS = 0.2
+"""Between two questions of the customer: without it the endpoint would take a core from the retraining."""
+
+pytestmark = pytest.mark.timeout(900)
+"""Both fixture and test run the guide; the general limit is for a test that hangs."""
 
 
 @pytest.mark.usefixtures("first_seconds")
@@ -82,13 +89,14 @@ def _asking(client: EndpointClient, prompts: list[str]) -> Iterator[list[tuple[s
     over = threading.Event()
 
     def ask() -> None:
-        while not over.is_set():
-            for prompt in prompts:
-                try:
-                    answers.append((prompt, client.answer(prompt)))
-                except (EndpointError, Unreachable) as error:
-                    failed.append(error)
-                    return
+        for prompt in itertools.cycle(prompts):
+            if over.wait(PAUSE_SECONDS):
+                return
+            try:
+                answers.append((prompt, client.answer(prompt)))
+            except (EndpointError, Unreachable) as error:
+                failed.append(error)
+                return
 
     customer = threading.Thread(target=ask)
     customer.start()

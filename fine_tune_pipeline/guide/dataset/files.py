@@ -1,12 +1,13 @@
 """The files that a source's path names: one file, a folder, a glob, each local or at a URL that fsspec knows."""
 
+import io
 import lzma
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -43,8 +44,9 @@ class SourceFile:
             UnreadableSource: the place does not give them, or they cannot be unpacked.
         """
         try:
-            with self.system.open(self.path, "rb", compression="infer") as stream:
-                yield cast("BinaryIO", stream)
+            # Buffered anew: the files of some places read no line of at most so many bytes.
+            with self.system.open(self.path, "rb", compression="infer") as stream, io.BufferedReader(stream) as buffered:
+                yield buffered
         except _failures(self.system) as error:
             raise UnreadableSource(f"{self.path}: cannot be read ({type(error).__name__}: {error})") from error
 
@@ -107,11 +109,16 @@ def _failures(system: AbstractFileSystem) -> tuple[type[Exception], ...]:
     """What looking at a place or reading its bytes can raise: the place says no, an archive is damaged, a server answers with an error."""
     common = (OSError, EOFError, NotImplementedError, zlib.error, lzma.LZMAError)
     protocols = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
-    if "http" not in protocols:
-        return common
-    from aiohttp import ClientError
+    if "http" in protocols:
+        from aiohttp import ClientError
 
-    return (*common, ClientError)
+        return (*common, ClientError)
+    if "hf" in protocols:
+        from huggingface_hub.errors import HfHubHTTPError
+
+        # Its bases, since a hub that is not reached raises that of the HTTP library, whose name differs by version.
+        return (*common, *HfHubHTTPError.__bases__)
+    return common
 
 
 def _listed(suffixes: Collection[str]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import HfFileSystem, constants
 from openpyxl import Workbook
 
 from fine_tune_pipeline.guide.dataset import readers
@@ -22,6 +23,7 @@ from fine_tune_pipeline.guide.dataset.files import MissingSource, UnreadableSour
 from fine_tune_pipeline.guide.dataset.sources import FailedQuery, NoDatabaseUrl, Opened, opened, source_name
 from fine_tune_pipeline.spec.dataset import CsvSource, ExcelSource, JsonlSource, JsonSource, ParquetSource, Source, SqlSource
 from fine_tune_pipeline.spec.paths import is_url
+from fine_tune_pipeline_tests.guide.dataset.hub import COMMIT, ID, hub
 
 
 def open_at(folder: Path, source: Source) -> Opened:
@@ -363,3 +365,16 @@ def test_what_is_no_workbook_is_refused_with_what_to_do(tmp_path, content):
     (tmp_path / "rows.xlsx").write_bytes(content)
     with pytest.raises(UnreadableSource, match="without a password"):
         list(open_at(tmp_path, ExcelSource(type="excel", path="rows.xlsx")).rows())
+
+
+def test_a_dataset_of_the_hub_is_read_at_its_commit(tmp_path, monkeypatch):
+    files = {"data/a.jsonl": b'{"text": "a"}\n', "data/b.jsonl": b'{"text": "b"}\n', "README.md": b"# Tickets"}
+    HfFileSystem.clear_instance_cache()
+    with hub(files) as address:
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        source = JsonlSource(type="jsonl", path=f"hf://datasets/{ID}@{COMMIT}/data")
+        assert columns(open_at(tmp_path, source)) == [{"text": "a"}, {"text": "b"}]
+        with pytest.raises((MissingSource, UnreadableSource), match=r"dataset\.sources\[0\]"):
+            open_at(tmp_path, JsonlSource(type="jsonl", path=f"hf://datasets/owner/other@{COMMIT}/data"))
+    HfFileSystem.clear_instance_cache()
