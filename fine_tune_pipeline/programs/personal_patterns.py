@@ -79,6 +79,12 @@ _POSTCODE = r"\b(?i:[a-z]{1,2}\d[a-z\d]?[ ]?)(?!\d(?:st|nd|rd|th)\b)(?i:\d[abd-h
 _ZIP = r"\b\p{Lu}{2}[ ]\d{5}(?:-\d{4})?\b"
 _PHONE_WORD = r"(?i:\b(?:phone|telephone|tel|mobile|cell|landline|whatsapp|ring|call|text)\b[^\d\n]{0,20})"
 
+_SECRET_WORD = (
+    r"(?i:\b(?:password|passwd|pwd|passcode|passphrase|secret|credentials?|token|api[_\- ]?key|access[_\- ]?key|secret[_\- ]?key|"
+    r"client[_\- ]?secret|auth[_\- ]?token))"
+)
+_SECRET = r"(?=\S*\d)(?=\S*\p{L})[^\s\"',;<>]{6,}(?<![.!?])"
+
 
 def _made(expression: str) -> regex.Pattern[str]:
     return regex.compile(expression)
@@ -127,5 +133,28 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern(
         "LOCATION", _made(rf"\b\d{{1,4}}[a-z]?[ ]{_NO_STREET}(?:[a-z]{{3,}}[ ]){{1,2}}(?:street|road|lane|avenue|crescent|terrace)\b"),
         0.5, "street and number in lower case; only endings that are nothing else",
+    ),
+    *(
+        Pattern("SECRET", _made(rf"(?<![A-Za-z0-9_\-]){expression}"), 0.9, what)
+        for what, expression in (
+            ("access keys of AWS", r"(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Za-z])"),
+            ("tokens of GitHub", r"(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})"),
+            ("tokens of GitLab", r"glpat-[A-Za-z0-9_\-]{20,}"),
+            ("tokens of Slack", r"xox[abeoprs]-[A-Za-z0-9\-]{10,}"),
+            ("keys of Stripe", r"(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,}"),
+            ("keys of OpenAI, Anthropic and others that write them so", r"sk-(?=[A-Za-z0-9_\-]*\d)[A-Za-z0-9_\-]{20,}"),
+            ("keys of Google", r"AIza[0-9A-Za-z_\-]{35}"),
+            ("tokens of Hugging Face", r"hf_[A-Za-z0-9]{30,}"),
+            ("signed web tokens (RFC 7519)", r"eyJ[A-Za-z0-9_\-]{8,}\.eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}"),
+        )
+    ),
+    Pattern(
+        "SECRET", _made(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----(?s:.*?)(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|\Z)"), 1.0,
+        "private keys (RFC 7468), also cut off",
+    ),
+    Pattern("SECRET", _made(r"(?<=[a-z]://[^\s:/@]{1,64}:)[^\s@/]{3,}(?=@[\w\-])"), 0.95, "passwords in URLs"),
+    Pattern(
+        "SECRET", _made(rf"(?<={_SECRET_WORD}[\"']?[ ]{{0,2}}(?:[:=]|[ ]is:?)[ ]{{0,2}}[\"']?){_SECRET}"), 0.6,
+        "passwords and keys after a word that says so; they hold letters and digits, unlike `my password is wrong`",
     ),
 )  # fmt: skip

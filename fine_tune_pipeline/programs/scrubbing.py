@@ -27,6 +27,9 @@ NER_SHA256 = "cd93e9ca9126c69f1d10a1039ef67c3d9ec1223b44d079856705970f0f19ff4e"
 LONGEST_TEXT = 1_000_000
 """Characters; spaCy refuses more, since the parser would need about a gigabyte per 100,000."""
 
+OWN_ENTITIES = ("SECRET",)
+"""Found by our own patterns only."""
+
 _BATCH = 64
 _ENGINE = {
     "nlp_engine_name": "spacy",
@@ -77,6 +80,15 @@ class Detector:
         """What found the personal data, for logs: packages, versions, weights."""
         return f"presidio {version('presidio_analyzer')}, {NER} {version(NER)} ({NER_SHA256[:8]})"
 
+    def _analyzed(self, texts: Sequence[str]) -> list[list[RecognizerResult]]:
+        wanted = [entity for entity in self.entities if entity not in OWN_ENTITIES]
+        if not wanted:
+            # To Presidio an empty list means all that it knows.
+            return [[] for _ in texts]
+        return BatchAnalyzerEngine(self.engine).analyze_iterator(
+            texts, language="en", batch_size=_BATCH, entities=wanted, score_threshold=self.score
+        )
+
     def __call__(self, texts: Sequence[str]) -> list[list[Span]]:
         """Spans of each text, in characters of that text: patterns and model together, overlaps merged, names also where they stand again.
 
@@ -86,16 +98,12 @@ class Detector:
         long = [(number, len(text)) for number, text in enumerate(texts) if len(text) > LONGEST_TEXT]
         if long:
             raise TooLongToScrub(f"text {long[0][0]} has {long[0][1]:,} characters, want at most {LONGEST_TEXT:,}; split it first")
-        found = BatchAnalyzerEngine(self.engine).analyze_iterator(
-            texts, language="en", batch_size=_BATCH, entities=list(self.entities), score_threshold=self.score
-        )
-        return [self._of_text(text, results) for text, results in zip(texts, found, strict=True)]
+        return [self._of_text(text, results) for text, results in zip(texts, self._analyzed(texts), strict=True)]
 
     def patterns(self, text: str) -> list[Span]:
         """Spans by patterns alone: for short values, such as columns, where a model sees names everywhere."""
         spans = [span for span in personal_patterns.find(text, self.entities) if span.score >= self.score]
-        results = self.engine.analyze(text, language="en", entities=list(self.entities), score_threshold=self.score)
-        spans += [span for span in map(_span, results) if span.origin != "model"]
+        spans += [span for span in map(_span, self._analyzed([text])[0]) if span.origin != "model"]
         return merged(spans, text)
 
     def _of_text(self, text: str, results: Sequence[RecognizerResult]) -> list[Span]:
@@ -113,7 +121,7 @@ def detector(pii: PiiSpec) -> Detector:
         UnknownEntity: names the entity, and those that can be found.
     """
     engine = _engine()
-    can = sorted(engine.get_supported_entities("en"))
+    can = sorted({*engine.get_supported_entities("en"), *OWN_ENTITIES})
     unknown = [entity for entity in pii.entities if entity not in can]
     if unknown:
         raise UnknownEntity(f"dataset.pii.entities: got {', '.join(unknown)}, want some of {', '.join(can)}")

@@ -125,8 +125,8 @@ class PiiSpec(Section):
         default="type_tag", description="type_tag: <PERSON>; remove: the quarantine takes the row."
     )
     entities: list[str] = Field(
-        default=["CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "LOCATION", "PERSON", "PHONE_NUMBER", "US_SSN"],
-        description="Presidio entity names.",
+        default=["CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "LOCATION", "PERSON", "PHONE_NUMBER", "SECRET", "US_SSN"],
+        description="Presidio entity names; SECRET: keys, tokens and passwords.",
     )
     score: float = Field(default=0.4, ge=0, le=1, description="Findings below this score are left.")
     residue_limit: float = Field(

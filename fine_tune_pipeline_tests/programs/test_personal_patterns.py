@@ -7,7 +7,7 @@ import pytest
 from fine_tune_pipeline.programs.personal_data import merged
 from fine_tune_pipeline.programs.personal_patterns import find, iban_sum, luhn
 
-ALL = ("CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "PHONE_NUMBER", "PERSON", "LOCATION")
+ALL = ("CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "PHONE_NUMBER", "PERSON", "LOCATION", "SECRET")
 
 
 def found(text):
@@ -59,6 +59,64 @@ def test_personal_data_is_found_whole(text, entity, value):
     ],
 )
 def test_what_is_no_personal_data_is_left(text):
+    assert found(text) == []
+
+
+# Put together here, so that no scanner takes this file for a leak.
+KEYS = [
+    "AKIA" + "Q7RX2LMN4KPTVW5Z",
+    "ghp_" + "a1B2" * 9,
+    "github_pat_" + "11ABCDEFG0" * 5,
+    "glpat-" + "x9Y8" * 5,
+    "xoxb-" + "2048-4096-aBcDeF",
+    "sk_live_" + "4eC39HqLyjWDarjt",
+    "sk-proj-" + "T3BlbkFJ" * 4,
+    "AIza" + "SyD9" * 8 + "abc",
+    "hf_" + "QwErTy12" * 4,
+    "eyJhbGciOiJI" + ".eyJzdWIiOiIx." + "SflKxwRJSMeK",
+]
+
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("text", ["{}", "it says {}, what now?", 'export KEY="{}"', "url?key={}&x=1"])
+def test_a_key_is_found_whole_wherever_it_stands(key, text):
+    assert found(text.format(key)) == [("SECRET", key)]
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("my password is Tulip-4471 and it fails", "Tulip-4471"),
+        ("password: hunter22.", "hunter22"),
+        ('{"api_key": "9f86d081884c7d65"}', "9f86d081884c7d65"),
+        ("login with postgresql://ann:s3cr3t@db.example/x", "s3cr3t@db.example"),
+        (
+            "a\n-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\nb",
+            "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----",
+        ),
+        ("cut -----BEGIN RSA PRIVATE KEY-----\nMIIB", "-----BEGIN RSA PRIVATE KEY-----\nMIIB"),
+    ],
+)
+def test_a_secret_is_found_by_what_stands_around_it(text, secret):
+    assert found(text) == [("SECRET", secret)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my password is wrong again",
+        "the password is: incorrect",
+        "reset token expired, token is missing",
+        "a task-force-of-seventeen-people met",
+        "see https://bank.example/login:8080/x@y",
+        "the api key page shows error 404",
+        "AKIAshort and hf_short and sk-short",
+    ],
+)
+def test_talk_of_secrets_is_none(text):
     assert found(text) == []
 
 

@@ -59,7 +59,7 @@ def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         task = read_task(spec)
         return materialized(
             store.made(
-                context, version=1, what={"dataset.clean": spec.dataset.clean, **_task(task)}, upstream={"raw_examples": raw},
+                context, version=2, what={"dataset.clean": spec.dataset.clean, **_task(task)}, upstream={"raw_examples": raw},
                 build=lambda folder: cleaned(raw.folder, folder, spec=spec.dataset.clean, task=task),
             )
         )  # fmt: skip

@@ -3,11 +3,7 @@
 import unicodedata
 
 import regex
-
-_MOJIBAKE = regex.compile(
-    r"[ÂÃ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]{2}|ð[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]{3}"
-)
-"""UTF-8 that was read as Windows-1252: Latin letters, punctuation, emoji. Other first letters are too often themselves (`CAFÉ™`)."""
+from ftfy import fix_encoding
 
 # Joiners stay inside scripts and emoji that need them; beside plain letters they only hide words.
 _INVISIBLE = regex.compile(
@@ -39,26 +35,6 @@ def _run(text: str, repairs: dict) -> tuple[str, list[str]]:
     return text, done
 
 
-def _without_mojibake(text: str) -> str:
-    """Read again until nothing changes: some texts went through the wrong reading twice. Each round makes the text shorter, so it ends."""
-    while (better := _MOJIBAKE.sub(lambda match: _reread(match.group()), text)) != text:
-        text = better
-    return text
-
-
-def _reread(text: str) -> str:
-    try:
-        read = b"".join(_windows_1252(sign) for sign in text).decode("utf-8")
-    except UnicodeDecodeError:
-        return text
-    return read if len(read) == 1 else text
-
-
-def _windows_1252(sign: str) -> bytes:
-    # Five bytes have no sign in Windows-1252; programs let them through unchanged.
-    return bytes([ord(sign)]) if ord(sign) < 0x100 else sign.encode("cp1252")
-
-
 def _without_gaps(text: str) -> str:
     """Single blanks, no blanks at the ends of lines, at most one empty line; the indentation of lines stays."""
     text = _LINE_BREAK.sub("\n", text)
@@ -67,7 +43,8 @@ def _without_gaps(text: str) -> str:
 
 
 _REPAIRS = {
-    "mojibake": _without_mojibake,
+    # UTF-8 that was read as another encoding, once or several times.
+    "mojibake": fix_encoding,
     "unicode_form": lambda text: unicodedata.normalize("NFC", text),
     "invisible_characters": lambda text: _CONTROL.sub("", _INVISIBLE.sub("", text)),
 }

@@ -37,7 +37,8 @@ def scrub_file(
 ) -> ScrubbedFile:
     """Replace personal data in every text of every row; keys, numbers and the order of rows stay.
 
-    `findings` gets a row per replacement: row (from 1), place, start and end (characters of the old text), entity, score; never the text.
+    `findings` gets a row per replacement: the row's id (its number, from 1, where it has none or the id is personal data itself), path
+    (such as `messages.0.content`), start and end (characters of the old text), entity, score; never the text.
 
     Args:
         pii: entities and score; those of a use case without `dataset.pii` by default.
@@ -61,7 +62,9 @@ def scrub_file(
         for number, (row, spans) in enumerate(zip(batch, _spans(batch, detect), strict=True), start=start + 1):
             written.append(_replaced(row, spans))
             changed += bool(spans)
-            said += [_finding(number, place, span) for place, found in spans.items() for span in found]
+            # An id that holds personal data would carry it into the findings.
+            id_ = number if ("id",) in spans else row.get("id", number)
+            said += [_finding(id_, place, span) for place, found in spans.items() for span in found]
     write_rows(out_jsonl, written)
     if findings is not None:
         write_rows(findings, said)
@@ -102,6 +105,6 @@ def _replaced(value: Any, spans: Mapping[Place, list[Span]], place: Place = ()) 
     return value
 
 
-def _finding(row: int, place: Place, span: Span) -> dict[str, Any]:
-    where = ".".join(map(str, place))
-    return {"row": row, "place": where, "start": span.start, "end": span.end, "entity": span.entity, "score": round(span.score, 2)}
+def _finding(id_: Any, place: Place, span: Span) -> dict[str, Any]:
+    path = ".".join(map(str, place))
+    return {"id": id_, "path": path, "start": span.start, "end": span.end, "entity": span.entity, "score": round(span.score, 2)}

@@ -11,6 +11,7 @@ from fine_tune_pipeline.guide.dataset.mend import mend, mend_answer
         ("fine as it is, £5 – café", "fine as it is, £5 – café", []),
         ("cafe\u0301", "caf\u00e9", ["unicode_form"]),
         ("cafÃ© isnâ€™t Â£5 ðŸ˜€", "café isn’t £5 😀", ["mojibake"]),
+        ("50â‚¬ in der StraÃŸe von Ä°stanbul, cafÃƒÂ©", "50€ in der Straße von İstanbul, café", ["mojibake"]),
         ("CAFÉ™ Ärger señor", "CAFÉ™ Ärger señor", []),
         ("in\u200bvis\ufeffible \u202etext\u202c", "invisible text", ["invisible_characters"]),
         ("bell\x07 and null\x00", "bell and null", ["invisible_characters"]),

@@ -32,13 +32,19 @@ def test_findings_say_where_and_what_kind_but_never_the_text(tmp_path):
     jsonl(tmp_path / "in.jsonl", [{"a": "x"}, {"b": ["I am Ann"]}])
     scrub_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "found.jsonl", detect=DETECT)
     [finding] = read_rows(tmp_path / "found.jsonl")
-    assert finding == {"row": 2, "place": "b.0", "start": 5, "end": 8, "entity": "PERSON", "score": 0.9}
+    assert finding == {"id": 2, "path": "b.0", "start": 5, "end": 8, "entity": "PERSON", "score": 0.9}
+
+
+def test_a_finding_carries_the_id_of_its_row_unless_the_id_is_personal_itself(tmp_path):
+    jsonl(tmp_path / "in.jsonl", [{"id": "m7", "a": "Ann"}, {"id": "Ann", "a": "x"}])
+    scrub_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "found.jsonl", detect=DETECT)
+    assert [(row["id"], row["path"]) for row in read_rows(tmp_path / "found.jsonl")] == [("m7", "a"), (2, "id")]
 
 
 def test_more_rows_than_one_batch_keep_their_numbers(tmp_path):
     jsonl(tmp_path / "in.jsonl", [{"a": "x"}] * 150 + [{"a": "Ann"}])
     done = scrub_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "found.jsonl", detect=DETECT)
-    assert (done.rows, read_rows(tmp_path / "found.jsonl")[0]["row"]) == (151, 151)
+    assert (done.rows, read_rows(tmp_path / "found.jsonl")[0]["id"]) == (151, 151)
     assert len(read_rows(tmp_path / "out.jsonl")) == 151
 
 
