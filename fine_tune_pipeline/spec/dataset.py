@@ -108,14 +108,24 @@ class FormatSpec(Section):
     )
 
 
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$", description="ISO 639-1, such as en.")]
+
+CleanRule = Literal[
+    "other_language", "repetition", "refusal", "too_short", "too_long",
+    "mojibake", "unicode_form", "invisible_characters", "html", "mail_footer", "whitespace",
+]  # fmt: skip
+
+
 class CleanSpec(Section):
     """What is refused or mended before anything else looks at the text."""
 
     min_characters: int = Field(default=3, ge=1)
     max_characters: int = Field(default=2000, ge=1)
+    languages: list[Language] = Field(default=[], description="Languages that prompts may be in (ISO 639-1, such as en); any by default.")
     near_duplicate_jaccard: float = Field(
         default=0.7, gt=0, le=1, description="Similarity of 5-character shingles from which two prompts are one."
     )
+    off: list[CleanRule] = Field(default=[], description="Rules that refuse nothing and repairs that mend nothing here.")
 
 
 class PiiSpec(Section):

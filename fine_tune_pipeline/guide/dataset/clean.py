@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import regex
 
@@ -34,9 +36,27 @@ RULES = (
     Rule("no_words", lambda example, spec, task: None if _WORD.search(example.prompt) else "the prompt holds neither letters nor digits"),
     Rule("too_short", lambda example, spec, task: _below(len(example.prompt), spec.min_characters)),
     Rule("too_long", lambda example, spec, task: _above({"prompt": example.prompt, "completion": example.completion}, spec.max_characters)),
+    Rule("repetition", lambda example, spec, task: _repeated({"prompt": example.prompt, "completion": example.completion})),
+    Rule("refusal", lambda example, spec, task: _refusal(example.completion)),
     Rule("invalid_answer", lambda example, spec, task: task.problem(example.completion)),
+    Rule("other_language", lambda example, spec, task: _foreign(example.prompt, spec.languages)),
 )
 """In this order: an example goes for the first reason that holds."""
+
+REPEATED_WORDS = 20
+REPEATED_SHARE = 0.5
+"""From so many words on, one word that makes up this share of them is no message. Shorter ones repeat for good reasons: `no no no`."""
+
+SURE_LANGUAGE = 0.9
+"""Below this probability a prompt is not refused for its language: of 9,080 short English messages 161 were taken for another one, none
+of them so surely, while whole sentences in German, French, Spanish, Turkish and Dutch were."""
+
+_UNABLE = r"i (?:can(?:no|['’])t|am (?:not able|unable) to)"
+_REFUSAL = regex.compile(
+    r"(?i)\bas an ai\b|\bas a (?:large )?language model\b|"
+    rf"^(?:i['’]?m |i am )?(?:very |so )?sorry,? (?:but )?{_UNABLE} (?:assist|help|do that|comply|answer that)|"
+    rf"^{_UNABLE} (?:assist|help) with (?:that|this)"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +70,7 @@ class Cleaned:
 
 def clean(examples: Sequence[Example], *, spec: CleanSpec, task: Task) -> Cleaned:
     """Mend, refuse, deduplicate and mark."""
-    mended = [_mended(example) for example in examples]
+    mended = [_mended(example, spec) for example in examples]
     repairs = {example.id: done for example, done in mended}
     valid, quarantine = [], []
     for example, _ in mended:
@@ -76,15 +96,15 @@ def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task) -> Built:
     return Built(metadata={**step.metadata(), "marked_for_review": doubtful} | ({"fixed": fixed} if fixed else {}))
 
 
-def _mended(example: Example) -> tuple[Example, list[str]]:
-    prompt, first = mend(example.prompt)
-    completion, second = mend_answer(example.completion)
+def _mended(example: Example, spec: CleanSpec) -> tuple[Example, list[str]]:
+    prompt, first = mend(example.prompt, off=spec.off)
+    completion, second = mend_answer(example.completion, off=spec.off)
     return replace(example, prompt=prompt, completion=completion), list(dict.fromkeys(first + second))
 
 
 def _refused(example: Example, spec: CleanSpec, task: Task) -> Quarantined | None:
     for rule in RULES:
-        problem = rule.problem(example, spec, task)
+        problem = None if rule.reason in spec.off else rule.problem(example, spec, task)
         if problem is not None:
             return out(example, rule.reason, problem)
     return None
@@ -99,3 +119,37 @@ def _above(texts: dict[str, str], most: int) -> str | None:
         if len(text) > most:
             return f"the {name} has {len(text):,} characters, want at most {most:,}"
     return None
+
+
+def _repeated(texts: dict[str, str]) -> str | None:
+    for name, text in texts.items():
+        words = text.casefold().split()
+        if len(words) < REPEATED_WORDS:
+            continue
+        word, times = Counter(words).most_common(1)[0]
+        if times >= REPEATED_SHARE * len(words):
+            return f"{times} of the {len(words)} words of the {name} are {word!r}"
+    return None
+
+
+def _refusal(completion: str) -> str | None:
+    found = _REFUSAL.search(completion)
+    return f"the completion refuses to answer: {found.group()!r}" if found else None
+
+
+def _foreign(prompt: str, languages: Sequence[str]) -> str | None:
+    if not languages:
+        return None
+    language, probability = _identifier().classify(prompt)
+    # `zxx`: no language at all, such as a reference number.
+    if language in (*languages, "zxx") or probability < SURE_LANGUAGE:
+        return None
+    return f"the prompt is in {language} (probability {probability:.2f}), want {' or '.join(languages)}"
+
+
+@cache
+def _identifier() -> Any:
+    """py3langid's model of 97 languages; half a second to load."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

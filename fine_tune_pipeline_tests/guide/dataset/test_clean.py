@@ -1,13 +1,15 @@
 """Rules as a table, and counts that add up."""
 
+from typing import get_args
+
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_examples, write_examples, write_rows
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
 from fine_tune_pipeline.guide.dataset.clean import RULES, clean, cleaned
 from fine_tune_pipeline.guide.dataset.steps import read_steps
-from fine_tune_pipeline.spec.dataset import CleanSpec
-from fine_tune_pipeline_tests.guide.dataset.make import FORM, FRUIT, example, ids
+from fine_tune_pipeline.spec.dataset import CleanRule, CleanSpec
+from fine_tune_pipeline_tests.guide.dataset.make import FORM, FRUIT, OPEN, example, ids
 
 SPEC = CleanSpec(min_characters=4, max_characters=20)
 
@@ -38,8 +40,58 @@ def test_what_breaks_no_rule_stays(prompt):
     assert ids(clean([example("a", prompt)], spec=SPEC, task=FRUIT).kept) == ["a"]
 
 
-def test_every_rule_is_in_the_table_above():
-    assert {rule.reason for rule in RULES} == {"empty_prompt", "empty_completion", "no_words", "too_short", "too_long", "invalid_answer"}
+LONG = CleanSpec(languages=["en"])
+ENGLISH = "My card was taken by the machine in front of the station, and nobody answers the telephone."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "reason"),
+    [
+        ("spam " * 15 + "and ten other words that stand beside it here", "Yes.", "repetition"),
+        (ENGLISH, "ha " * 30, "repetition"),
+        (ENGLISH, "As an AI language model, I have no card.", "refusal"),
+        (ENGLISH, "I'm sorry, but I can't help with that.", "refusal"),
+        (ENGLISH, "I cannot assist with this request.", "refusal"),
+        ("Meine Karte wurde gestern vor dem Bahnhof gestohlen, was soll ich jetzt tun?", "Yes.", "other_language"),
+        ("ma carte a été volée hier devant la gare, que dois-je faire maintenant ?", "Yes.", "other_language"),
+    ],
+)
+def test_rules_about_what_a_text_says(prompt, completion, reason):
+    [row] = clean([example("a", prompt, completion)], spec=LONG, task=OPEN).quarantine
+    assert row.reason == reason
+    assert clean([example("a", prompt, completion)], spec=LONG.model_copy(update={"off": [reason]}), task=OPEN).quarantine == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        ("no no no no", "Yes."),
+        ("hola", "Yes."),
+        ("b0de3d2d18", "Yes."),
+        (ENGLISH, "I'm sorry, I can't see your account from here; please call the branch."),
+        (ENGLISH, "I am sorry to hear that. We cannot refund it, but you may return it."),
+        ("the card and the pin and the app and the bank and the shop and the fee and the rate", "Yes."),
+    ],
+)
+def test_a_good_message_breaks_no_rule_about_what_it_says(prompt, completion):
+    assert clean([example("a", prompt, completion)], spec=LONG, task=OPEN).quarantine == []
+
+
+def test_a_prompt_in_any_language_stays_if_none_is_named():
+    assert clean([example("a", "Meine Karte wurde gestern gestohlen, was tun?", "Yes.")], spec=CleanSpec(), task=OPEN).quarantine == []
+
+
+def test_a_repair_that_is_off_mends_nothing():
+    rows = [example("a", "cafÃ©  and gap")]
+    result = clean(rows, spec=SPEC.model_copy(update={"off": ["mojibake"]}), task=FRUIT)
+    assert (result.kept[0].prompt, result.fixed) == ("cafÃ© and gap", {"whitespace": 1})
+
+
+def test_every_rule_is_in_the_tables_above_and_may_be_switched_off_unless_nothing_works_without_it():
+    always = {"empty_prompt", "empty_completion", "no_words", "invalid_answer"}
+    assert {rule.reason for rule in RULES} == always | {"too_short", "too_long", "repetition", "refusal", "other_language"}
+    repairs = {"mojibake", "unicode_form", "invisible_characters", "html", "mail_footer", "whitespace"}
+    assert set(get_args(CleanRule)) == {rule.reason for rule in RULES} - always | repairs
 
 
 def test_an_answer_is_checked_as_it_is_after_mending():
