@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,9 +92,15 @@ def scrub(parsed: argparse.Namespace) -> int:
     """Step 3's removal of personal data alone: JSONL in, JSONL out, with what was found."""
     from fine_tune_pipeline.artifacts.examples import BrokenLine
     from fine_tune_pipeline.guide.dataset.scrub_file import SameFile, scrub_file
+    from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE, NoKey
+    from fine_tune_pipeline.spec.dataset import PiiSpec
 
+    pii, key = PiiSpec(operator=parsed.operator), os.environ.get(KEY_VARIABLE, "")
     try:
-        done = scrub_file(parsed.source, parsed.target, parsed.findings)
+        done = scrub_file(parsed.source, parsed.target, parsed.findings, pii=pii, key=key)
+    except NoKey as error:
+        print(error, file=sys.stderr)
+        return ENVIRONMENT
     except (BrokenLine, SameFile, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return DATA_SAYS_NO
@@ -155,8 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command(scrub)
     added.add_argument("source", type=Path, metavar="IN.jsonl")
     added.add_argument("target", type=Path, metavar="OUT.jsonl")
+    added.add_argument("--findings", type=Path, metavar="F.jsonl", help="what was found, by row and entity, without the text itself")
     added.add_argument(
-        "--findings", type=Path, required=True, metavar="F.jsonl", help="what was found, by row and entity, without the text itself"
+        "--operator", choices=("type_tag", "mask", "hash", "pseudonym"), default="type_tag", help="what stands for what was found"
     )
     for run in (serve, stop, status):
         command(run).add_argument("use_case", metavar="USE_CASE")

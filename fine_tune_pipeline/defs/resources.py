@@ -7,6 +7,7 @@ import dagster as dg
 from fine_tune_pipeline.places import places
 from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.compute.local import LocalCompute
+from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
@@ -28,13 +29,14 @@ def compute() -> Compute:
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    """`store`, `compute`, `tracking` and `serving`."""
+    """`store`, `compute`, `tracking`, `personal_data_key` and `serving`."""
     at = places()
     return dg.Definitions(
         resources={
             "store": ArtifactStore(url=at.store, reviews=str(at.reviews)),
             "compute": compute(),
             "tracking": ExperimentTracking(uri=at.mlflow, artifacts=at.mlflow_artifacts),
+            "personal_data_key": PersonalDataKey(),
             "serving": Serving(folder=str(at.serving)),
         }
     )

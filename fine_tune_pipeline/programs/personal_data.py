@@ -1,12 +1,15 @@
 """Spans of personal data: how they are merged, which of them are no personal data at all, and how they are replaced. No model here."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import regex
 
 Origin = Literal["checksum", "pattern", "model"]
+
+StandIn = Callable[[str, str], str]
+"""(entity, value) -> what is written instead."""
 
 _STRENGTH: dict[str, int] = {"checksum": 2, "pattern": 1, "model": 0}
 """Of overlapping findings the strongest names the whole: a sum that adds up is proof, a model guesses."""
@@ -113,8 +116,13 @@ def repeated(found: Mapping[str, str], text: str, *, besides: Sequence[Span] = (
     return [span for span in spans if all(span.end <= other.start or other.end <= span.start for other in besides)]
 
 
-def replaced(text: str, spans: Sequence[Span]) -> str:
-    """The text with each span replaced by its type, such as `<PERSON>`.
+def type_tag(entity: str, value: str) -> str:
+    """What stands for personal data if nothing else was chosen, such as `<PERSON>`."""
+    return f"<{entity}>"
+
+
+def replaced(text: str, spans: Sequence[Span], stand_in: StandIn = type_tag) -> str:
+    """The text with each span replaced by what stands for it.
 
     Raises:
         OverlappingSpans: names both spans.
@@ -126,7 +134,7 @@ def replaced(text: str, spans: Sequence[Span]) -> str:
             raise OverlappingSpans(
                 f"{before.entity} at {before.start}-{before.end} and {span.entity} at {span.start}-{span.end} overlap; merge them first"
             )
-        parts += [text[done : span.start], f"<{span.entity}>"]
+        parts += [text[done : span.start], stand_in(span.entity, text[span.start : span.end])]
         done = span.end
     return "".join(parts) + text[done:]
 

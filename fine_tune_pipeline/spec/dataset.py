@@ -131,8 +131,13 @@ class CleanSpec(Section):
 class PiiSpec(Section):
     """How personal data is taken out."""
 
-    operator: Literal["type_tag", "remove"] = Field(
-        default="type_tag", description="type_tag: <PERSON>; remove: the quarantine takes the row."
+    operator: Literal["type_tag", "mask", "hash", "pseudonym", "remove"] = Field(
+        default="type_tag",
+        description="type_tag: <PERSON>; mask: *** ***; hash: <PERSON:…>, the same for the same value; pseudonym: another value, "
+        "the same for the same value; remove: the quarantine takes the row. hash and pseudonym need FINE_TUNE_PIPELINE_PII_KEY.",
+    )
+    operators: dict[str, Literal["type_tag", "mask", "hash", "pseudonym"]] = Field(
+        default={}, description="Another operator for an entity, such as {PERSON: pseudonym}."
     )
     entities: list[str] = Field(
         default=["CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "LOCATION", "PERSON", "PHONE_NUMBER", "SECRET", "US_SSN"],

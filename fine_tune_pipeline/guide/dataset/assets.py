@@ -14,6 +14,8 @@ from fine_tune_pipeline.guide.dataset.publish import published
 from fine_tune_pipeline.guide.dataset.review import hand_out, reviewed
 from fine_tune_pipeline.guide.dataset.scrub import scrubbed
 from fine_tune_pipeline.guide.objective.task import Task, read_task
+from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -75,17 +77,17 @@ def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         key=key, deps=[[spec.name, "clean_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"presidio"},
         check_specs=blocking(key, pii_residue="No checkable identifier is left in more rows than the limit."),
     )  # fmt: skip
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
-        """Training examples in which personal data is replaced by its type, such as `<PERSON>`."""
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, personal_data_key: PersonalDataKey) -> dg.MaterializeResult:
+        """Training examples in which personal data is replaced, by its type such as `<PERSON>` or by a pseudonym."""
         clean = store.current(spec.name, "clean_examples")
-        task = read_task(spec)
+        task, stand_ins = read_task(spec), StandIns(spec.dataset.pii, key=personal_data_key.read() or "")
 
         def build(folder: Path) -> Built:
             from fine_tune_pipeline.programs.scrubbing import detector
 
-            return scrubbed(clean.folder, folder, spec=spec.dataset.pii, task=task, detect=detector(spec.dataset.pii))
+            return scrubbed(clean.folder, folder, spec=spec.dataset.pii, task=task, detect=detector(spec.dataset.pii), stand_ins=stand_ins)
 
-        what = {"dataset.pii": spec.dataset.pii, "detector": _versions(), **_task(task)}
+        what = {"dataset.pii": spec.dataset.pii, "pii_key": stand_ins.key_id, "detector": _versions(), **_task(task)}
         return materialized(store.made(context, version=1, what=what, upstream={"clean_examples": clean}, build=build))
 
     return asset

@@ -40,27 +40,36 @@ class Residue:
         return len(self.ids) / self.total if self.total else 0.0
 
 
-def residue(examples: Sequence[Example], entities: Collection[str]) -> Residue:
-    """Checkable identifiers of the given kinds in prompts, completions and metadata."""
+def residue(examples: Sequence[Example], entities: Collection[str], *, known: Collection[str] = ()) -> Residue:
+    """Checkable identifiers of the given kinds in prompts, completions and metadata.
+
+    Args:
+        known: pseudonyms, which look like identifiers and are nobody's.
+    """
+    nobodys = frozenset(map(_bare, known))
     rows: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         # The steps' own marks are no user's text: a hash of sixteen digits may well pass for a card number.
         columns = [value for name, value in example.metadata.items() if name not in RESERVED_METADATA]
         texts = [example.prompt, example.completion, *columns]
-        for kind in sorted({kind for text in texts for kind in kinds(text)}.intersection(entities)):
+        for kind in sorted({kind for text in texts for kind in kinds(text, known=nobodys)}.intersection(entities)):
             rows[kind].append(example.id)
     return Residue(rows=dict(rows), total=len(examples))
 
 
-def kinds(text: str) -> set[str]:
-    """Which checkable identifiers a text holds."""
+def kinds(text: str, *, known: Collection[str] = ()) -> set[str]:
+    """Which checkable identifiers a text holds, beside the known ones (as `_bare` gives them)."""
     finders: dict[str, Callable[[str], Iterable[str]]] = {
         "CREDIT_CARD": _cards,
         "EMAIL_ADDRESS": _MAIL.findall,
         "IBAN_CODE": _ibans,
         "PHONE_NUMBER": _PHONE.findall,
     }
-    return {kind for kind, find in finders.items() if any(True for _ in find(text))}
+    return {kind for kind, find in finders.items() if any(_bare(value) not in known for value in find(text))}
+
+
+def _bare(value: str) -> str:
+    return "".join(sign for sign in value.casefold() if sign.isalnum())
 
 
 def shown(found: Residue) -> str:

@@ -16,7 +16,8 @@ from fine_tune_pipeline.guide.dataset.collect import RESERVED_METADATA
 from fine_tune_pipeline.guide.dataset.residue import CHECKABLE, Residue, residue, shown
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, marked, read_steps, write_step
 from fine_tune_pipeline.guide.objective.task import Task, parsed
-from fine_tune_pipeline.programs.personal_data import Span, known, merged, repeated, replaced
+from fine_tune_pipeline.programs.personal_data import Span, StandIn, known, merged, repeated, replaced, type_tag
+from fine_tune_pipeline.programs.stand_ins import StandIns
 from fine_tune_pipeline.spec.dataset import PiiSpec
 
 SURE_SCORE = 0.6
@@ -50,22 +51,24 @@ class Scrubbed:
     changed: list[str]
 
 
-def scrub(examples: Sequence[Example], *, detect: Detect, task: Task, operator: str = "type_tag") -> Scrubbed:
-    """Replace personal data by its type, such as `<PERSON>`, or (operator `remove`) quarantine the examples that hold any.
+def scrub(examples: Sequence[Example], *, detect: Detect, task: Task, stand_in: StandIn = type_tag, remove: bool = False) -> Scrubbed:
+    """Replace personal data, by its type such as `<PERSON>` or otherwise, or quarantine the examples that hold any.
 
     Args:
         examples: any number; they come back as many and in the same order, those in the quarantine aside.
         detect: finds the spans of texts.
         task: decides whether a completion is still valid; where a replacement would break it, the text is left and the example marked.
+        stand_in: what is written instead.
+        remove: quarantine instead of going on.
     """
     spans = _detected(examples, detect, task)
     kept, quarantine, total, changed = [], [], Counter[str](), []
     for example in examples:
-        new, found, unsure = _one(example, spans, detect, task)
+        new, found, unsure = _one(example, spans, detect, task, stand_in)
         total.update(found)
         if found:
             changed.append(example.id)
-        if found and operator == "remove":
+        if found and remove:
             detail = f"holds {', '.join(sorted(found))}; shown here with it replaced"
             quarantine.append(Quarantined(id=example.id, reason="personal_data", detail=detail, original=asdict(new)))
         else:
@@ -73,10 +76,11 @@ def scrub(examples: Sequence[Example], *, detect: Detect, task: Task, operator: 
     return Scrubbed(kept, quarantine, total, changed)
 
 
-def scrubbed(clean: Path, folder: Path, *, spec: PiiSpec, task: Task, detect: Detect) -> Built:
+def scrubbed(clean: Path, folder: Path, *, spec: PiiSpec, task: Task, detect: Detect, stand_ins: StandIns | None = None) -> Built:
     """Take personal data out of the examples of the folder `clean`, into `folder`, and look whether any is left."""
-    result = scrub(read_examples(clean / EXAMPLES), detect=detect, task=task, operator=spec.operator)
-    left = residue(result.examples, spec.entities)
+    stand_in = stand_ins or StandIns(spec)
+    result = scrub(read_examples(clean / EXAMPLES), detect=detect, task=task, stand_in=stand_in, remove=spec.operator == "remove")
+    left = residue(result.examples, spec.entities, known=stand_in.issued)
     found = dict(sorted(result.found.items()))
     gone = {row.id for row in result.quarantine}
     fixed = sum(id_ not in gone for id_ in result.changed)
@@ -127,28 +131,30 @@ def _free_texts(completion: str, task: Task) -> list[str]:
     return [text for text in _strings(parsed(completion)) if text not in closed]
 
 
-def _one(example: Example, spans: Mapping[str, list[Span]], detect: Detect, task: Task) -> tuple[Example, Counter[str], list[str]]:
+def _one(
+    example: Example, spans: Mapping[str, list[Span]], detect: Detect, task: Task, stand_in: StandIn
+) -> tuple[Example, Counter[str], list[str]]:
     """The example without personal data, what was replaced in it, and the entities that the detector or the task left unsure."""
     answers = _free_texts(example.completion, task)
     here = {text: spans[text] for text in (example.prompt, *answers)}
     values = {value: entity for text, found in here.items() for value, entity in known(found, text).items()}
     full = {text: merged([*found, *repeated(values, text, besides=found)], text) for text, found in here.items()}
-    completion, replaced_answers, left = _completion(example.completion, {text: full[text] for text in answers}, task)
-    metadata, columns = _metadata(example.metadata, detect)
+    completion, replaced_answers, left = _completion(example.completion, {text: full[text] for text in answers}, task, stand_in)
+    metadata, columns = _metadata(example.metadata, detect, stand_in)
     gone = [*full[example.prompt], *(span for text in replaced_answers for span in full[text]), *columns]
     unsure = sorted({span.entity for span in gone if span.score < SURE_SCORE} | {span.entity for text in left for span in full[text]})
-    new = replace(example, prompt=replaced(example.prompt, full[example.prompt]), completion=completion, metadata=metadata)
+    new = replace(example, prompt=replaced(example.prompt, full[example.prompt], stand_in), completion=completion, metadata=metadata)
     return new, Counter(span.entity for span in gone), unsure
 
 
-def _completion(completion: str, spans: Mapping[str, list[Span]], task: Task) -> tuple[str, list[str], list[str]]:
+def _completion(completion: str, spans: Mapping[str, list[Span]], task: Task, stand_in: StandIn) -> tuple[str, list[str], list[str]]:
     """The completion with the texts replaced one after the other as long as it stays valid; which were, and which had to be left."""
     done: dict[str, str] = {}
     left = []
     for text, found in spans.items():
         if not found:
             continue
-        trial = {**done, text: replaced(text, found)}
+        trial = {**done, text: replaced(text, found, stand_in)}
         if task.problem(_with(completion, trial, task)) is None:
             done = trial
         else:
@@ -180,7 +186,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _metadata(metadata: Mapping[str, str], detect: Detect) -> tuple[dict[str, str], list[Span]]:
+def _metadata(metadata: Mapping[str, str], detect: Detect, stand_in: StandIn) -> tuple[dict[str, str], list[Span]]:
     """Columns without identifiers that a pattern finds; names stay, since a model takes `App` or `Branch 7` for one."""
     gone: list[Span] = []
     result = dict(metadata)
@@ -188,7 +194,7 @@ def _metadata(metadata: Mapping[str, str], detect: Detect) -> tuple[dict[str, st
         # Only what may be an identifier is looked at: most columns are short words, the same in thousands of rows.
         if name not in RESERVED_METADATA and any(sign.isdigit() or sign == "@" for sign in value):
             spans = detect.patterns(value)
-            result[name] = replaced(value, spans)
+            result[name] = replaced(value, spans, stand_in)
             gone += spans
     return result, gone
 

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.guide.dataset.scrub import Detect
-from fine_tune_pipeline.programs.personal_data import Span, known, merged, repeated, replaced
+from fine_tune_pipeline.programs.personal_data import Span, StandIn, known, merged, repeated, replaced
+from fine_tune_pipeline.programs.stand_ins import StandIns
 from fine_tune_pipeline.spec.dataset import PiiSpec
 
 _BATCH = 64
@@ -33,7 +34,13 @@ class ScrubbedFile:
 
 
 def scrub_file(
-    in_jsonl: Path, out_jsonl: Path, findings: Path | None = None, *, pii: PiiSpec | None = None, detect: Detect | None = None
+    in_jsonl: Path,
+    out_jsonl: Path,
+    findings: Path | None = None,
+    *,
+    pii: PiiSpec | None = None,
+    key: str = "",
+    detect: Detect | None = None,
 ) -> ScrubbedFile:
     """Replace personal data in every text of every row; keys, numbers and the order of rows stay.
 
@@ -41,26 +48,29 @@ def scrub_file(
     (such as `messages.0.content`), start and end (characters of the old text), entity, score; never the text.
 
     Args:
-        pii: entities and score; those of a use case without `dataset.pii` by default.
+        pii: entities, score and operators; those of a use case without `dataset.pii` by default.
+        key: for the operators hash and pseudonym.
         detect: finds personal data; Presidio with the NER of the package index by default.
 
     Raises:
         BrokenLine: a line is not a JSON object; nothing is written then.
         SameFile: two of the files are the same.
+        NoKey: the operator needs a key, and this is none.
     """
     paths = [path.resolve() for path in (in_jsonl, out_jsonl, findings) if path is not None]
     if len(set(paths)) < len(paths):
         raise SameFile(f"{in_jsonl}, {out_jsonl} and the findings must be different files: the input must not be overwritten")
+    stand_in = StandIns(pii or PiiSpec(), key=key)
     rows = read_rows(in_jsonl)
     if detect is None:
         from fine_tune_pipeline.programs.scrubbing import detector
 
-        detect = detector(pii or PiiSpec())
+        detect = detector(stand_in.pii)
     written, said, changed = [], [], 0
     for start in tqdm(range(0, len(rows), _BATCH), desc="scrub", unit=f"x{_BATCH} rows", disable=None):
         batch = rows[start : start + _BATCH]
         for number, (row, spans) in enumerate(zip(batch, _spans(batch, detect), strict=True), start=start + 1):
-            written.append(_replaced(row, spans))
+            written.append(_replaced(row, spans, stand_in))
             changed += bool(spans)
             # An id that holds personal data would carry it into the findings.
             id_ = number if ("id",) in spans else row.get("id", number)
@@ -95,13 +105,13 @@ def _texts(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
             yield from _texts(item, (*place, number))
 
 
-def _replaced(value: Any, spans: Mapping[Place, list[Span]], place: Place = ()) -> Any:
+def _replaced(value: Any, spans: Mapping[Place, list[Span]], stand_in: StandIn, place: Place = ()) -> Any:
     if isinstance(value, str):
-        return replaced(value, spans.get(place, []))
+        return replaced(value, spans.get(place, []), stand_in)
     if isinstance(value, Mapping):
-        return {key: _replaced(item, spans, (*place, key)) for key, item in value.items()}
+        return {key: _replaced(item, spans, stand_in, (*place, key)) for key, item in value.items()}
     if isinstance(value, list):
-        return [_replaced(item, spans, (*place, number)) for number, item in enumerate(value)]
+        return [_replaced(item, spans, stand_in, (*place, number)) for number, item in enumerate(value)]
     return value
 
 

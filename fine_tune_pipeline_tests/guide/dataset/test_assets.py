@@ -10,6 +10,7 @@ from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, TrafficLog
 from fine_tune_pipeline.guide.dataset.assets import clean_examples, dataset, raw_examples, reviewed_examples, scrubbed_examples
+from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline_tests.guide.dataset.make import jsonl, use_case
@@ -41,7 +42,7 @@ class House:
     def run(self, **section):
         spec = use_case(self.folder, **{**AUTO, **section})
         assets = [factory(spec) for factory in FACTORIES.values()]
-        resources = {"store": self.store, "serving": self.serving}
+        resources = {"store": self.store, "serving": self.serving, "personal_data_key": PersonalDataKey()}
         self.result = dg.materialize(assets, resources=resources, raise_on_error=False)
         return self.result
 

@@ -10,6 +10,7 @@ from fine_tune_pipeline.artifacts.quarantine import read_quarantine
 from fine_tune_pipeline.guide.dataset.scrub import scrub, scrubbed
 from fine_tune_pipeline.guide.dataset.steps import read_steps
 from fine_tune_pipeline.guide.objective.task import extraction
+from fine_tune_pipeline.programs.stand_ins import StandIns
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline_tests.guide.dataset.make import FORM, FRUIT, OPEN, Words, example, ids
 
@@ -73,18 +74,18 @@ def test_a_weak_finding_is_marked_for_people():
 
 def test_operator_remove_quarantines_the_row_without_its_personal_data():
     rows = [example("1", "Call Ann"), example("2", "nobody")]
-    result = scrub(rows, detect=DETECT, task=FRUIT, operator="remove")
+    result = scrub(rows, detect=DETECT, task=FRUIT, remove=True)
     assert ids(result.examples) == ["2"]
     assert [(row.id, row.reason, row.original["prompt"]) for row in result.quarantine] == [("1", "personal_data", "Call <PERSON>")]
 
 
-def run(tmp_path, rows, *, spec=None, detect=DETECT):
+def run(tmp_path, rows, *, spec=None, detect=DETECT, stand_ins=None):
     clean, out = tmp_path / "clean", tmp_path / "out"
     clean.mkdir()
     out.mkdir()
     write_examples(clean / "examples.jsonl", rows)
     write_rows(clean / "steps.jsonl", [])
-    built = scrubbed(clean, out, spec=spec or PiiSpec(), task=FRUIT, detect=detect)
+    built = scrubbed(clean, out, spec=spec or PiiSpec(), task=FRUIT, detect=detect, stand_ins=stand_ins)
     return out, built
 
 
@@ -120,3 +121,18 @@ def test_the_check_fails_when_more_rows_than_the_limit_still_hold_an_identifier(
 def test_kinds_that_the_use_case_keeps_are_no_residue(tmp_path):
     _, built = run(tmp_path, [example("1", "ann@example.org")], spec=PiiSpec(entities=["PERSON"]))
     assert built.checks[0].passed
+
+
+def test_prompt_and_answer_get_the_same_pseudonym():
+    stand_in = StandIns(PiiSpec(operator="pseudonym"), key="the key of these tests")
+    [row] = scrub([example("1", "I am Ann", "Hello Ann!")], detect=DETECT, task=OPEN, stand_in=stand_in).examples
+    name = row.prompt.removeprefix("I am ")
+    assert (name != "Ann", row.completion) == (True, f"Hello {name}!")
+
+
+def test_pseudonyms_are_no_residue_but_what_was_missed_is(tmp_path):
+    detect = Words(**{"ann@example.org": "EMAIL_ADDRESS", "4111 1111 1111 1111": "CREDIT_CARD"})
+    rows = [example("1", "write to ann@example.org or use 4111 1111 1111 1111"), example("2", "bob@example.org was missed")]
+    pii = PiiSpec(operator="pseudonym")
+    _, built = run(tmp_path, rows, spec=pii, detect=detect, stand_ins=StandIns(pii, key="the key of these tests"))
+    assert "EMAIL_ADDRESS in 1 rows (2)" in built.checks[0].description

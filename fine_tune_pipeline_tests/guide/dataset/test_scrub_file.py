@@ -6,6 +6,8 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import BrokenLine, read_rows
 from fine_tune_pipeline.guide.dataset.scrub_file import SameFile, scrub_file
+from fine_tune_pipeline.programs.stand_ins import NoKey
+from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline_tests.guide.dataset.make import Words, jsonl
 
 DETECT = Words(Ann="PERSON", Rome="LOCATION")
@@ -60,3 +62,19 @@ def test_the_input_is_never_overwritten(tmp_path):
     with pytest.raises(SameFile):
         scrub_file(path, tmp_path / "." / "in.jsonl", detect=DETECT)
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": "Ann"}
+
+
+def test_the_operator_decides_what_is_written(tmp_path):
+    jsonl(tmp_path / "in.jsonl", [{"a": "Ann", "b": ["Ann again"]}])
+    pii = PiiSpec(operator="pseudonym")
+    scrub_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", pii=pii, key="the key of these tests", detect=DETECT)
+    [row] = read_rows(tmp_path / "out.jsonl")
+    assert row["b"] == [f"{row['a']} again"]
+    assert row["a"] not in ("Ann", "<PERSON>")
+
+
+def test_without_its_key_nothing_is_written(tmp_path):
+    jsonl(tmp_path / "in.jsonl", [{"a": "Ann"}])
+    with pytest.raises(NoKey):
+        scrub_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", pii=PiiSpec(operator="hash"), detect=DETECT)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
