@@ -14,6 +14,7 @@ from importlib.resources import files
 import regex
 import yaml
 
+from fine_tune_pipeline.programs.personal_data import STOP_WORDS
 from fine_tune_pipeline.programs.personal_patterns import iban_sum, luhn
 
 _TABLES: dict[str, list[str]] = {
@@ -62,7 +63,7 @@ def _person(key: str, value: str) -> str:
 
 def _name(key: str, word: str) -> str:
     plain = _normal(word)
-    if plain in _KEPT_WORDS or any(sign.isdigit() for sign in plain):
+    if plain in _KEPT_WORDS or plain in STOP_WORDS or any(sign.isdigit() for sign in plain):
         return word
     picks = _picks(key, "name", plain)
     if len(plain) == 1:

@@ -26,8 +26,8 @@ class StandIns:
     def __post_init__(self) -> None:
         if self._keyed and len(self.key) < SHORTEST_KEY:
             raise NoKey(
-                f"dataset.pii: {' and '.join(self._keyed)} need a key; export {KEY_VARIABLE} with at least {SHORTEST_KEY} characters, "
-                f"got {len(self.key)}"
+                f"dataset.pii: operator {' and '.join(self._keyed)}: a key is needed; export {KEY_VARIABLE} with at least "
+                f"{SHORTEST_KEY} characters, got {len(self.key)}"
             )
 
     @property

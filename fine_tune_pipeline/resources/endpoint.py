@@ -38,7 +38,7 @@ from fine_tune_pipeline.programs.serving_contract import (
     Table,
 )
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, Unreachable
-from fine_tune_pipeline.resources.threads import CALM
+from fine_tune_pipeline.resources.program_environment import PROGRAM_ENVIRONMENT
 
 POLL_SECONDS = 0.1
 TAIL_LINES = 30
@@ -212,7 +212,7 @@ class Endpoint:
             (self.folder / name).unlink(missing_ok=True)
         request.write(self.folder / REQUEST_FILE)
         key, admin_key = self._keys()
-        variables = CALM | {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        variables = PROGRAM_ENVIRONMENT | {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         variables |= {KEY_VARIABLE: key, ADMIN_KEY_VARIABLE: admin_key}
         command = [self.python, "-m", SUPERVISOR, "--request", str(self.folder / REQUEST_FILE)]
         log = str(self._fresh_log())

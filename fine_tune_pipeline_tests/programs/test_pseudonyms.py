@@ -62,7 +62,7 @@ def test_another_process_gives_the_same_stand_ins():
 
 def test_a_name_is_the_same_wherever_and_however_it_stands():
     first, last = of("PERSON", "Jane Doe").split()
-    assert of("PERSON", "Mrs Doe") == f"Mrs {last}"
+    assert of("PERSON", "Dear Mrs Doe") == f"Dear Mrs {last}"
     assert of("PERSON", "JANE DOE") == f"{first} {last}".upper()
     assert of("PERSON", "jane") == first.lower()
     assert of("PERSON", "Dr. J. van der Doe").endswith(f" van der {last}")

@@ -19,7 +19,7 @@ from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE
 from fine_tune_pipeline.programs.requests import Request
 from fine_tune_pipeline.resources.compute.base import Compute, Device, Inventory, ResultT
 from fine_tune_pipeline.resources.compute.live import LiveFileReader
-from fine_tune_pipeline.resources.threads import CALM
+from fine_tune_pipeline.resources.program_environment import PROGRAM_ENVIRONMENT
 
 TAIL_LINES = 50
 """Lines of the program's output that a failure shows."""
@@ -61,7 +61,7 @@ class LocalCompute(Compute):
 
     def _run_group(self, command: list[str], variables: Mapping[str, str]) -> tuple[int, str]:
         ours = {PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
-        environment = {**CALM, **os.environ, **variables, **ours}
+        environment = {**PROGRAM_ENVIRONMENT, **os.environ, **variables, **ours}
         process = subprocess.Popen(
             command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
