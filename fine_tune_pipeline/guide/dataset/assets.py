@@ -142,7 +142,7 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
         }  # fmt: skip
         return materialized(
             store.made(
-                context, version=1, what=what, upstream={"reviewed_examples": reviewed},
+                context, version=2, what=what, upstream={"reviewed_examples": reviewed},
                 build=lambda folder: published(reviewed.folder, folder, spec=section, task=task, use_case=spec.name),
             )
         )  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,25 @@ def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, us
 
 
 def write_dataset(folder: Path, parts: Split, content: dict[str, Any]) -> None:
-    """Write the parts as prompt/completion and as chat messages, the quarantine, and the card."""
+    """Write the parts as prompt/completion, as chat messages and as Parquet, the quarantine, and the card."""
     for name, examples in parts.parts().items():
         write_examples(folder / f"{name}.jsonl", examples)
         write_rows(folder / f"{name}.chat.jsonl", map(chat, examples))
+        write_parquet(folder / f"{name}.parquet", examples)
     write_quarantine(folder, parts.quarantine)
     (folder / CARD_JSON).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     (folder / CARD).write_text(markdown(content), encoding="utf-8")
+
+
+def write_parquet(path: Path, examples: Sequence[Example]) -> None:
+    """The examples as a table, for tools that read columns; metadata is a map of texts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = [(name, pa.string()) for name in ("id", "prompt", "completion", "source")]
+    schema = pa.schema([*texts, ("held_out", pa.bool_()), ("metadata", pa.map_(pa.string(), pa.string()))])
+    rows = [{**asdict(example), "metadata": list(example.metadata.items())} for example in examples]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
 def chat(example: Example) -> dict[str, Any]:

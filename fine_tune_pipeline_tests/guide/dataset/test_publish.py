@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import pyarrow.parquet as pq
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_examples, read_rows, write_examples, write_rows
@@ -52,6 +53,13 @@ def test_the_parts_are_written_in_both_forms(reviewed, tmp_path):
         ]
     assert read_quarantine(out) == []
     assert all(check.passed for check in built.checks)
+
+
+def test_the_parts_are_tables_too(reviewed, tmp_path):
+    out, _ = publish(reviewed, tmp_path)
+    for name in ("train", "validation", "test"):
+        rows = pq.read_table(out / f"{name}.parquet", schema=None).to_pylist(maps_as_pydicts="strict")
+        assert rows == [asdict(example) for example in read_examples(out / f"{name}.jsonl")]
 
 
 def test_the_card_tells_what_was_done_and_the_counts_add_up(reviewed, tmp_path):
