@@ -125,7 +125,7 @@ class CleanSpec(Section):
     near_duplicate_jaccard: float = Field(
         default=0.7, gt=0, le=1, description="Similarity of 5-character shingles from which two prompts are one."
     )
-    off: list[CleanRule] = Field(default=[], description="Rules that refuse nothing and repairs that mend nothing here.")
+    skip: list[CleanRule] = Field(default=[], description="Rules that refuse nothing and repairs that mend nothing here.")
 
 
 class PiiSpec(Section):

@@ -97,14 +97,14 @@ def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task) -> Built:
 
 
 def _mended(example: Example, spec: CleanSpec) -> tuple[Example, list[str]]:
-    prompt, first = mend(example.prompt, off=spec.off)
-    completion, second = mend_answer(example.completion, off=spec.off)
+    prompt, first = mend(example.prompt, skip=spec.skip)
+    completion, second = mend_answer(example.completion, skip=spec.skip)
     return replace(example, prompt=prompt, completion=completion), list(dict.fromkeys(first + second))
 
 
 def _refused(example: Example, spec: CleanSpec, task: Task) -> Quarantined | None:
     for rule in RULES:
-        problem = None if rule.reason in spec.off else rule.problem(example, spec, task)
+        problem = None if rule.reason in spec.skip else rule.problem(example, spec, task)
         if problem is not None:
             return out(example, rule.reason, problem)
     return None

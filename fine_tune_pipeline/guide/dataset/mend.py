@@ -29,20 +29,20 @@ _MAIL_FOOTER = regex.compile(
 )
 
 
-def mend(text: str, *, off: Collection[str] = ()) -> tuple[str, list[str]]:
-    """A prompt as it was meant, and the names of the repairs that changed it; those named in `off` are not made."""
-    return _run(text, _PROMPT_REPAIRS, off)
+def mend(text: str, *, skip: Collection[str] = ()) -> tuple[str, list[str]]:
+    """A prompt as it was meant, and the names of the repairs that changed it; those named in `skip` are not made."""
+    return _run(text, _PROMPT_REPAIRS, skip)
 
 
-def mend_answer(text: str, *, off: Collection[str] = ()) -> tuple[str, list[str]]:
+def mend_answer(text: str, *, skip: Collection[str] = ()) -> tuple[str, list[str]]:
     """A completion as it was meant: marks and gaps inside it may be part of the answer, only gaps around it go."""
-    return _run(text, _ANSWER_REPAIRS, off)
+    return _run(text, _ANSWER_REPAIRS, skip)
 
 
-def _run(text: str, repairs: Mapping[str, Callable[[str], str]], off: Collection[str]) -> tuple[str, list[str]]:
+def _run(text: str, repairs: Mapping[str, Callable[[str], str]], skip: Collection[str]) -> tuple[str, list[str]]:
     done = []
     for name, repair in repairs.items():
-        if name in off:
+        if name in skip:
             continue
         better = repair(text)
         if better != text:

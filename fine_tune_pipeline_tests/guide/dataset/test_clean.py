@@ -59,7 +59,7 @@ ENGLISH = "My card was taken by the machine in front of the station, and nobody 
 def test_rules_about_what_a_text_says(prompt, completion, reason):
     [row] = clean([example("a", prompt, completion)], spec=LONG, task=OPEN).quarantine
     assert row.reason == reason
-    assert clean([example("a", prompt, completion)], spec=LONG.model_copy(update={"off": [reason]}), task=OPEN).quarantine == []
+    assert clean([example("a", prompt, completion)], spec=LONG.model_copy(update={"skip": [reason]}), task=OPEN).quarantine == []
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_a_prompt_in_any_language_stays_if_none_is_named():
     assert clean([example("a", "Meine Karte wurde gestern gestohlen, was tun?", "Yes.")], spec=CleanSpec(), task=OPEN).quarantine == []
 
 
-def test_a_repair_that_is_off_mends_nothing():
+def test_a_repair_that_is_skipped_mends_nothing():
     rows = [example("a", "cafÃ©  and gap")]
-    result = clean(rows, spec=SPEC.model_copy(update={"off": ["mojibake"]}), task=FRUIT)
+    result = clean(rows, spec=SPEC.model_copy(update={"skip": ["mojibake"]}), task=FRUIT)
     assert (result.kept[0].prompt, result.fixed) == ("cafÃ© and gap", {"whitespace": 1})
 
 
-def test_every_rule_is_in_the_tables_above_and_may_be_switched_off_unless_nothing_works_without_it():
+def test_every_rule_is_in_the_tables_above_and_may_be_skipped_unless_nothing_works_without_it():
     always = {"empty_prompt", "empty_completion", "no_words", "invalid_answer"}
     assert {rule.reason for rule in RULES} == always | {"too_short", "too_long", "repetition", "refusal", "other_language"}
     repairs = {"mojibake", "unicode_form", "invisible_characters", "html", "mail_footer", "whitespace"}
