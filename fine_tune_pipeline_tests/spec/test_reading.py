@@ -121,6 +121,26 @@ BROKEN = {
         "type: xml",
         "attributes.dataset.sources.0: type got 'xml', want one of jsonl, json, csv, parquet, excel, sql",
     ),
+    "unknown encoding": (
+        "{type: jsonl, path: rows.jsonl}",
+        "{type: csv, path: rows.jsonl, encoding: utf-9}",
+        "attributes.dataset.sources.0.encoding: got 'utf-9', want an encoding such as utf-8, cp1252 or utf-16",
+    ),
+    "hub dataset without a commit": (
+        "path: rows.jsonl",
+        "path: hf://datasets/owner/name@main/rows.jsonl",
+        "attributes.dataset.sources.0.path: got 'hf://datasets/owner/name@main/rows.jsonl', want hf://datasets/owner/name@commit/file",
+    ),
+    "glob without a match": (
+        "path: rows.jsonl",
+        "path: '*.ndjson'",
+        "attributes.dataset.sources.0.path: got '*.ndjson', but there is no",
+    ),
+    "unknown cleaning rule": (
+        "  dataset:\n",
+        "  dataset:\n    clean: {skip: [spelling]}\n",
+        "attributes.dataset.clean.skip.0: got 'spelling', want 'other_language', 'repetition'",
+    ),
     "field of the source": ("path: rows.jsonl", "paht: rows.jsonl", "attributes.dataset.sources.0.paht: unknown field; allowed here:"),
     "missing file": (
         "path: rows.jsonl",

@@ -6,7 +6,7 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
-from fine_tune_pipeline.guide.dataset.collect import FEEDBACK, BrokenTemplate, NoExamples, ReservedColumn, collected, gather
+from fine_tune_pipeline.guide.dataset.collect import FEEDBACK, BrokenTemplate, EmptySource, NoExamples, ReservedColumn, collected, gather
 from fine_tune_pipeline.guide.dataset.steps import read_steps
 from fine_tune_pipeline_tests.guide.dataset.make import ids, jsonl, use_case
 
@@ -156,3 +156,22 @@ def test_the_record_of_the_step_adds_up(tmp_path):
     run(tmp_path)
     [step] = read_steps(tmp_path / "out")
     assert (step.rows_in, step.kept, step.quarantined) == (3, 1, {"broken_row": 1, "missing_column": 1})
+
+
+def test_a_source_without_rows_is_refused_by_its_field(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "apple"}])
+    (tmp_path / "empty.csv").write_text("prompt,completion\n", encoding="utf-8")
+    with pytest.raises(EmptySource, match=r"dataset\.sources\[1\] .*empty\.csv\): holds no rows"):
+        run(tmp_path, sources=[*source(), {"type": "csv", "path": "empty.csv"}])
+
+
+def test_rows_of_several_files_are_told_apart_in_the_quarantine_and_sampled_in_their_order(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        jsonl(tmp_path / "in" / f"{name}.jsonl", [*({"prompt": f"{name}{n}", "completion": "apple"} for n in range(9)), "broken"])
+    kept, quarantine, _ = run(tmp_path, sources=[{"type": "jsonl", "path": "in"}])
+    places = [row.detail.removeprefix("jsonl:in, ").partition(":")[0] for row in quarantine]
+    assert places == ["a.jsonl, row 10", "b.jsonl, row 10"]
+    some, _, _ = run(tmp_path, sources=[{"type": "jsonl", "path": "in", "sample": 7}])
+    order = [example.prompt for example in kept]
+    assert [order.index(example.prompt) for example in some] == sorted(order.index(example.prompt) for example in some)
