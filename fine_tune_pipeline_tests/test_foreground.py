@@ -82,6 +82,7 @@ def test_a_second_signal_kills_what_does_not_end(tmp_path: Path):
         return process.poll() is not None
 
     wait_until(ended, what="the end after a second signal")
+    assert process.returncode != 0
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), what="the end of the child and its own")
 
 

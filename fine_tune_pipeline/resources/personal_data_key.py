@@ -5,11 +5,13 @@ import os
 import dagster as dg
 from pydantic import Field
 
+from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE
+
 
 class PersonalDataKey(dg.ConfigurableResource):
     """Whoever has the key can tell which stand-in belongs to which value; whoever loses it gets other stand-ins."""
 
-    variable: str = Field(default="FINE_TUNE_PIPELINE_PII_KEY", description="Name of the environment variable that holds the key.")
+    variable: str = Field(default=KEY_VARIABLE, description="Name of the environment variable that holds the key.")
 
     def read(self) -> str | None:
         """The key, None if there is none."""

@@ -3,6 +3,9 @@
 import glob
 from pathlib import Path
 
+COMPRESSED = (".gz", ".bz2", ".xz")
+"""Endings of files that are unpacked while reading."""
+
 
 def is_url(place: str) -> bool:
     """Looking at one may need the network."""

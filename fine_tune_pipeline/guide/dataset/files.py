@@ -14,10 +14,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
 from fine_tune_pipeline.artifacts.fingerprint import stream_sha256
-from fine_tune_pipeline.spec.paths import is_glob
-
-COMPRESSED = (".gz", ".bz2", ".xz")
-"""Endings that are unpacked while reading."""
+from fine_tune_pipeline.spec.paths import COMPRESSED, is_glob
 
 
 class MissingSource(FileNotFoundError):
@@ -83,12 +80,13 @@ def files_at(place: str, *, suffixes: Collection[str], field: str) -> list[Sourc
 
 
 def _found(system: AbstractFileSystem, root: str, suffixes: Collection[str]) -> list[str]:
-    if is_glob(root):
-        found: dict[str, Any] = system.glob(root, detail=True)
-        return sorted(path for path, info in found.items() if info["type"] == "file")
+    # What is there by this very name goes first: names may hold the signs of a glob.
+    if system.isfile(root):
+        return [root]
     if system.isdir(root):
         return sorted(path for path in system.find(root) if _ends(path, suffixes))
-    return [root] if system.isfile(root) else []
+    found: dict[str, Any] = system.glob(root, detail=True) if is_glob(root) else {}
+    return sorted(path for path, info in found.items() if info["type"] == "file")
 
 
 def _ends(path: str, suffixes: Collection[str]) -> bool:

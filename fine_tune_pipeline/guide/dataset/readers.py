@@ -25,6 +25,7 @@ UNREADABLE_ROWS = 10
 UNREADABLE_SHARE = 0.02
 """More rows than both in another encoding, and it is the file that has another one."""
 
+_EXCEL_ERRORS = {"#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A"}
 _UTF_16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")
 _DELIMITERS = {";": "';'", "\t": r"'\t'", "|": "'|'", ",": "','"}
 
@@ -246,9 +247,6 @@ def _excel_row(number: int, cells: Sequence[Any], header: Sequence[str]) -> Row:
     if failed:
         return replace(row, columns=None, problem=f"column {failed[0]!r} holds the error {columns[failed[0]]}", raw=json.dumps(columns))
     return row
-
-
-_EXCEL_ERRORS = {"#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A"}
 
 
 def _listed(value: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fine_tune_pipeline.spec.dataset import CsvSource, JsonlSource, ParquetSource, Source
-from fine_tune_pipeline.spec.paths import is_there
+from fine_tune_pipeline.spec.paths import COMPRESSED, is_there
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 
@@ -42,7 +42,7 @@ def _count(source: Source, spec: UseCaseSpec) -> int | Path | None:
     path = Path(place)
     if not is_there(place):
         return path
-    if not path.is_file() or path.suffix in (".gz", ".bz2", ".xz"):
+    if not path.is_file() or path.suffix.lower() in COMPRESSED:
         return None
     rows = _rows(source, path)
     return rows if source.sample is None or rows is None else min(rows, source.sample)

@@ -1,75 +1,68 @@
 """A Hugging Face Hub with one dataset, as far as its file system asks for it."""
 
 import json
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs
+
+from fine_tune_pipeline_tests.web import Quiet, web_server
 
 ID = "owner/tickets"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TREE = f"/api/datasets/{ID}/tree/{COMMIT}"
 
 
-@contextmanager
-def hub(files: Mapping[str, bytes]) -> Iterator[str]:
+def hub(files: Mapping[str, bytes]) -> AbstractContextManager[str]:
     """Serves the files of one commit; gives the address."""
-    folders = {name.rpartition("/")[0] for name in files} - {""}
-    entries = [
-        *({"type": "directory", "path": name, "oid": "0" * 40} for name in sorted(folders)),
-        *({"type": "file", "path": name, "size": len(content), "oid": "0" * 40} for name, content in files.items()),
-    ]
+    return web_server(type("Hub", (Handler,), {"files": files}))
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            place = self.path.partition("?")[0]
-            if place == f"/api/datasets/{ID}/revision/{COMMIT}":
-                self.say({"id": ID, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
-            elif place.startswith(f"/api/datasets/{ID}/tree/{COMMIT}"):
-                below = place.removeprefix(f"/api/datasets/{ID}/tree/{COMMIT}").strip("/")
-                found = [entry for entry in entries if not below or str(entry["path"]).startswith(f"{below}/")]
-                self.say(found) if found else self.refuse("EntryNotFound")
-            elif (name := place.removeprefix(f"/datasets/{ID}/resolve/{COMMIT}/")) in files:
-                self.send(files[name])
-            else:
-                self.refuse("RepoNotFound")
 
-        def do_POST(self) -> None:
-            asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            paths = parse_qs(asked).get("paths", []) or json.loads(asked)["paths"]
-            self.say([entry for entry in entries if entry["path"] in paths])
+class Handler(Quiet, BaseHTTPRequestHandler):
+    """Knows one commit of one dataset."""
 
-        def send(self, content: bytes) -> None:
-            first, _, last = self.headers.get("Range", f"bytes=0-{len(content) - 1}").removeprefix("bytes=").partition("-")
-            part = content[int(first) : int(last or len(content)) + 1]
-            self.send_response(206 if "Range" in self.headers else 200)
-            self.send_header("Content-Length", str(len(part)))
-            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}")
-            self.end_headers()
-            self.wfile.write(part)
+    files: Mapping[str, bytes]
 
-        def say(self, answer: object) -> None:
-            body = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def do_GET(self) -> None:
+        place = self.path.partition("?")[0]
+        if place == f"/api/datasets/{ID}/revision/{COMMIT}":
+            self.say({"id": ID, "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.files]})
+        elif place.startswith(TREE):
+            below = place.removeprefix(TREE).strip("/")
+            found = [entry for entry in self.entries() if not below or str(entry["path"]).startswith(f"{below}/")]
+            self.say(found) if found else self.refuse("EntryNotFound")
+        elif (name := place.removeprefix(f"/datasets/{ID}/resolve/{COMMIT}/")) in self.files:
+            self.send(self.files[name])
+        else:
+            self.refuse("RepoNotFound")
 
-        def refuse(self, code: str) -> None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        paths = parse_qs(asked).get("paths", []) or json.loads(asked)["paths"]
+        self.say([entry for entry in self.entries() if entry["path"] in paths])
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing: the tests' output stays readable."""
+    def entries(self) -> list[dict[str, object]]:
+        folders = sorted({name.rpartition("/")[0] for name in self.files} - {""})
+        return [
+            *({"type": "directory", "path": name, "oid": "0" * 40} for name in folders),
+            *({"type": "file", "path": name, "size": len(content), "oid": "0" * 40} for name, content in self.files.items()),
+        ]
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    def send(self, content: bytes) -> None:
+        first, _, last = self.headers.get("Range", f"bytes=0-{len(content) - 1}").removeprefix("bytes=").partition("-")
+        part = content[int(first) : int(last or len(content)) + 1]
+        where = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
+        self.answer(206 if "Range" in self.headers else 200, part, {"Content-Range": where})
+
+    def say(self, value: object) -> None:
+        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def refuse(self, code: str) -> None:
+        self.answer(404, b"", {"X-Error-Code": code})
+
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)

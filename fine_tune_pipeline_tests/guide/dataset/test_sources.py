@@ -3,13 +3,11 @@
 import gzip
 import lzma
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import date
 from decimal import Decimal
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +22,7 @@ from fine_tune_pipeline.guide.dataset.sources import FailedQuery, NoDatabaseUrl,
 from fine_tune_pipeline.spec.dataset import CsvSource, ExcelSource, JsonlSource, JsonSource, ParquetSource, Source, SqlSource
 from fine_tune_pipeline.spec.paths import is_url
 from fine_tune_pipeline_tests.guide.dataset.hub import COMMIT, ID, hub
+from fine_tune_pipeline_tests.web import Quiet, web_server
 
 
 def open_at(folder: Path, source: Source) -> Opened:
@@ -233,7 +232,7 @@ def test_a_path_that_names_no_file_is_refused(tmp_path, path):
 
 def test_files_are_read_from_a_web_server(tmp_path):
     (tmp_path / "rows.csv").write_text("text\na\n", encoding="utf-8")
-    with web_server(tmp_path) as url:
+    with web_server(partial(FolderHandler, directory=str(tmp_path))) as url:
         assert columns(open_at(tmp_path, CsvSource(type="csv", path=f"{url}/rows.csv"))) == [{"text": "a"}]
         with pytest.raises(MissingSource, match="is not there"):
             open_at(tmp_path, CsvSource(type="csv", path=f"{url}/other.csv"))
@@ -246,22 +245,8 @@ def test_an_unknown_protocol_is_refused(tmp_path):
         open_at(tmp_path, JsonlSource(type="jsonl", path="nosuch://bucket/rows.jsonl"))
 
 
-@contextmanager
-def web_server(folder: Path) -> Iterator[str]:
-    handler = partial(QuietHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the tests' output stays readable."""
+class FolderHandler(Quiet, SimpleHTTPRequestHandler):
+    """Gives the files of a folder."""
 
 
 def test_a_json_list_gives_its_objects_and_breaks_what_is_none(tmp_path):
@@ -378,3 +363,8 @@ def test_a_dataset_of_the_hub_is_read_at_its_commit(tmp_path, monkeypatch):
         with pytest.raises((MissingSource, UnreadableSource), match=r"dataset\.sources\[0\]"):
             open_at(tmp_path, JsonlSource(type="jsonl", path=f"hf://datasets/owner/other@{COMMIT}/data"))
     HfFileSystem.clear_instance_cache()
+
+
+def test_a_file_whose_own_name_looks_like_a_glob_is_that_file(tmp_path):
+    (tmp_path / "rows[1].jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    assert columns(open_at(tmp_path, JsonlSource(type="jsonl", path="rows[1].jsonl"))) == [{"text": "a"}]
