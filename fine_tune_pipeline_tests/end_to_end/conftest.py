@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, GuideRun
+from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, GuideRun, what_failed
 
 
 @pytest.fixture(scope="package")
@@ -20,5 +20,5 @@ def first_seconds(run: GuideRun) -> float:
     """The whole guide; how long it took."""
     started = time.monotonic()
     done = run.materialize()
-    assert done.returncode == 0, done.stderr[-8000:]
+    assert done.returncode == 0, what_failed(done)
     return time.monotonic() - started

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from fine_tune_pipeline.use_case import GUIDE
-from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, GuideRun
+from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, GuideRun, what_failed
 
 ASSETS = [factory.__name__ for factory in GUIDE]
 pytestmark = pytest.mark.timeout(900)
@@ -33,14 +33,14 @@ class TestGuide:
     def test_running_again_reuses_everything_visibly_and_much_faster(self, run: GuideRun, first_seconds: float):
         started = time.monotonic()
         done = run.materialize()
-        assert done.returncode == 0, done.stderr[-8000:]
+        assert done.returncode == 0, what_failed(done)
         assert [name for name in ASSETS if name not in OBSERVED and run.shown(name)["reused"] is not True] == []
         assert time.monotonic() - started < first_seconds / 2
 
     def test_one_changed_field_rebuilds_what_depends_on_it_and_says_which(self, run: GuideRun):
         run.write({"evaluation": {"human": {"pairs": 6}}})
         done = run.materialize()
-        assert done.returncode == 0, done.stderr[-8000:]
+        assert done.returncode == 0, what_failed(done)
         rebuilt = {name: run.shown(name).get("changed") for name in ASSETS if name not in OBSERVED and not run.shown(name)["reused"]}
         assert rebuilt == {"human_evaluation": "evaluation.human.pairs", "registered_model": "upstream.human_evaluation"}
 

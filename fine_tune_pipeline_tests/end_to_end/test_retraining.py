@@ -12,7 +12,7 @@ import pytest
 from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.guide.dataset.collect import FEEDBACK
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, EndpointError, ServedAnswer, Unreachable
-from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, NEW_LABELS, RAILWAY_TEXT, GuideRun, rows
+from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, NEW_LABELS, RAILWAY_TEXT, GuideRun, rows, what_failed
 from fine_tune_pipeline_tests.waiting import wait_until
 
 REQUESTS = 50
@@ -37,7 +37,7 @@ def test_drift_leads_to_a_version_trained_on_the_corrections_and_no_answer_is_of
         seen = len(answers)
         wait_until(lambda: len(answers) >= seen + len(prompts), what="answers after the run")
 
-    assert done.returncode == 0, [line for line in done.stderr.splitlines() if "did not pass" in line] or done.stderr[-8000:]
+    assert done.returncode == 0, what_failed(done)
     assert run.shown("raw_examples")["corrections"] == REQUESTS
     assert run.shown("endpoint")["action"] == "adopted"
     _every_answer_is_wholly_one_versions(answers, {f"{NAME}-v1": before, f"{NAME}-v2": _evaluated(run)})
@@ -65,7 +65,7 @@ def _shifted_traffic_asks_for_a_run(run: GuideRun) -> dg.RunRequest:
 
 def _watched(run: GuideRun) -> object:
     done = run.materialize(f'key:"{NAME}/production_traffic" or key:"{NAME}/drift_report"')
-    assert done.returncode == 0, done.stderr[-8000:]
+    assert done.returncode == 0, what_failed(done)
     return run.drift_sensor()
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
-from fine_tune_pipeline.guide.dataset.rows import Row
+from fine_tune_pipeline.guide.dataset.rows import Row, canonical
 from fine_tune_pipeline.guide.dataset.sources import Opened, opened
 from fine_tune_pipeline.guide.dataset.steps import MARK, Step, made, write_step
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -24,7 +24,7 @@ from fine_tune_pipeline.spec.use_case import UseCaseSpec
 FEEDBACK = "production_feedback"
 """Source of the examples that people corrected at the endpoint."""
 
-RESERVED_METADATA = frozenset({MARK, "cluster", "review", "reviewed_by", "model_version", "original_id"})
+RESERVED_METADATA = frozenset({MARK, "cluster", "review", "reviewed_by", "model_version", "original_id", "request_id"})
 """Metadata that the steps write themselves."""
 
 
@@ -210,8 +210,10 @@ def _as_text(value: Any) -> str:
 
 
 def _corrected(row: Mapping[str, str]) -> Example:
-    metadata = {"model_version": str(row["version"])}
-    return Example(id=row["id"], prompt=row["prompt"], completion=row["completion"], source=FEEDBACK, metadata=metadata)
+    # The endpoint's ids are random: by them the same corrections would fall into other parts of the dataset each time.
+    texts = {name: row[name] for name in ("prompt", "completion")}
+    id_ = hashlib.sha256(canonical(texts).encode("utf-8")).hexdigest()[:16]
+    return Example(id=id_, source=FEEDBACK, metadata={"model_version": str(row["version"]), "request_id": row["id"]}, **texts)
 
 
 def _slice(source: Opened) -> dict[str, Any]:

@@ -126,9 +126,18 @@ def test_held_out_sources_and_corrections_are_told_apart(tmp_path):
         ("b", True, "jsonl:test.jsonl"),
         ("red and round", False, FEEDBACK),
     ]
-    assert kept[2].metadata == {"model_version": "3"}
+    assert kept[2].metadata == {"model_version": "3", "request_id": CORRECTION["id"]}
     assert built.metadata["held_out"] == built.metadata["corrections"] == 1
     assert [line["licence"] for line in built.metadata["sources"]] == ["not stated", "CC0-1.0", "own traffic"]
+
+
+def test_the_id_of_a_correction_is_decided_by_what_it_says(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "apple"}])
+    first, _, _ = run(tmp_path, corrections=[CORRECTION])
+    again, _, _ = run(tmp_path, corrections=[{**CORRECTION, "id": "another-request"}, CORRECTION])
+    other, _, _ = run(tmp_path, corrections=[{**CORRECTION, "completion": "plum"}])
+    assert ids(again)[1:] == [ids(first)[1], f"{ids(first)[1]}-2"]
+    assert ids(other)[1] != ids(first)[1]
 
 
 def test_without_feedback_corrections_are_left_out(tmp_path):
