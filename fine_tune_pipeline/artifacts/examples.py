@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+Message = dict[str, Any]
+"""A turn of a conversation as OpenAI's chat API writes it: `role` (system, user, assistant or tool), `content`, `tool_calls`, …"""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -14,7 +17,9 @@ class Example:
 
     `id` is stable over runs (content of the source row, or its own id); `source` names where it came from;
     `held_out` marks rows of the sources kept apart for the test; `metadata` holds columns for slices,
-    and marks of the steps (such as `cluster`).
+    and marks of the steps (such as `cluster`). `history` are the turns before the prompt, oldest first; `role` is who wrote the prompt,
+    `user` or, where it is the result of a call, `tool`; `tools` is what the model may call, as JSON Schema. `rejected` is an answer that
+    people liked less. `licence` are the terms of the source, `provenance` says where in it the row stands (such as `file` and `row`).
     """
 
     id: str
@@ -23,6 +28,35 @@ class Example:
     source: str = ""
     held_out: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
+    history: list[Message] = field(default_factory=list)
+    role: str = "user"
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    rejected: str | None = None
+    licence: str = ""
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def question(self) -> str:
+        """All that was said before the answer: the prompt alone where nothing stands before it."""
+        return "\n".join([*(text for message in self.history if (text := said(message))), self.prompt])
+
+    def asked(self) -> dict[str, Any]:
+        """What a model is given, as its programs read it: never the answer."""
+        return {name: value for name, value in self.row().items() if name in ("id", "prompt", "history", "role", "tools")}
+
+    def row(self) -> dict[str, Any]:
+        """The example as JSON, without the later fields where they say nothing."""
+        return {name: value for name, value in asdict(self).items() if name in _ALWAYS or value != _NOTHING[name]}
+
+
+_ALWAYS = ("id", "prompt", "completion", "source", "held_out", "metadata")
+_NOTHING: dict[str, Any] = {"history": [], "role": "user", "tools": [], "rejected": None, "licence": "", "provenance": {}}
+
+
+def said(message: Message) -> str:
+    """The words of a turn; a call of a tool as JSON."""
+    calls = [call.get("function", call) for call in message.get("tool_calls") or []]
+    return "\n".join(filter(None, [message.get("content") or "", *(json.dumps(call, ensure_ascii=False) for call in calls)]))
 
 
 class BrokenLine(Exception):
@@ -64,5 +98,5 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """Write examples as JSONL rows of id, prompt, completion, source, held_out, metadata."""
-    write_rows(path, (asdict(example) for example in examples))
+    """Write examples as JSONL: id, prompt, completion, source, held_out, metadata, and what else they have."""
+    write_rows(path, (example.row() for example in examples))

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from fine_tune_pipeline.programs.prompts import encode
+from fine_tune_pipeline.programs.prompts import Asked, encode
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.rows import read_rows
 
@@ -67,7 +67,7 @@ def tokenised_rows(
     """
     rows = []
     for example in read_rows(path, text_fields=("id", "prompt", "completion"), unique=("id",)):
-        encoded = encode(example["prompt"], example["completion"], tokenizer=tokenizer, format=format)
+        encoded = encode(Asked.of(example), example["completion"], tokenizer=tokenizer, format=format)
         prompt_labels = encoded.prompt_ids if loss_on == "all" else [IGNORED] * len(encoded.prompt_ids)
         rows.append(Row(example["id"], encoded.prompt_ids + encoded.completion_ids, prompt_labels + encoded.completion_ids))
     return rows

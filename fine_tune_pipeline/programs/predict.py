@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from fine_tune_pipeline.programs.decoding import Generated, generate_batch, refuse_too_long, shared_prefix
 from fine_tune_pipeline.programs.models import attach, is_peft_folder, load_model, load_tokenizer, peak_memory_bytes
-from fine_tune_pipeline.programs.prompts import encode
+from fine_tune_pipeline.programs.prompts import Asked, encode
 from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import PredictedJob, Prediction, PredictJob, PredictRequest, PredictResult
@@ -84,7 +84,7 @@ def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
 
 def _read(job: PredictJob, *, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> _Prompts:
     rows = read_rows(job.prompts, text_fields=("id", "prompt"), unique=("id",))
-    tokens = [encode(row["prompt"], None, tokenizer=tokenizer, format=job.format, shots=job.shots).prompt_ids for row in rows]
+    tokens = [encode(Asked.of(row), None, tokenizer=tokenizer, format=job.format, shots=job.shots).prompt_ids for row in rows]
     for row, ids in zip(rows, tokens, strict=True):
         where = f"{job.prompts}: the prompt of {row['id']!r}"
         refuse_too_long(len(ids), max_new_tokens=job.max_new_tokens, config=config, what=where)

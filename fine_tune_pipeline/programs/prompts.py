@@ -4,12 +4,14 @@ Prompt and completion are tokenised apart and concatenated: the boundary is the 
 about to be written (serving). No torch here.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
+from fine_tune_pipeline.artifacts.examples import Message, said
 from fine_tune_pipeline.programs.requests import PromptFormat, Shot
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 PLAIN_STOP = "\nInput:"
 """A base model that has answered goes on with the next example; here it is cut."""
+
+SYSTEM_ROLES = ("system", "developer")
+
+_PLAIN_NAMES = {"user": "Input", "assistant": "Output", "tool": "Result"}
 
 _MARK = "answer-goes-here"
 """Stands for the completion while a chat template is asked what it puts after one."""
@@ -46,8 +52,24 @@ class Encoded:
     completion_ids: list[int]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What stands before an answer: the prompt, the turns before it as OpenAI's chat API writes them, who wrote the prompt (`user`, or
+    `tool` where it is the result of a call), and what the model may call."""
+
+    prompt: str
+    history: Sequence[Message] = ()
+    role: str = "user"
+    tools: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Asked":
+        """What a row of a JSONL file asks."""
+        return cls(row["prompt"], **{name: row[name] for name in ("history", "role", "tools") if name in row})
+
+
 def encode(
-    prompt: str,
+    asked: str | Asked,
     completion: str | None,
     *,
     tokenizer: "PreTrainedTokenizerBase",
@@ -57,7 +79,7 @@ def encode(
     """Tokens of one example, with exactly one begin token (if the tokenizer has one) and, after a completion, the end token.
 
     Args:
-        prompt: what the user wrote.
+        asked: what the user wrote, and what came before it.
         completion: the wanted answer, or None when the model is to write it.
         tokenizer: of the base model.
         format: style and instruction.
@@ -67,25 +89,36 @@ def encode(
         NoChatTemplate, UnusableChatTemplate, ReservedText: the chat format cannot be used with this tokenizer or this text.
         NoEndToken: the tokenizer has no end token.
     """
+    asked = Asked(asked) if isinstance(asked, str) else asked
     if format.style == "plain":
-        prompt_ids = _ids(plain_prompt(prompt, instruction=format.instruction, shots=shots), tokenizer=tokenizer)
+        prompt_ids = _ids(plain_prompt(asked, instruction=format.instruction, shots=shots), tokenizer=tokenizer)
         answer = None if completion is None else f" {completion}"
     else:
-        _refuse_reserved(
-            [prompt, completion or "", *(text for shot in shots for text in (shot.prompt, shot.completion))], tokenizer=tokenizer
-        )
-        text = _chat_prompt(prompt, instruction=format.instruction, shots=shots, tokenizer=tokenizer)
+        worked = [text for shot in shots for text in (shot.prompt, shot.completion)]
+        _refuse_reserved([asked.prompt, completion or "", *map(said, asked.history), _json(asked.tools), *worked], tokenizer=tokenizer)
+        text = _chat_prompt(asked, instruction=format.instruction, shots=shots, tokenizer=tokenizer)
         prompt_ids = _ids(text, tokenizer=tokenizer, parse_special=True)
         answer = completion
     completion_ids = [] if answer is None else [*_ids(answer, tokenizer=tokenizer), end_id(tokenizer=tokenizer, format=format)]
     return Encoded(prompt_ids=_with_one_bos(prompt_ids, tokenizer=tokenizer), completion_ids=completion_ids)
 
 
-def plain_prompt(prompt: str, *, instruction: str = "", shots: Sequence[Shot] = ()) -> str:
+def plain_prompt(asked: Asked, *, instruction: str = "", shots: Sequence[Shot] = ()) -> str:
     """The text before the answer in plain style; the answer follows as `" " + completion`."""
-    head = f"{instruction}\n\n" if instruction else ""
+    systems = [said(message) for message in asked.history if message["role"] in SYSTEM_ROLES]
+    tools = [f"Tools: {_json(asked.tools)}"] if asked.tools else []
+    head = "".join(f"{part}\n\n" for part in (instruction, *systems, *tools) if part)
     worked = "".join(f"Input: {shot.prompt}\nOutput: {shot.completion}\n\n" for shot in shots)
-    return f"{head}{worked}Input: {prompt}\nOutput:"
+    before = "".join(_plain_turn(message) for message in asked.history if message["role"] not in SYSTEM_ROLES)
+    return f"{head}{worked}{before}{_PLAIN_NAMES[asked.role]}: {asked.prompt}\nOutput:"
+
+
+def _json(tools: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(list(tools), ensure_ascii=False)
+
+
+def _plain_turn(message: Message) -> str:
+    return f"{_PLAIN_NAMES[message['role']]}: {said(message)}\n" + ("\n" if message["role"] == "assistant" else "")
 
 
 def stops(format: PromptFormat) -> tuple[str, ...]:
@@ -137,38 +170,45 @@ def _refuse_reserved(texts: Sequence[str], *, tokenizer: "PreTrainedTokenizerBas
             )
 
 
-def _chat_prompt(prompt: str, *, instruction: str, shots: Sequence[Shot], tokenizer: "PreTrainedTokenizerBase") -> str:
-    turns: list[dict[str, str]] = []
+def _chat_prompt(asked: Asked, *, instruction: str, shots: Sequence[Shot], tokenizer: "PreTrainedTokenizerBase") -> str:
+    systems = [said(message) for message in asked.history if message["role"] in SYSTEM_ROLES]
+    system = "\n\n".join(filter(None, [instruction, *systems]))
+    turns: list[Message] = []
     for shot in shots:
         turns += [{"role": "user", "content": shot.prompt}, {"role": "assistant", "content": shot.completion}]
-    turns.append({"role": "user", "content": prompt})
-    if not instruction:
-        return _render(turns, tokenizer=tokenizer)
+    turns += [message for message in asked.history if message["role"] not in SYSTEM_ROLES]
+    turns.append({"role": asked.role, "content": asked.prompt})
+    if not system:
+        return _render(turns, tools=asked.tools, tokenizer=tokenizer)
     try:
-        text = _render([{"role": "system", "content": instruction}, *turns], tokenizer=tokenizer)
+        text = _render([{"role": "system", "content": system}, *turns], tools=asked.tools, tokenizer=tokenizer)
     except TemplateError:
         # Gemma's and Mistral's templates raise on a system turn.
         text = ""
-    if instruction in text:
+    if system in text:
         return text
-    merged = {"role": "user", "content": f"{instruction}\n\n{turns[0]['content']}"}
-    return _render([merged, *turns[1:]], tokenizer=tokenizer)
+    merged = {**turns[0], "content": f"{system}\n\n{said(turns[0])}"}
+    return _render([merged, *turns[1:]], tools=asked.tools, tokenizer=tokenizer)
 
 
-def _render(turns: list[dict[str, str]], *, tokenizer: "PreTrainedTokenizerBase", open_answer: bool = True) -> str:
+def _render(
+    turns: list[Message], *, tokenizer: "PreTrainedTokenizerBase", tools: Sequence[Mapping[str, Any]] = (), open_answer: bool = True
+) -> str:
     if not tokenizer.chat_template:
         raise NoChatTemplate(
             f"{tokenizer.name_or_path}: the format style is 'chat', but the tokenizer has no chat template; "
             "use the format style 'plain', or choose an instruction-tuned base model"
         )
     # `enable_thinking` is read by reasoning models only: their empty thought belongs to the prompt, not to the answer.
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_answer, enable_thinking=False)
+    text = tokenizer.apply_chat_template(
+        turns, tools=[dict(tool) for tool in tools] or None, tokenize=False, add_generation_prompt=open_answer, enable_thinking=False
+    )
     assert isinstance(text, str)
     return text
 
 
 def _end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
-    turns = [{"role": "user", "content": "question"}]
+    turns: list[Message] = [{"role": "user", "content": "question"}]
     prompt = _render(turns, tokenizer=tokenizer)
     whole = _render([*turns, {"role": "assistant", "content": _MARK}], tokenizer=tokenizer, open_answer=False)
     if not whole.startswith(prompt + _MARK):

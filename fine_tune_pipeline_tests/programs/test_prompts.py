@@ -5,6 +5,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from fine_tune_pipeline.programs.prompts import (
+    Asked,
     NoChatTemplate,
     NoEndToken,
     ReservedText,
@@ -43,6 +44,43 @@ def test_plain_prompt_is_instruction_then_shots_then_the_open_question(tokenizer
 def test_plain_prompt_without_instruction_begins_with_the_question(tokenizer: PreTrainedTokenizerBase):
     encoded = encode("fees?", None, tokenizer=tokenizer, format=PromptFormat())
     assert tokenizer.decode(encoded.prompt_ids) == "<bos>Input: fees?\nOutput:"
+
+
+HISTORY = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "What can I do?"},
+]
+
+
+def test_a_plain_conversation_puts_system_words_first_and_turns_in_order(tokenizer: PreTrainedTokenizerBase):
+    encoded = encode(Asked("fees?", history=HISTORY), "none", tokenizer=tokenizer, format=PLAIN)
+    assert tokenizer.decode(encoded.prompt_ids[1:]) == (
+        "Name the intent.\n\nBe brief.\n\nInput: hello\nOutput: What can I do?\n\nInput: fees?\nOutput:"
+    )
+
+
+def test_a_plain_conversation_shows_tools_calls_and_results(tokenizer: PreTrainedTokenizerBase):
+    call = {"id": "1", "type": "function", "function": {"name": "balance", "arguments": "{}"}}
+    history = [{"role": "user", "content": "how much?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    asked = Asked("12 EUR", history=history, role="tool", tools=[{"type": "function", "function": {"name": "balance"}}])
+    encoded = encode(asked, None, tokenizer=tokenizer, format=PromptFormat())
+    assert tokenizer.decode(encoded.prompt_ids[1:]) == (
+        'Tools: [{"type": "function", "function": {"name": "balance"}}]\n\n'
+        'Input: how much?\nOutput: {"name": "balance", "arguments": "{}"}\n\nResult: 12 EUR\nOutput:'
+    )
+
+
+def test_a_chat_conversation_is_what_the_template_makes_of_all_turns(chat_tokenizer: PreTrainedTokenizerBase):
+    encoded = encode(Asked("fees?", history=HISTORY[1:]), "none", tokenizer=chat_tokenizer, format=PromptFormat(style="chat"))
+    turns = [*HISTORY[1:], {"role": "user", "content": "fees?"}]
+    assert encoded.prompt_ids == chat_tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+
+
+def test_a_special_token_in_an_earlier_turn_is_refused(chat_tokenizer: PreTrainedTokenizerBase):
+    history = [{"role": "user", "content": "hello<end_of_turn>"}, {"role": "assistant", "content": "yes"}]
+    with pytest.raises(ReservedText, match="<end_of_turn>"):
+        encode(Asked("fees?", history=history), None, tokenizer=chat_tokenizer, format=PromptFormat(style="chat"))
 
 
 @pytest.mark.parametrize("format", [PLAIN, CHAT], ids=lambda format: format.style)

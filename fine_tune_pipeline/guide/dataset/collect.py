@@ -187,7 +187,7 @@ def _example(row: Row, templates: Mapping[str, Template], source: Opened, *, hel
             detail = f"{place}: {name}: the template failed on this row ({type(error).__name__}: {error})"
             return Quarantined(id=id_, reason="template_failed", detail=detail, original=row.content)
     metadata = {name: _as_text(row.columns[name]) for name in source.source.metadata}
-    return Example(id=id_, source=source.name, held_out=held_out, metadata=metadata, **texts)
+    return Example(id=id_, prompt=texts["prompt"], completion=texts["completion"], source=source.name, held_out=held_out, metadata=metadata)
 
 
 def _compiled(template: str, place: str) -> Template:
@@ -211,9 +211,10 @@ def _as_text(value: Any) -> str:
 
 def _corrected(row: Mapping[str, str]) -> Example:
     # The endpoint's ids are random: by them the same corrections would fall into other parts of the dataset each time.
-    texts = {name: row[name] for name in ("prompt", "completion")}
-    id_ = hashlib.sha256(canonical(texts).encode("utf-8")).hexdigest()[:16]
-    return Example(id=id_, source=FEEDBACK, metadata={"model_version": str(row["version"]), "request_id": row["id"]}, **texts)
+    prompt, completion = row["prompt"], row["completion"]
+    id_ = hashlib.sha256(canonical({"prompt": prompt, "completion": completion}).encode("utf-8")).hexdigest()[:16]
+    metadata = {"model_version": str(row["version"]), "request_id": row["id"]}
+    return Example(id=id_, prompt=prompt, completion=completion, source=FEEDBACK, metadata=metadata)
 
 
 def _slice(source: Opened) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,7 +70,7 @@ def scrub(examples: Sequence[Example], *, detect: Detect, task: Task, stand_in: 
             changed.append(example.id)
         if found and remove:
             detail = f"holds {', '.join(sorted(found))}; shown here with it replaced"
-            quarantine.append(Quarantined(id=example.id, reason="personal_data", detail=detail, original=asdict(new)))
+            quarantine.append(Quarantined(id=example.id, reason="personal_data", detail=detail, original=new.row()))
         else:
             kept.append(marked(new, f"personal_data_unsure: {', '.join(unsure)}") if unsure else new)
     return Scrubbed(kept, quarantine, total, changed)

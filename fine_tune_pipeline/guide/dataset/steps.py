@@ -63,4 +63,4 @@ def marked(example: Example, reason: str) -> Example:
 
 def out(example: Example, reason: str, detail: str) -> Quarantined:
     """An example as the quarantine keeps it."""
-    return Quarantined(id=example.id, reason=reason, detail=detail, original=asdict(example))
+    return Quarantined(id=example.id, reason=reason, detail=detail, original=example.row())

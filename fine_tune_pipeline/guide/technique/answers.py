@@ -75,7 +75,7 @@ def shot_sets(data: Data, spec: UseCaseSpec, task: Task, *, context_tokens: int)
     When none is left there is one set, empty: few-shot is then zero-shot.
     """
     fixed = most_tokens(untrained_format(spec, task).instruction) + max_new_tokens([example.completion for example in data.train])
-    room = context_tokens - fixed - max(most_tokens(row.prompt) for row in data.rows) - FRAME_TOKENS
+    room = context_tokens - fixed - max(most_tokens(row.question) for row in data.rows) - FRAME_TOKENS
     sets = {k: choose_shots(data.train, k, task=task, seed=spec.dataset.split.seed) for k in sorted(set(spec.evaluation.few_shot))}
     fitting = {k: shots for k, shots in sets.items() if sum(_shot_tokens(shot) for shot in shots) <= room}
     return fitting or {0: ()}

@@ -105,7 +105,7 @@ def choose_shots(train: Sequence[Example], k: int, *, task: Task, seed: int) -> 
         draw.shuffle(group)
     rounds = range(max((len(group) for group in groups), default=0))
     in_turn = [group[number] for number in rounds for group in groups if number < len(group)]
-    return tuple(Shot(prompt=example.prompt, completion=example.completion) for example in in_turn[:k])
+    return tuple(Shot(prompt=example.question, completion=example.completion) for example in in_turn[:k])
 
 
 def max_new_tokens(train_completions: Sequence[str]) -> int:
@@ -122,7 +122,7 @@ def embed_rows(context: "dg.AssetExecutionContext", compute: "Compute", folder: 
     import numpy as np
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "texts.jsonl", ({"id": row.id, "text": row.prompt} for row in rows))
+    write_rows(folder / "texts.jsonl", ({"id": row.id, "text": row.question} for row in rows))
     request = EmbedRequest(output=str(folder), texts=str(folder / "texts.jsonl"), threads=answering_on(compute.inventory()).threads)
     return np.load(compute.run(context, request, EmbedResult).vectors, allow_pickle=False)
 
@@ -150,8 +150,8 @@ def predict(
 
 
 def write_prompts(path: Path, rows: Sequence[Example]) -> Path:
-    """What a prediction may see of the rows: id and prompt, never the answer."""
-    write_rows(path, ({"id": row.id, "prompt": row.prompt} for row in rows))
+    """What a prediction may see of the rows, never the answer."""
+    write_rows(path, (row.asked() for row in rows))
     return path
 
 

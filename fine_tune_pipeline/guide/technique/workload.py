@@ -42,13 +42,13 @@ def workload(
     """The figures of a training set; the longest row may stand in either set, since both must fit."""
     rows = [*train, *validation]
     answers = sum(likely_tokens(example.completion) for example in train)
-    tokens = math.ceil(answers + sum(likely_tokens(example.prompt) + FRAME_TOKENS for example in train))
+    tokens = math.ceil(answers + sum(likely_tokens(example.question) + FRAME_TOKENS for example in train))
     return Workload(
         rows=len(train),
         tokens=tokens,
         labelled_tokens=tokens if loss_on == "all" else math.ceil(answers),
-        longest_tokens=math.ceil(max(likely_tokens(example.prompt + example.completion) for example in rows)) + FRAME_TOKENS,
-        longest_bound=max(most_tokens(example.prompt) + most_tokens(example.completion) for example in rows) + SPARE_TOKENS,
+        longest_tokens=math.ceil(max(likely_tokens(example.question + example.completion) for example in rows)) + FRAME_TOKENS,
+        longest_bound=max(most_tokens(example.question) + most_tokens(example.completion) for example in rows) + SPARE_TOKENS,
     )
 
 
