@@ -133,7 +133,7 @@ def test_corrections_from_production_become_examples_and_start_a_rebuild(house):
     assert house.run().success
     assert house.shown("raw_examples")["changed"] == "dataset.feedback"
     rows = [row for part in ("train", "validation", "test") for row in read_rows(house.artifact("dataset").file(f"{part}.jsonl"))]
-    [row] = [row for row in rows if row["id"] == "q1"]
+    [row] = [row for row in rows if row["metadata"].get("request_id") == "q1"]
     assert (row["completion"], row["source"]) == ("pear", "production_feedback")
     house.run(feedback=False)
     assert house.shown("raw_examples")["corrections"] == 0
