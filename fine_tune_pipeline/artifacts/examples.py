@@ -2,13 +2,39 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 Message = dict[str, Any]
 """A turn of a conversation as OpenAI's chat API writes it: `role` (system, user, assistant or tool), `content`, `tool_calls`, …"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What stands before an answer: the prompt, the turns before it (oldest first), who wrote the prompt (`user`, or `tool` where it is
+    the result of a call), and what the model may call, as JSON Schema."""
+
+    prompt: str
+    history: Sequence[Message] = ()
+    role: str = "user"
+    tools: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Asked":
+        """What a row of a JSONL file asks."""
+        return cls(row["prompt"], **{name: row[name] for name in ("history", "role", "tools") if name in row})
+
+    @property
+    def text(self) -> str:
+        """All that was said: the prompt alone where nothing stands before it."""
+        return "\n".join([*(words for message in self.history if (words := said(message))), self.prompt])
+
+    def beside(self) -> dict[str, Any]:
+        """History, role and tools as JSON, without those that say nothing."""
+        found = {"history": list(self.history), "role": self.role, "tools": list(self.tools)}
+        return {name: value for name, value in found.items() if value != _NOTHING[name]}
 
 
 @dataclass(frozen=True)
@@ -38,11 +64,16 @@ class Example:
     @property
     def question(self) -> str:
         """All that was said before the answer: the prompt alone where nothing stands before it."""
-        return "\n".join([*(text for message in self.history if (text := said(message))), self.prompt])
+        return self.asked.text
 
-    def asked(self) -> dict[str, Any]:
-        """What a model is given, as its programs read it: never the answer."""
-        return {name: value for name, value in self.row().items() if name in ("id", "prompt", "history", "role", "tools")}
+    @property
+    def asked(self) -> Asked:
+        """What a model is given."""
+        return Asked(self.prompt, history=self.history, role=self.role, tools=self.tools)
+
+    def without_answer(self) -> dict[str, Any]:
+        """What a program that answers may see: id and all that stands before the answer."""
+        return {"id": self.id, "prompt": self.prompt, **self.asked.beside()}
 
     def row(self) -> dict[str, Any]:
         """The example as JSON, without the later fields where they say nothing."""

@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS request (
     id TEXT PRIMARY KEY, ts REAL NOT NULL, use_case TEXT NOT NULL, version TEXT NOT NULL, arm TEXT NOT NULL,
     prompt_scrubbed TEXT, answer_scrubbed TEXT, prompt_tokens INTEGER NOT NULL, new_tokens INTEGER NOT NULL,
     latency_ms REAL NOT NULL, status INTEGER NOT NULL, valid INTEGER, confidence REAL, user_hash TEXT,
-    prompt_characters INTEGER NOT NULL, answer_characters INTEGER NOT NULL, prompt_hash TEXT, answer_hash TEXT, scrubber TEXT NOT NULL
+    prompt_characters INTEGER NOT NULL, answer_characters INTEGER NOT NULL, prompt_hash TEXT, answer_hash TEXT, scrubber TEXT NOT NULL,
+    before_scrubbed TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS request_by_time ON request (ts);
 CREATE TABLE IF NOT EXISTS feedback (
@@ -42,7 +43,8 @@ class ServedRequest:
 
     `ts` in seconds since 1970 (UTC); `latency_ms` from arrival to answer; `status` as in HTTP; `valid` says whether the answer fits the
     task, None if nobody can tell; `confidence` is the mean log-probability (nats) of the answer's tokens. The texts are None when they
-    could not be scrubbed: then only lengths and keyed hashes are kept. `scrubber` names what took personal data out.
+    could not be scrubbed: then only lengths and keyed hashes are kept. `scrubber` names what took personal data out. `before_scrubbed`
+    is what stood before the prompt, as JSON of history, role and tools; None if nothing did.
     """
 
     id: str
@@ -64,6 +66,7 @@ class ServedRequest:
     prompt_hash: str | None = None
     answer_hash: str | None = None
     scrubber: str = ""
+    before_scrubbed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,17 +137,20 @@ class TrafficLog:
             connection.execute("INSERT INTO dropped (ts, rows, reason) VALUES (?, ?, ?)", (time.time(), rows, reason))
 
     def corrections(self) -> list[dict[str, str]]:
-        """Rows of id, prompt, completion, version: requests to which somebody gave the right answer, oldest request first.
+        """Rows of id, prompt, completion, version: requests that somebody gave the right answer to, oldest first.
 
+        `before` is what stood before the prompt, as JSON, where anything did.
         Of several corrections of one request the latest counts. Requests whose prompt could not be scrubbed are not among them.
         """
         # SQLite takes the bare columns of a group from the row that holds its MAX.
         found = self._read(
-            "SELECT request.id, prompt_scrubbed AS prompt, corrected AS completion, version, MAX(feedback.ts) FROM request"
+            "SELECT request.id, prompt_scrubbed AS prompt, corrected AS completion, version, COALESCE(before_scrubbed, '') AS before,"
+            " MAX(feedback.ts) FROM request"
             " JOIN feedback ON feedback.request_id = request.id WHERE corrected IS NOT NULL AND prompt_scrubbed IS NOT NULL"
             " GROUP BY request.id ORDER BY request.ts, request.id"
         )
-        return [{name: row[name] for name in ("id", "prompt", "completion", "version")} for row in found]
+        names = ("id", "prompt", "completion", "version", "before")
+        return [{name: row[name] for name in names if name != "before" or row[name]} for row in found]
 
     def window(self, last: int, *, arm: str = CHAMPION, versions: Iterable[str] | None = None, since: float = 0.0) -> list[Logged]:
         """The last requests that one arm received, oldest first, with their feedback.
@@ -191,7 +197,10 @@ class TrafficLog:
         with closing(sqlite3.connect(address, uri=True, timeout=WRITER_WAIT_SECONDS)) as connection:
             connection.row_factory = sqlite3.Row
             has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'dropped'").fetchone()
-            return connection.execute(query, values).fetchall() if has_tables else []
+            if not has_tables:
+                return []
+            _add_new_columns(connection)
+            return connection.execute(query, values).fetchall()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -202,8 +211,15 @@ class TrafficLog:
             # A power cut may lose the last transactions, a crash of the process loses none; ten times as fast as FULL.
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.executescript(_TABLES)
+            _add_new_columns(connection)
             with connection:
                 yield connection
+
+
+def _add_new_columns(connection: sqlite3.Connection) -> None:
+    """A log that an earlier version began gets the columns that came later."""
+    if not connection.execute("SELECT 1 FROM pragma_table_info('request') WHERE name = 'before_scrubbed'").fetchone():
+        connection.execute("ALTER TABLE request ADD COLUMN before_scrubbed TEXT")
 
 
 def _served(row: sqlite3.Row) -> ServedRequest:

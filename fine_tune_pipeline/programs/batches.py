@@ -15,7 +15,8 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from fine_tune_pipeline.programs.prompts import Asked, encode
+from fine_tune_pipeline.artifacts.examples import Asked
+from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.rows import read_rows
 

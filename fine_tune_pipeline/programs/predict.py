@@ -9,9 +9,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.programs.decoding import Generated, generate_batch, refuse_too_long, shared_prefix
 from fine_tune_pipeline.programs.models import attach, is_peft_folder, load_model, load_tokenizer, peak_memory_bytes
-from fine_tune_pipeline.programs.prompts import Asked, encode
+from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import PredictedJob, Prediction, PredictJob, PredictRequest, PredictResult

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
-from fine_tune_pipeline.artifacts.examples import Message, said
+from fine_tune_pipeline.artifacts.examples import Asked, Message, said
 from fine_tune_pipeline.programs.requests import PromptFormat, Shot
 
 if TYPE_CHECKING:
@@ -50,22 +50,6 @@ class Encoded:
 
     prompt_ids: list[int]
     completion_ids: list[int]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What stands before an answer: the prompt, the turns before it as OpenAI's chat API writes them, who wrote the prompt (`user`, or
-    `tool` where it is the result of a call), and what the model may call."""
-
-    prompt: str
-    history: Sequence[Message] = ()
-    role: str = "user"
-    tools: Sequence[Mapping[str, Any]] = ()
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "Asked":
-        """What a row of a JSONL file asks."""
-        return cls(row["prompt"], **{name: row[name] for name in ("history", "role", "tools") if name in row})
 
 
 def encode(

@@ -16,6 +16,7 @@ from types import FrameType
 import torch
 import uvicorn
 
+from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
 from fine_tune_pipeline.programs.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.http_gate import Keys, NoKey
@@ -149,7 +150,7 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     tokens = _encoder(request)
     champion = versions.table.champion
     warm = champion.name if champion is not None and champion.state == "loaded" else base
-    thread.submit(warm, tokens("Hello", ""), max_new_tokens=1).result()
+    thread.submit(warm, tokens(Asked("Hello"), ""), max_new_tokens=1).result()
     writer = TrafficWriter(TrafficLog.at(state), scrubber=lambda: _scrubber(request), salt=_salt(state / SALT_FILE))
     service = Service(
         use_case=request.use_case,
@@ -161,17 +162,18 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         writer=writer,
         shape=AnswerShape(schema=request.answer_schema, labels=request.answer_labels),
         limits=limits,
+        conversations=request.conversations,
     )
     return service, writer
 
 
-def _encoder(request: ServeRequest) -> Callable[[str, str], list[int]]:
+def _encoder(request: ServeRequest) -> Callable[[Asked, str], list[int]]:
     # A tokenizer of its own: the model thread uses another one at the same time, and they are not safe to share.
     tokenizer = load_tokenizer(request.model)
 
-    def tokens(prompt: str, system: str) -> list[int]:
+    def tokens(asked: Asked, system: str) -> list[int]:
         format = request.format.model_copy(update={"instruction": system}) if system else request.format
-        return encode(prompt, None, tokenizer=tokenizer, format=format).prompt_ids
+        return encode(asked, None, tokenizer=tokenizer, format=format).prompt_ids
 
     return tokens
 

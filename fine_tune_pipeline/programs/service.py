@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
+from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import ServedRequest
 from fine_tune_pipeline.programs.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.model_thread import Draining, ModelThread, QueueFull, ThreadDied
@@ -58,7 +59,7 @@ class Limits:
 class Question:
     """One request. `system` is a system message, empty if there is none; `probe` marks our own tests."""
 
-    prompt: str
+    asked: Asked
     model: str | None = None
     max_tokens: int | None = None
     system: str = ""
@@ -87,17 +88,19 @@ class Service:
         use_case: str,
         format: PromptFormat,
         context_tokens: int,
-        encode: Callable[[str, str], list[int]],
+        encode: Callable[[Asked, str], list[int]],
         versions: Versions,
         thread: "ModelThread[Generated]",
         writer: TrafficWriter,
         shape: AnswerShape,
         limits: Limits,
+        conversations: bool = False,
     ) -> None:
         """
         Args:
             context_tokens: what the model can look back on; prompt and answer must fit.
-            encode: (prompt, system message) -> token ids; called in one thread only.
+            encode: (what is asked, system message) -> token ids; called in one thread only.
+            conversations: whether the model was trained on several turns.
         """
         self.use_case = use_case
         self.format = format
@@ -105,6 +108,7 @@ class Service:
         self.writer = writer
         self.shape = shape
         self.limits = limits
+        self.conversations = conversations
         self._context_tokens = context_tokens
         self._encode = encode
         self._thread = thread
@@ -161,7 +165,7 @@ class Service:
         if self._draining:
             raise Draining("the endpoint is being stopped")
         target = self.versions.target(question.model)
-        prompt_ids = self._encode(question.prompt, question.system)
+        prompt_ids = self._encode(question.asked, question.system)
         most = self._most(question, target)
         record = _Record(question=question, target=target, prompt_tokens=len(prompt_ids), arrived=arrived, service=self)
         try:
@@ -265,4 +269,4 @@ class _Record:
         )
         answer = "" if text is None else text.text
         closed = bool(valid and self._service.shape.closed) or not answer
-        self._service.writer.put(Answered(row=row, prompt=self._question.prompt, answer=answer, user=self._question.user, closed=closed))
+        self._service.writer.put(Answered(row=row, asked=self._question.asked, answer=answer, user=self._question.user, closed=closed))

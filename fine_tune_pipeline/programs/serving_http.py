@@ -1,7 +1,7 @@
 """The endpoint over HTTP, in the shapes of OpenAI's API: chat completions, models, health, feedback, and the admin route.
 
-One question, one answer: `messages` holds exactly one user message, since that is what the model was trained and evaluated on.
-A system message is taken with the chat format only; with the plain format it would be a prompt that nobody has evaluated.
+A model that was trained on single questions gets `messages` with exactly one user message, and a system message in the chat format
+only: anything else would be a prompt that nobody has evaluated. One that was trained on conversations gets all turns, tools too.
 """
 
 import time
@@ -11,6 +11,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from fine_tune_pipeline.artifacts.examples import Asked
+from fine_tune_pipeline.artifacts.examples import Message as Turn
 from fine_tune_pipeline.artifacts.traffic import Feedback
 from fine_tune_pipeline.programs.http_errors import Refused, add_error_shapes
 from fine_tune_pipeline.programs.http_gate import Gate, Keys
@@ -34,15 +36,21 @@ class TextPart(Body):
 
 
 class Message(Body):
-    """One turn. Content is text, whole or in parts."""
+    """One turn. Content is text, whole or in parts; an assistant that calls tools may say nothing beside."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
     name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
 
     @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return self.content or "" if isinstance(self.content, str | None) else "".join(part.text for part in self.content)
+
+    def turn(self) -> Turn:
+        """As a conversation keeps it."""
+        return {"content": self.text, **self.model_dump(exclude={"content"}, exclude_none=True)}
 
 
 class ChatRequest(Body):
@@ -58,6 +66,7 @@ class ChatRequest(Body):
     top_p: float | None = None
     seed: int | None = Field(default=None, description="Taken and without effect: the same question always gets the same answer.")
     user: str | None = Field(default=None, description="Kept as a keyed hash only.")
+    tools: list[dict[str, Any]] = Field(default=[], description="What the model may call; only for one that was trained on conversations.")
 
 
 class FeedbackRequest(Body):
@@ -117,12 +126,25 @@ def _question(body: ChatRequest, *, service: Service, probe: bool) -> Question:
         if value not in (None, allowed):
             raise Refused(f"{name}: got {value:g}, want {allowed} or nothing; answers are greedy, as in evaluation", param=name)
     most = body.max_completion_tokens or body.max_tokens
-    prompt, system = _turns(body.messages, style=service.format.style)
-    return Question(prompt=prompt, system=system, model=body.model, max_tokens=most, user=body.user, probe=probe)
+    asked, system = _conversation(body) if service.conversations else _single(body, style=service.format.style)
+    return Question(asked=asked, system=system, model=body.model, max_tokens=most, user=body.user, probe=probe)
 
 
-def _turns(messages: list[Message], *, style: str) -> tuple[str, str]:
+def _conversation(body: ChatRequest) -> tuple[Asked, str]:
+    """All turns; the last is what is asked. System messages stay where they are."""
+    *before, last = body.messages
+    if last.role not in ("user", "tool"):
+        raise Refused(f"messages: the last is of {last.role}, want one of the user or the result of a tool", param="messages")
+    if not last.text.strip():
+        raise Refused("messages: the last message is empty; want some text", param="messages")
+    return Asked(last.text, history=[message.turn() for message in before], role=last.role, tools=body.tools), ""
+
+
+def _single(body: ChatRequest, *, style: str) -> tuple[Asked, str]:
     """The prompt and the system message (or "")."""
+    messages = body.messages
+    if body.tools:
+        raise Refused("tools: the model was trained on single questions, without tools; leave them out", param="tools")
     system = [message.text for message in messages if message.role in ("system", "developer")]
     turns = [message for message in messages if message.role not in ("system", "developer")]
     if len(turns) != 1 or turns[0].role != "user":
@@ -138,7 +160,7 @@ def _turns(messages: list[Message], *, style: str) -> tuple[str, str]:
         raise Refused(f"messages: got {len(system)} system messages, want at most one", param="messages")
     if not turns[0].text.strip():
         raise Refused("messages: the user message is empty; want some text", param="messages")
-    return turns[0].text, system[0] if system else ""
+    return Asked(turns[0].text), system[0] if system else ""
 
 
 def _completion(answer: Answer) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Answers never wait for the log and never fail with it. What could not be kept is
 """
 
 import hashlib
+import json
 import queue
 import sqlite3
 import threading
@@ -12,7 +13,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, TrafficLog, UnknownRequest
+from fine_tune_pipeline.programs.nested import mapped, strings
 
 FLUSH_ROWS = 64
 FLUSH_SECONDS = 0.2
@@ -41,7 +44,7 @@ class Answered:
     """A request as it was answered, with raw texts: it lives in memory only. A `closed` answer holds no free text to scrub."""
 
     row: ServedRequest
-    prompt: str
+    asked: Asked
     answer: str
     user: str | None = None
     closed: bool = False
@@ -196,19 +199,31 @@ class TrafficWriter:
 
     def _scrubbed(self, answered: Answered) -> ServedRequest:
         self._scrub_problem = None
-        prompt = self._clean(answered.prompt)
+        before = self._before(answered.asked)
+        # Without the turns before it, a prompt would be taken for a question of its own.
+        prompt = None if before is None else self._clean(answered.asked.prompt)
         answer = answered.answer if answered.closed else self._clean(answered.answer)
         return replace(
             answered.row,
             prompt_scrubbed=prompt,
+            before_scrubbed=before or None,
             answer_scrubbed=answer,
-            prompt_characters=len(answered.prompt),
+            prompt_characters=len(answered.asked.prompt),
             answer_characters=len(answered.answer),
-            prompt_hash=self._hash(answered.prompt) if prompt is None else None,
+            prompt_hash=self._hash(answered.asked.prompt) if prompt is None else None,
             answer_hash=self._hash(answered.answer) if answer is None else None,
             user_hash=None if answered.user is None else self._hash(answered.user),
             scrubber="" if self._scrubber.exception() is not None else self._scrubber.result().name,
         )
+
+    def _before(self, asked: Asked) -> str | None:
+        """What stood before the prompt, as JSON without personal data, empty when nothing did; None when the scrubber failed."""
+        before = asked.beside()
+        if not before:
+            return ""
+        cleaned = {text: clean for text in set(strings(before)) if (clean := self._clean(text)) is not None}
+        whole = cleaned.keys() == set(strings(before))
+        return json.dumps(mapped(before, cleaned), ensure_ascii=False) if whole else None
 
     def _clean(self, text: str) -> str | None:
         """The text without personal data; None when the scrubber failed, whatever it raised."""

@@ -7,6 +7,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
+from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.programs.serving_contract import HASH_HEADER, Health, SyncRequest, Table
 
 # Endpoints are near: a proxy for the internet would not find them.
@@ -58,15 +59,16 @@ class EndpointClient:
             raise Unreachable(f"{self.url}/health: {error}") from error
         return Health.model_validate(body)
 
-    def answer(self, prompt: str, *, model: str | None = None, user: str | None = None, probe: bool = False) -> ServedAnswer:
-        """The answer to one prompt.
+    def answer(self, asked: str | Asked, *, model: str | None = None, user: str | None = None, probe: bool = False) -> ServedAnswer:
+        """The answer to one prompt, and what came before it.
 
         Raises:
             EndpointError, Unreachable: there is none.
         """
-        asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
-        asked |= {name: value for name, value in (("model", model), ("user", user)) if value is not None}
-        body, headers = self._send("POST", "/v1/chat/completions", asked, admin=probe)
+        said = Asked(asked) if isinstance(asked, str) else asked
+        wished: dict[str, Any] = {"messages": [*said.history, {"role": said.role, "content": said.prompt}]}
+        wished |= {name: value for name, value in (("model", model), ("user", user), ("tools", said.tools)) if value}
+        body, headers = self._send("POST", "/v1/chat/completions", wished, admin=probe)
         usage = body["usage"]
         return ServedAnswer(
             id=body["id"],

@@ -117,3 +117,13 @@ def test_a_reader_sees_whole_batches_while_a_writer_is_at_work(log: TrafficLog):
         writer.rollback()
     writer.close()
     assert log.path.name == FILE
+
+
+def test_a_log_of_an_earlier_version_gets_the_column_that_came_later(log: TrafficLog):
+    log.append([ROW])
+    with sqlite3.connect(log.path) as connection:
+        connection.execute("ALTER TABLE request DROP COLUMN before_scrubbed")
+    assert log.window(1)[0].request == ROW
+    log.append([replace(ROW, id="b", before_scrubbed='{"history": []}')])
+    log.feedback(Feedback("b", corrected="fees"))
+    assert log.corrections()[0]["before"] == '{"history": []}'

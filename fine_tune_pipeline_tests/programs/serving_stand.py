@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
 from fine_tune_pipeline.programs.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.decoding import Generated
@@ -55,9 +56,9 @@ class SpokenModels:
         return [Generated(text=f"{name} says {text}", tokens=min(3, most), logprob=-0.5, finished=most > 1) for text in texts]
 
 
-def characters(prompt: str, system: str) -> list[int]:
+def characters(asked: Asked, system: str) -> list[int]:
     """One token a character."""
-    return [ord(character) for character in system + prompt]
+    return [ord(character) for character in system + asked.text]
 
 
 def fake_adapter(folder: Path, *, content: str) -> Path:
@@ -104,7 +105,9 @@ def clean(text: str) -> str:
 
 
 @contextmanager
-def stand(folder: Path, *, limits: Limits | None = None, shape: AnswerShape | None = None, style: str = "plain") -> Iterator[Stand]:
+def stand(
+    folder: Path, *, limits: Limits | None = None, shape: AnswerShape | None = None, style: str = "plain", conversations: bool = False
+) -> Iterator[Stand]:
     """An endpoint that is gone afterwards, threads included."""
     folder.mkdir(exist_ok=True)
     models, bounds = SpokenModels(), limits or Limits()
@@ -124,6 +127,7 @@ def stand(folder: Path, *, limits: Limits | None = None, shape: AnswerShape | No
         writer=writer,
         shape=shape or AnswerShape(),
         limits=bounds,
+        conversations=conversations,
     )
     yield Stand(folder, models, thread, versions, writer, service, log)
     models.gate.set()

@@ -4,8 +4,8 @@ import sys
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.programs.prompts import (
-    Asked,
     NoChatTemplate,
     NoEndToken,
     ReservedText,

@@ -1,6 +1,7 @@
 """The endpoint over HTTP: who may ask, what is refused and how, and that an answer says who made it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,6 +73,34 @@ def test_text_parts_count_as_one_text(tmp_path: Path):
         assert body["choices"][0]["message"]["content"] == "bank-v1 says one two"
 
 
+TALK = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "I am Ann Smith"},
+    {"role": "assistant", "content": "Hello!"},
+    {"role": "user", "content": "what is my name?"},
+]
+
+
+def test_a_model_of_conversations_is_asked_with_all_turns_and_the_log_keeps_them_scrubbed(tmp_path: Path):
+    with stand(tmp_path / "state", conversations=True) as it:
+        it.promote(1)
+        body = post(it, CHAT, {"messages": TALK}).json()
+        assert body["choices"][0]["message"]["content"] == "bank-v1 says Be kind.\nI am Ann Smith\nHello!\nwhat is my name?"
+        assert post(it, "/v1/feedback", {"request_id": body["id"], "corrected": "Ann"}).status_code == 200
+        [row] = it.log.corrections()
+        assert row["prompt"] == "what is my name?"
+        assert [turn["content"] for turn in json.loads(row["before"])["history"]] == ["Be kind.", "I am <PERSON>", "Hello!"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"), [(TALK[:3], "the last is of assistant"), ([*TALK, {"role": "user", "content": " "}], "the last message is empty")]
+)
+def test_a_conversation_ends_with_a_question(tmp_path: Path, messages: list[dict[str, Any]], says: str):
+    with stand(tmp_path / "state", conversations=True) as it:
+        it.promote(1)
+        assert says in error_of(post(it, CHAT, {"messages": messages}), 400)["message"]
+
+
 @pytest.mark.parametrize(("key", "status"), [(None, 401), ("wrong", 401), (USER_KEY, 200), (ADMIN_KEY, 200)])
 def test_a_key_is_needed(tmp_path: Path, key: str | None, status: int):
     with stand(tmp_path / "state") as it:
@@ -111,7 +140,8 @@ def test_keys_are_never_shown():
         (ask(max_tokens=9), 400, "got 9, want at most 8"),
         (ask(" "), 400, "empty"),
         (ask(model="gpt-4"), 404, "'gpt-4' is not served here"),
-        (ask(tools=[]), 422, "tools"),
+        (ask(tools=[{"type": "function"}]), 400, "without tools"),
+        (ask(tools="hammer"), 422, "tools"),
         (ask(max_tokens="many"), 422, "max_tokens"),
         ({"messages": []}, 422, "messages"),
         ({}, 422, "messages"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, TrafficLog, UnknownRequest
 from fine_tune_pipeline.programs.traffic_writer import Answered, NotScrubbed, Scrubber, TrafficWriter
 from fine_tune_pipeline_tests.artifacts.test_traffic import ROW
@@ -32,7 +33,7 @@ def writer_of(log: TrafficLog, make: Callable[[], Scrubber] = lambda: Scrubber("
 
 def answered(request_id: str, prompt: str, answer: str = "lost_card", *, closed: bool = False) -> Answered:
     row = ServedRequest(**{**ROW.__dict__, "id": request_id, "prompt_scrubbed": None, "answer_scrubbed": None})
-    return Answered(row=row, prompt=prompt, answer=answer, user=SECRET, closed=closed)
+    return Answered(row=row, asked=Asked(prompt), answer=answer, user=SECRET, closed=closed)
 
 
 def on_disk(folder: Path) -> bytes:

@@ -16,6 +16,7 @@ from fine_tune_pipeline.guide.dataset.deduplicate import deduplicate
 from fine_tune_pipeline.guide.dataset.mend import mend, mend_answer
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, MARK, made, marked, out, read_steps, write_step
 from fine_tune_pipeline.guide.dataset.suspects import suspects
+from fine_tune_pipeline.guide.dataset.turns import with_words, words
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import CleanSpec
 
@@ -35,7 +36,9 @@ RULES = (
     Rule("empty_completion", lambda example, spec, task: None if example.completion else "the completion is empty"),
     Rule("no_words", lambda example, spec, task: None if _WORD.search(example.prompt) else "the prompt holds neither letters nor digits"),
     Rule("too_short", lambda example, spec, task: _below(len(example.prompt), spec.min_characters)),
-    Rule("too_long", lambda example, spec, task: _above({"prompt": example.prompt, "completion": example.completion}, spec.max_characters)),
+    Rule(
+        "too_long", lambda example, spec, task: _above({"prompt": example.question, "completion": example.completion}, spec.max_characters)
+    ),
     Rule("repetition", lambda example, spec, task: _repeated({"prompt": example.prompt, "completion": example.completion})),
     Rule("refusal", lambda example, spec, task: _refusal(example.completion)),
     Rule("invalid_answer", lambda example, spec, task: task.problem(example.completion)),
@@ -99,7 +102,10 @@ def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task) -> Built:
 def _mended(example: Example, spec: CleanSpec) -> tuple[Example, list[str]]:
     prompt, first = mend(example.prompt, skip=spec.skip)
     completion, second = mend_answer(example.completion, skip=spec.skip)
-    return replace(example, prompt=prompt, completion=completion), list(dict.fromkeys(first + second))
+    turns = {text: mend(text, skip=spec.skip) for message in example.history for text in words(message)}
+    history = [with_words(message, {text: mended for text, (mended, _) in turns.items()}) for message in example.history]
+    done = [*first, *second, *(repair for _, repairs in turns.values() for repair in repairs)]
+    return replace(example, prompt=prompt, completion=completion, history=history), list(dict.fromkeys(done))
 
 
 def _refused(example: Example, spec: CleanSpec, task: Task) -> Quarantined | None:

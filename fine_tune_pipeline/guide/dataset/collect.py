@@ -211,10 +211,11 @@ def _as_text(value: Any) -> str:
 
 def _corrected(row: Mapping[str, str]) -> Example:
     # The endpoint's ids are random: by them the same corrections would fall into other parts of the dataset each time.
-    prompt, completion = row["prompt"], row["completion"]
-    id_ = hashlib.sha256(canonical({"prompt": prompt, "completion": completion}).encode("utf-8")).hexdigest()[:16]
+    texts = {name: row[name] for name in ("prompt", "completion", "before") if row.get(name)}
+    id_ = hashlib.sha256(canonical(texts).encode("utf-8")).hexdigest()[:16]
+    before = json.loads(row["before"]) if row.get("before") else {}
     metadata = {"model_version": str(row["version"]), "request_id": row["id"]}
-    return Example(id=id_, prompt=prompt, completion=completion, source=FEEDBACK, metadata=metadata)
+    return Example(id=id_, prompt=row["prompt"], completion=row["completion"], source=FEEDBACK, metadata=metadata, **before)
 
 
 def _slice(source: Opened) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.dataset.collect import RESERVED_METADATA
+from fine_tune_pipeline.guide.dataset.turns import words
 
 CHECKABLE = ("CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "PHONE_NUMBER")
 """Kinds that can be told from other text by their form and sum alone."""
@@ -41,7 +42,7 @@ class Residue:
 
 
 def residue(examples: Sequence[Example], entities: Collection[str], *, known: Collection[str] = ()) -> Residue:
-    """Checkable identifiers of the given kinds in prompts, completions and metadata.
+    """Checkable identifiers of the given kinds in prompts, completions, earlier turns and metadata.
 
     Args:
         known: pseudonyms, which look like identifiers and are nobody's.
@@ -51,7 +52,8 @@ def residue(examples: Sequence[Example], entities: Collection[str], *, known: Co
     for example in examples:
         # The steps' own marks are no user's text: a hash of sixteen digits may well pass for a card number.
         columns = [value for name, value in example.metadata.items() if name not in RESERVED_METADATA]
-        texts = [example.prompt, example.completion, *columns]
+        texts = [example.prompt, example.completion, example.rejected or "", *columns]
+        texts += [text for message in example.history for text in words(message)]
         for kind in sorted({kind for text in texts for kind in kinds(text, known=nobodys)}.intersection(entities)):
             rows[kind].append(example.id)
     return Residue(rows=dict(rows), total=len(examples))

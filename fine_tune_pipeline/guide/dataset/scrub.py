@@ -2,10 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tqdm import tqdm
 
@@ -15,7 +15,9 @@ from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.guide.dataset.collect import RESERVED_METADATA
 from fine_tune_pipeline.guide.dataset.residue import CHECKABLE, Residue, residue, shown
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, marked, read_steps, write_step
+from fine_tune_pipeline.guide.dataset.turns import with_words, words
 from fine_tune_pipeline.guide.objective.task import Task, parsed
+from fine_tune_pipeline.programs.nested import mapped, strings
 from fine_tune_pipeline.programs.personal_data import Span, StandIn, known, merged, repeated, replaced, type_tag
 from fine_tune_pipeline.programs.stand_ins import StandIns
 from fine_tune_pipeline.spec.dataset import PiiSpec
@@ -110,7 +112,7 @@ def _residue_check(left: Residue, spec: PiiSpec) -> Check:
 
 def _detected(examples: Sequence[Example], detect: Detect, task: Task) -> dict[str, list[Span]]:
     """Spans of every different text in prompts and free parts of completions."""
-    texts = [text for example in examples for text in (example.prompt, *_free_texts(example.completion, task))]
+    texts = [text for example in examples for text in _texts(example, task)]
     once = list(dict.fromkeys(texts))
     spans: dict[str, list[Span]] = {}
     with tqdm(total=len(once), desc="scrub", unit="text", disable=None) as bar:
@@ -121,6 +123,17 @@ def _detected(examples: Sequence[Example], detect: Detect, task: Task) -> dict[s
     return spans
 
 
+def _texts(example: Example, task: Task) -> list[str]:
+    """All of an example that people wrote."""
+    return [example.prompt, *_around(example), *_free_texts(example.completion, task)]
+
+
+def _around(example: Example) -> list[str]:
+    """What stands beside prompt and completion: the words and the calls of earlier turns, the answer that was liked less."""
+    turns = [text for message in example.history for text in words(message)]
+    return [*turns, *([] if example.rejected is None else [example.rejected])]
+
+
 def _free_texts(completion: str, task: Task) -> list[str]:
     """The parts of an answer that people wrote: all of it, or the values of a JSON answer, without what comes from a closed list."""
     if task.type == "classification":
@@ -128,7 +141,7 @@ def _free_texts(completion: str, task: Task) -> list[str]:
     if task.type != "extraction":
         return [completion]
     closed = {value for values in task.enum_fields.values() for value in values}
-    return [text for text in _strings(parsed(completion)) if text not in closed]
+    return [text for text in strings(parsed(completion)) if text not in closed]
 
 
 def _one(
@@ -136,14 +149,19 @@ def _one(
 ) -> tuple[Example, Counter[str], list[str]]:
     """The example without personal data, what was replaced in it, and the entities that the detector or the task left unsure."""
     answers = _free_texts(example.completion, task)
-    here = {text: spans[text] for text in (example.prompt, *answers)}
+    here = {text: spans[text] for text in _texts(example, task)}
     values = {value: entity for text, found in here.items() for value, entity in known(found, text).items()}
     full = {text: merged([*found, *repeated(values, text, besides=found)], text) for text, found in here.items()}
     completion, replaced_answers, left = _completion(example.completion, {text: full[text] for text in answers}, task, stand_in)
     metadata, columns = _metadata(example.metadata, detect, stand_in)
-    gone = [*full[example.prompt], *(span for text in replaced_answers for span in full[text]), *columns]
+    around = _around(example)
+    gone = [*(span for text in (example.prompt, *around, *replaced_answers) for span in full[text]), *columns]
     unsure = sorted({span.entity for span in gone if span.score < SURE_SCORE} | {span.entity for text in left for span in full[text]})
-    new = replace(example, prompt=replaced(example.prompt, full[example.prompt], stand_in), completion=completion, metadata=metadata)
+    clean = {text: replaced(text, full[text], stand_in) for text in (example.prompt, *around)}
+    new = replace(
+        example, prompt=clean[example.prompt], completion=completion, metadata=metadata, history=[with_words(message, clean) for message in example.history],
+        rejected=None if example.rejected is None else clean[example.rejected],
+    )  # fmt: skip
     return new, Counter(span.entity for span in gone), unsure
 
 
@@ -167,23 +185,7 @@ def _with(completion: str, new: Mapping[str, str], task: Task) -> str:
         return completion
     if task.type != "extraction":
         return new[completion]
-    return json.dumps(_mapped(parsed(completion), new), ensure_ascii=False)
-
-
-def _mapped(value: Any, new: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return new.get(value, value)
-    if isinstance(value, list):
-        return [_mapped(item, new) for item in value]
-    return {key: _mapped(item, new) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
+    return json.dumps(mapped(parsed(completion), new), ensure_ascii=False)
 
 
 def _metadata(metadata: Mapping[str, str], detect: Detect, stand_in: StandIn) -> tuple[dict[str, str], list[Span]]:

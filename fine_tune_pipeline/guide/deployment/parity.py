@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.manifest import Check
 
 LEAST_SHARE = 0.98
@@ -19,17 +20,17 @@ SHOWN = 5
 
 
 class Answers(Protocol):
-    """Gives the endpoint's answer to a prompt; `model` names the version, or the base."""
+    """Gives the endpoint's answer; `model` names the version, or the base."""
 
-    def __call__(self, prompt: str, *, model: str) -> str: ...
+    def __call__(self, asked: Asked, *, model: str) -> str: ...
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A held-out prompt and the answer that was evaluated."""
+class Evaluated:
+    """What a held-out row asks, and the answer that was evaluated."""
 
     id: str
-    prompt: str
+    asked: Asked
     evaluated: str
 
 
@@ -57,12 +58,12 @@ class Parity:
         return sorted(self.seconds)[math.ceil(0.95 * len(self.seconds)) - 1]
 
 
-def sample(rows: Sequence[Asked], count: int, *, seed: int) -> list[Asked]:
+def sample(rows: Sequence[Evaluated], count: int, *, seed: int) -> list[Evaluated]:
     """At most `count` of the rows, drawn by `seed`, so that a file sorted by class gives all classes."""
     return list(rows) if len(rows) <= count else random.Random(seed).sample(list(rows), count)
 
 
-def compare(rows: Sequence[Asked], answer: Answers, *, version: str, base: str) -> Parity:
+def compare(rows: Sequence[Evaluated], answer: Answers, *, version: str, base: str) -> Parity:
     """Ask the version all prompts, and the base as many as it takes to see a difference.
 
     Args:
@@ -76,10 +77,10 @@ def compare(rows: Sequence[Asked], answer: Answers, *, version: str, base: str) 
     served: list[str] = []
     for row in rows:
         started = time.monotonic()
-        served.append(answer(row.prompt, model=version))
+        served.append(answer(row.asked, model=version))
         parity = _with(parity, row, served[-1], seconds=time.monotonic() - started)
     pairs = list(zip(rows, served, strict=True))[:MOST_BASE_PROMPTS]
-    return replace(parity, differs_from_base=any(answer(row.prompt, model=base) != text for row, text in pairs))
+    return replace(parity, differs_from_base=any(answer(row.asked, model=base) != text for row, text in pairs))
 
 
 def parity_check(parity: Parity) -> Check:
@@ -108,7 +109,7 @@ def latency_check(parity: Parity, *, limit_seconds: float | None) -> Check:
     return Check(name="latency", passed=passed, blocking=False, description=said, metadata={"p95_seconds": parity.p95_seconds})
 
 
-def _with(parity: Parity, row: Asked, text: str, *, seconds: float) -> Parity:
+def _with(parity: Parity, row: Evaluated, text: str, *, seconds: float) -> Parity:
     same = text == row.evaluated
     differences = () if same else ({"id": row.id, "evaluated": row.evaluated, "served": text},)
     return replace(

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fine_tune_pipeline.artifacts.examples import read_examples
+from fine_tune_pipeline.artifacts.examples import Asked, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
-from fine_tune_pipeline.guide.deployment.parity import Asked, Parity, compare, latency_check, parity_check, sample
+from fine_tune_pipeline.guide.deployment.parity import Evaluated, Parity, compare, latency_check, parity_check, sample
 from fine_tune_pipeline.guide.deployment.register import RegisteredModel, offer, read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.objective.task import read_task
@@ -89,7 +89,7 @@ class Outcome:
         return self.parity is not None and self.parity.passed
 
 
-def serve_request(spec: UseCaseSpec, *, model: RegisteredModel, base_model: Artifact, place: Place) -> ServeRequest:
+def serve_request(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, place: Place) -> ServeRequest:
     """What the server of this use case is started with."""
     task = read_task(spec)
     on = answering_on(place.inventory)
@@ -98,7 +98,7 @@ def serve_request(spec: UseCaseSpec, *, model: RegisteredModel, base_model: Arti
         output=state,
         state=state,
         use_case=spec.name,
-        model=str(base_model.file("model")),
+        model=str(sources.base_model.file("model")),
         format=trained_format(spec),
         max_new_tokens=model.max_new_tokens,
         host=place.host,
@@ -109,6 +109,7 @@ def serve_request(spec: UseCaseSpec, *, model: RegisteredModel, base_model: Arti
         answer_schema=task.schema,
         answer_labels=tuple(task.labels or ()),
         pii=spec.dataset.pii,
+        conversations=any(row.asked.beside() for row in read_examples(sources.dataset.file("train.jsonl"))),
     )
 
 
@@ -141,9 +142,9 @@ def build_endpoint(
     )
 
 
-def roll_out(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, rows: Sequence[Asked], place: Place) -> Outcome:
+def roll_out(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated], place: Place) -> Outcome:
     """Start or adopt the server, load the version beside the others, compare, and make it champion if it passed."""
-    request = serve_request(spec, model=model, base_model=sources.base_model, place=place)
+    request = serve_request(spec, sources, model=model, place=place)
     offered = offer(model, sources.adapter)
     action = "failed"
     try:
@@ -174,7 +175,7 @@ def promote(registry: ModelRegistry, version: int) -> None:
         registry.point(PREVIOUS, champion)
 
 
-def held_out(sources: Sources) -> list[Asked]:
+def held_out(sources: Sources) -> list[Evaluated]:
     """The test prompts with the answers that were evaluated.
 
     Raises:
@@ -184,7 +185,7 @@ def held_out(sources: Sources) -> list[Asked]:
     if not rows:
         raise NoTestRows("dataset: the test set is empty, so the endpoint can't be compared with its evaluation; give held_out sources")
     texts = read_answers(sources.predictions.file("fine_tuned.jsonl"), rows)
-    return [Asked(id=row.id, prompt=row.prompt, evaluated=text) for row, text in zip(rows, texts, strict=True)]
+    return [Evaluated(id=row.id, asked=row.asked, evaluated=text) for row, text in zip(rows, texts, strict=True)]
 
 
 def read_endpoint(artifact: Artifact) -> EndpointRecord:
@@ -192,17 +193,19 @@ def read_endpoint(artifact: Artifact) -> EndpointRecord:
     return EndpointRecord.read(artifact.file(FILE))
 
 
-def _tried(client: EndpointClient, sources: Sources, *, model: RegisteredModel, rows: Sequence[Asked]) -> Parity:
+def _tried(client: EndpointClient, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated]) -> Parity:
     """The version, loaded beside the others and asked by its own name; nobody else gets it yet."""
     client.sync(SyncRequest(versions=(offer(model, sources.adapter),)))
 
-    def answer(prompt: str, *, model: str) -> str:
-        return client.answer(prompt, model=model, probe=True).text
+    def answer(asked: Asked, *, model: str) -> str:
+        return client.answer(asked, model=model, probe=True).text
 
     return compare(rows, answer, version=served_name(model.name, model.version), base=base_name(model.name))
 
 
-def _tried_apart(candidate: Endpoint, request: ServeRequest, sources: Sources, *, model: RegisteredModel, rows: Sequence[Asked]) -> Parity:
+def _tried_apart(
+    candidate: Endpoint, request: ServeRequest, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated]
+) -> Parity:
     """The same in a second server, which is gone afterwards."""
     state = str(candidate.folder)
     apart = request.model_copy(update={"output": state, "state": state, "port": 0})

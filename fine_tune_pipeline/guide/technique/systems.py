@@ -151,7 +151,7 @@ def predict(
 
 def write_prompts(path: Path, rows: Sequence[Example]) -> Path:
     """What a prediction may see of the rows, never the answer."""
-    write_rows(path, (row.asked() for row in rows))
+    write_rows(path, (row.without_answer() for row in rows))
     return path
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -52,6 +53,23 @@ def test_an_answer_that_a_replacement_would_break_is_left_and_marked():
 def test_an_answer_without_personal_data_keeps_its_spelling():
     [row] = scrub([example("1", "Ann", '{"city":"Rome"}')], detect=DETECT, task=FORM).examples
     assert row.completion == '{"city":"Rome"}'
+
+
+def test_earlier_turns_calls_and_the_rejected_answer_lose_the_same_names_and_keep_their_form():
+    arguments = json.dumps({"customer": {"name": "Ann", "since": 2019}})
+    call = {"id": "Ann", "type": "function", "function": {"name": "lookup", "arguments": arguments}}
+    history = [
+        {"role": "user", "content": "I am Ann"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "Ann is here", "tool_call_id": "Ann"},
+    ]
+    talk = replace(example("1", "call Ann", "Ann, hello"), history=history, rejected="no, Ann")
+    [clean] = scrub([talk], detect=DETECT, task=OPEN).examples
+    assert (clean.prompt, clean.completion, clean.rejected) == ("call <PERSON>", "<PERSON>, hello", "no, <PERSON>")
+    assert [turn["content"] for turn in clean.history] == ["I am <PERSON>", None, "<PERSON> is here"]
+    [changed] = clean.history[1]["tool_calls"]
+    assert json.loads(changed["function"]["arguments"]) == {"customer": {"name": "<PERSON>", "since": 2019}}
+    assert (changed["id"], clean.history[2]["tool_call_id"]) == ("Ann", "Ann")
 
 
 def test_labels_are_never_touched():

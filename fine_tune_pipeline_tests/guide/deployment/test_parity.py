@@ -2,18 +2,19 @@
 
 import pytest
 
-from fine_tune_pipeline.guide.deployment.parity import Asked, Parity, compare, latency_check, parity_check, sample
+from fine_tune_pipeline.artifacts.examples import Asked
+from fine_tune_pipeline.guide.deployment.parity import Evaluated, Parity, compare, latency_check, parity_check, sample
 
-ROWS = [Asked(id=str(number), prompt=f"p{number}", evaluated=f"a{number}") for number in range(50)]
+ROWS = [Evaluated(id=str(number), asked=Asked(f"p{number}"), evaluated=f"a{number}") for number in range(50)]
 
 
 def endpoint(wrong: int = 0, *, base_differs_at: int | None = 0):
     """Answers as evaluated but for the first `wrong` prompts; the base differs from one prompt on, or nowhere."""
     asked: list[tuple[str, str]] = []
 
-    def answer(prompt: str, *, model: str) -> str:
-        asked.append((model, prompt))
-        number = int(prompt[1:])
+    def answer(question: Asked, *, model: str) -> str:
+        asked.append((model, question.prompt))
+        number = int(question.prompt[1:])
         if model == "base" and base_differs_at is not None and number >= base_differs_at:
             return "something else"
         return "wrong" if number < wrong else f"a{number}"
