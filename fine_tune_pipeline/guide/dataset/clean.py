@@ -35,7 +35,7 @@ RULES = (
     Rule("empty_prompt", lambda example, spec, task: None if example.prompt else "the prompt is empty"),
     Rule("empty_completion", lambda example, spec, task: None if example.completion else "the completion is empty"),
     Rule("no_words", lambda example, spec, task: None if _WORD.search(example.prompt) else "the prompt holds neither letters nor digits"),
-    Rule("too_short", lambda example, spec, task: _below(len(example.prompt), spec.min_characters)),
+    Rule("too_short", lambda example, spec, task: _below(len(example.question), spec.min_characters)),
     Rule(
         "too_long", lambda example, spec, task: _above({"prompt": example.question, "completion": example.completion}, spec.max_characters)
     ),

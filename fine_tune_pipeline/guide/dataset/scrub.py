@@ -158,10 +158,9 @@ def _one(
     gone = [*(span for text in (example.prompt, *around, *replaced_answers) for span in full[text]), *columns]
     unsure = sorted({span.entity for span in gone if span.score < SURE_SCORE} | {span.entity for text in left for span in full[text]})
     clean = {text: replaced(text, full[text], stand_in) for text in (example.prompt, *around)}
-    new = replace(
-        example, prompt=clean[example.prompt], completion=completion, metadata=metadata, history=[with_words(message, clean) for message in example.history],
-        rejected=None if example.rejected is None else clean[example.rejected],
-    )  # fmt: skip
+    history = [with_words(message, clean) for message in example.history]
+    rejected = None if example.rejected is None else clean[example.rejected]
+    new = replace(example, prompt=clean[example.prompt], completion=completion, metadata=metadata, history=history, rejected=rejected)
     return new, Counter(span.entity for span in gone), unsure
 
 
