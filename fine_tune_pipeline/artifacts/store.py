@@ -4,6 +4,7 @@
 so lineage never depends on the newest file of a folder. The root is a local folder or a URL that fsspec knows (s3, gs, abfs, memory).
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ from fine_tune_pipeline.artifacts.fingerprint import Payload, changes, file_sha2
 from fine_tune_pipeline.artifacts.manifest import Built, Manifest
 
 MANIFEST = "manifest.json"
+PARTS = ".parts-"
+PARTS_KEPT_SECONDS = 7 * 24 * 3600
 CURRENT = "current.json"
 
 
@@ -134,15 +137,36 @@ class Store:
     def draft(self, use_case: str, content: Payload) -> Iterator["Draft"]:
         """A folder to build an artifact in; it disappears unless `Draft.finish` is called, whatever happens."""
         print_ = fingerprint(content)
-        local = self._is_local()
-        parent = Path(str(self.root / use_case / content["asset"])) if local else Path(tempfile.gettempdir())
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = parent / f".draft-{print_}-{uuid4().hex[:8]}"
+        folder = self._near(use_case, content["asset"]) / f".draft-{print_}-{uuid4().hex[:8]}"
         folder.mkdir()
         try:
             yield Draft(store=self, use_case=use_case, content=content, folder=folder, started=time.monotonic())
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def parts(self, use_case: str, content: Payload) -> Iterator[Path]:
+        """A folder for long work on one artifact: gone after success, but kept (a week at most) when the work breaks off, so that the
+        next try can go on. A run that builds the same at the same time gets one of its own."""
+        parent = self._near(use_case, content["asset"])
+        _forget_parts(parent)
+        folder = parent / f"{PARTS}{use_case}-{content['asset']}-{fingerprint(content)}"
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with tempfile.TemporaryDirectory(prefix=".twin-", dir=parent) as own:
+                    yield Path(own)
+                return
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _near(self, use_case: str, asset: str) -> Path:
+        """A local folder to build in: beside the artifacts, so that they can be moved to their place, unless these are remote."""
+        folder = Path(str(self.root / use_case / asset)) if self._is_local() else Path(tempfile.gettempdir())
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def publish(self, draft: "Draft", manifest: Manifest) -> Artifact:
         """Move a draft to its place, the manifest last; one that is there already (a twin run was faster, or it is damaged) is replaced."""
@@ -211,6 +235,13 @@ class Draft:
         artifact = self.store.publish(self, manifest)
         self.store.use(artifact)
         return artifact
+
+
+def _forget_parts(parent: Path) -> None:
+    """Unfinished work that nobody came back for."""
+    for folder in parent.glob(f"{PARTS}*"):
+        if folder.is_dir() and time.time() - folder.stat().st_mtime > PARTS_KEPT_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def content_of(*, asset: str, version: int, what: Mapping[str, Any], upstream: Mapping[str, Artifact]) -> Payload:

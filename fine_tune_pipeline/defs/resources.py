@@ -7,12 +7,17 @@ import dagster as dg
 from fine_tune_pipeline.places import places
 from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.compute.local import LocalCompute
+from fine_tune_pipeline.resources.data_engine import DataEngine
 from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 
 KINDS: dict[str, type[Compute]] = {"local": LocalCompute}
+
+
+class UnknownDataEngine(Exception):
+    """FINE_TUNE_PIPELINE_DATA_ENGINE names none, or FINE_TUNE_PIPELINE_DATA_WORKERS no number."""
 
 
 class UnknownCompute(Exception):
@@ -27,14 +32,25 @@ def compute() -> Compute:
     return KINDS[name]()
 
 
+def data_engine() -> DataEngine:
+    """What FINE_TUNE_PIPELINE_DATA_ENGINE names, with FINE_TUNE_PIPELINE_DATA_WORKERS processes; RAY_ADDRESS is Ray's own variable."""
+    name, workers = os.environ.get("FINE_TUNE_PIPELINE_DATA_ENGINE", "local"), os.environ.get("FINE_TUNE_PIPELINE_DATA_WORKERS", "")
+    if name not in ("local", "ray"):
+        raise UnknownDataEngine(f"FINE_TUNE_PIPELINE_DATA_ENGINE: got {name!r}, want local or ray")
+    if workers and not (workers.isdigit() and int(workers)):
+        raise UnknownDataEngine(f"FINE_TUNE_PIPELINE_DATA_WORKERS: got {workers!r}, want a number of processes, such as 2")
+    return DataEngine(engine="ray" if name == "ray" else "local", workers=int(workers) if workers else None)
+
+
 @dg.definitions
 def resources() -> dg.Definitions:
-    """`store`, `compute`, `tracking`, `personal_data_key` and `serving`."""
+    """`store`, `compute`, `data_engine`, `tracking`, `personal_data_key` and `serving`."""
     at = places()
     return dg.Definitions(
         resources={
             "store": ArtifactStore(url=at.store, reviews=str(at.reviews)),
             "compute": compute(),
+            "data_engine": data_engine(),
             "tracking": ExperimentTracking(uri=at.mlflow, artifacts=at.mlflow_artifacts),
             "personal_data_key": PersonalDataKey(),
             "serving": Serving(folder=str(at.serving)),

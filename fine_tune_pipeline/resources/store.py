@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fine_tune_pipeline.artifacts.fingerprint import fingerprint
 from fine_tune_pipeline.artifacts.manifest import Built
-from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
+from fine_tune_pipeline.artifacts.store import Artifact, Draft, Store, content_of
 from fine_tune_pipeline.resources.orphans import claim, end_orphans
 
 
@@ -56,7 +56,8 @@ class ArtifactStore(dg.ConfigurableResource):
         *,
         version: int,
         what: Mapping[str, Any],
-        build: Callable[[Path], Built],
+        build: Callable[[Path], Built] | None = None,
+        build_in_parts: Callable[[Path, Path], Built] | None = None,
         upstream: Mapping[str, Artifact] | None = None,
         observed: bool = False,
         retry_failed: bool = False,
@@ -67,6 +68,7 @@ class ArtifactStore(dg.ConfigurableResource):
             version: number of the step's own rule; raise it when the same input gives another output.
             what: the slices of the spec (named as in the YAML, such as `dataset.pii`) and content hashes that decide the output.
             build: writes files into the folder it is given; what it raises leaves nothing behind.
+            build_in_parts: instead, for long work: gets a second folder, which stays when the work breaks off, for the next try.
             upstream: the artifacts that it reads, by asset name.
             observed: it looks at the living world, so it is never reused.
             retry_failed: an artifact that failed a blocking check is built again, since its cause (a full disk) is not in the fingerprint.
@@ -83,5 +85,13 @@ class ArtifactStore(dg.ConfigurableResource):
         changed = [] if observed else store.changed(use_case, content)
         context.log.info(f"{asset}: building; " + (f"changed: {', '.join(changed)}" if changed else "not in the store yet"))
         with store.draft(use_case, content) as draft:
-            artifact = draft.finish(build(draft.folder))
+            artifact = draft.finish(self._built(draft, build, build_in_parts))
         return Kept(artifact=artifact, reused=False, changed=tuple(changed))
+
+    @staticmethod
+    def _built(draft: Draft, build: Callable[[Path], Built] | None, build_in_parts: Callable[[Path, Path], Built] | None) -> Built:
+        if build is not None:
+            return build(draft.folder)
+        assert build_in_parts is not None, "either build or build_in_parts"
+        with draft.store.parts(draft.use_case, draft.content) as parts:
+            return build_in_parts(draft.folder, parts)

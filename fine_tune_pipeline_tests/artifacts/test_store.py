@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from uuid import uuid4
 
@@ -106,3 +107,30 @@ def test_the_manifest_keeps_the_hashed_payload(tmp_path: Path):
     made = kept(Store.at(str(tmp_path / "store")))
     manifest = json.loads((made.folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["payload"] == {"asset": "dataset", "version": 1, "what": {"rows": 1}, "upstream": {}}
+
+
+def test_the_parts_of_broken_work_stay_for_the_next_try_and_go_after_success(store: Store):
+    content = content_of(asset="dataset", version=1, what={}, upstream={})
+    with pytest.raises(KeyError), store.parts("triage", content) as parts:
+        (parts / "1").write_text("done", encoding="utf-8")
+        raise KeyError
+    with store.parts("triage", content) as again:
+        assert (again / "1").read_text(encoding="utf-8") == "done"
+    assert not again.exists()
+
+
+def test_two_runs_of_the_same_work_do_not_share_parts(store: Store):
+    content = content_of(asset="dataset", version=1, what={}, upstream={})
+    with store.parts("triage", content) as first, store.parts("triage", content) as second:
+        assert first != second
+    assert not first.exists()
+    assert not second.exists()
+
+
+def test_parts_that_nobody_came_back_for_are_forgotten(store: Store):
+    old, new = (content_of(asset="dataset", version=version, what={}, upstream={}) for version in (1, 2))
+    with pytest.raises(KeyError), store.parts("triage", old) as parts:
+        raise KeyError
+    os.utime(parts, (0, 0))
+    with store.parts("triage", new):
+        assert not parts.exists()
