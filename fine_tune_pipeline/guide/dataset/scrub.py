@@ -4,19 +4,19 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from tqdm import tqdm
-
-from fine_tune_pipeline.artifacts.examples import Example, read_examples
+from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.manifest import Built, Check
+from fine_tune_pipeline.artifacts.parts import Gathered, Work, Worked, total
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.guide.dataset.collect import RESERVED_METADATA
 from fine_tune_pipeline.guide.dataset.residue import CHECKABLE, Residue, residue, shown
-from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, marked, read_steps, write_step
+from fine_tune_pipeline.guide.dataset.steps import marked, of_parts, read_steps, write_parts
 from fine_tune_pipeline.guide.dataset.turns import with_words, words
-from fine_tune_pipeline.guide.objective.task import Task, parsed
+from fine_tune_pipeline.guide.objective.task import Task, parsed, task_of
 from fine_tune_pipeline.programs.nested import mapped, strings
 from fine_tune_pipeline.programs.personal_data import Span, StandIn, known, merged, repeated, replaced, type_tag
 from fine_tune_pipeline.programs.stand_ins import StandIns
@@ -78,23 +78,51 @@ def scrub(examples: Sequence[Example], *, detect: Detect, task: Task, stand_in: 
     return Scrubbed(kept, quarantine, total, changed)
 
 
-def scrubbed(clean: Path, folder: Path, *, spec: PiiSpec, task: Task, detect: Detect, stand_ins: StandIns | None = None) -> Built:
-    """Take personal data out of the examples of the folder `clean`, into `folder`, and look whether any is left."""
-    stand_in = stand_ins or StandIns(spec)
-    result = scrub(read_examples(clean / EXAMPLES), detect=detect, task=task, stand_in=stand_in, remove=spec.operator == "remove")
+def scrub_work(settings: Mapping[str, Any]) -> Work:
+    """The work on one part, for a process that has nothing but plain settings.
+
+    Args:
+        settings: `pii` as in the YAML, `task` as described, and the name of the variable that holds the key of stand-ins.
+    """
+    from fine_tune_pipeline.programs.scrubbing import detector
+
+    pii, task = PiiSpec.model_validate(settings["pii"]), task_of(settings["task"])
+    return partial(
+        scrubbed_part,
+        spec=pii,
+        task=task,
+        detect=detector(pii),
+        stand_ins=StandIns.from_environment(pii, variable=settings["key_variable"]),
+    )
+
+
+def scrubbed_part(examples: Sequence[Example], *, spec: PiiSpec, task: Task, detect: Detect, stand_ins: StandIns) -> Worked:
+    """Take personal data out of some examples, and look whether any is left."""
+    stand_in = replace(stand_ins, issued=set())
+    result = scrub(examples, detect=detect, task=task, stand_in=stand_in, remove=spec.operator == "remove")
     left = residue(result.examples, spec.entities, known=stand_in.issued)
-    found = dict(sorted(result.found.items()))
     gone = {row.id for row in result.quarantine}
-    fixed = sum(id_ not in gone for id_ in result.changed)
-    notes = {"personal_data": found, "rows_with_personal_data": len(result.changed), "detector": detect.name, "residue_rows": len(left.ids)}
-    fixes = {"personal_data_replaced": fixed} if fixed else {}
-    step = made("scrub", kept=result.examples, quarantine=result.quarantine, fixed=fixes, notes=notes)
-    write_step(folder, step, examples=result.examples, quarantine=result.quarantine, before=read_steps(clean))
+    changed = {"rows": len(result.changed), "kept": sum(id_ not in gone for id_ in result.changed)}
+    notes = {"found": result.found, "changed": changed, "residue": left.rows, "sample": _sample(result), "detector": detect.name}
+    return Worked(result.examples, result.quarantine, notes)
+
+
+def scrubbed(done: Gathered, clean: Path, folder: Path, *, spec: PiiSpec) -> Built:
+    """Write what came of the parts of the folder `clean` into `folder`."""
+    found, changed = (dict(sorted(total(note[name] for note in done.notes).items())) for name in ("found", "changed"))
+    left = Residue.together([note["residue"] for note in done.notes], total=done.kept)
+    detector = done.notes[0]["detector"] if done.notes else "none"
+    rows = changed.get("rows", 0)
+    notes = {"personal_data": found, "rows_with_personal_data": rows, "detector": detector, "residue_rows": len(left.ids)}
+    fixes = {"personal_data_replaced": changed["kept"]} if changed.get("kept") else {}
+    step = of_parts("scrub", done, fixed=fixes, notes=notes)
+    write_parts(folder, step, done, before=read_steps(clean))
     table = [{"entity": entity, "replacements": count} for entity, count in found.items()]
-    numbers = {"rows_with_personal_data": len(result.changed), "replacements": result.found.total(), "detector": detect.name}
+    numbers = {"rows_with_personal_data": rows, "replacements": sum(found.values()), "detector": detector}
+    sample = [line for note in done.notes for line in note["sample"]][:_SHOWN_ROWS]
     return Built(
         metadata={**step.metadata(), **numbers} | ({"personal_data": table} if table else {}),
-        markdown={"examples": _sample(result)},
+        markdown={"examples": "\n".join(sample) or "No personal data was found."},
         checks=[_residue_check(left, spec)],
     )
 
@@ -111,15 +139,13 @@ def _residue_check(left: Residue, spec: PiiSpec) -> Check:
 
 
 def _detected(examples: Sequence[Example], detect: Detect, task: Task) -> dict[str, list[Span]]:
-    """Spans of every different text in prompts and free parts of completions."""
+    """Spans of every different text in prompts, earlier turns and free parts of completions."""
     texts = [text for example in examples for text in _texts(example, task)]
     once = list(dict.fromkeys(texts))
     spans: dict[str, list[Span]] = {}
-    with tqdm(total=len(once), desc="scrub", unit="text", disable=None) as bar:
-        for start in range(0, len(once), _BATCH):
-            batch = once[start : start + _BATCH]
-            spans.update(zip(batch, detect(batch), strict=True))
-            bar.update(len(batch))
+    for start in range(0, len(once), _BATCH):
+        batch = once[start : start + _BATCH]
+        spans.update(zip(batch, detect(batch), strict=True))
     return spans
 
 
@@ -200,11 +226,11 @@ def _metadata(metadata: Mapping[str, str], detect: Detect, stand_in: StandIn) ->
     return result, gone
 
 
-def _sample(result: Scrubbed) -> str:
+def _sample(result: Scrubbed) -> list[str]:
     """Some changed prompts as they are now; what stood there before is in the artifact of the step before, and nowhere else."""
     changed = set(result.changed)
     rows = [example for example in result.examples if example.id in changed][:_SHOWN_ROWS]
-    return "\n".join(f"- `{example.id}` {_one_line(example.prompt)}" for example in rows) or "No personal data was found."
+    return [f"- `{example.id}` {_one_line(example.prompt)}" for example in rows]
 
 
 def _one_line(text: str) -> str:

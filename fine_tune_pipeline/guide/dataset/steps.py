@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_examples, write_rows
-from fine_tune_pipeline.artifacts.quarantine import Quarantined, reasons, write_quarantine
+from fine_tune_pipeline.artifacts.parts import Gathered
+from fine_tune_pipeline.artifacts.quarantine import FILE, Quarantined, reasons, write_quarantine
 
 EXAMPLES = "examples.jsonl"
 STEPS = "steps.jsonl"
@@ -42,6 +43,18 @@ def write_step(folder: Path, step: Step, *, examples: Sequence[Example], quarant
     write_examples(folder / EXAMPLES, examples)
     write_quarantine(folder, quarantine)
     write_rows(folder / STEPS, (asdict(done) for done in (*before, step)))
+
+
+def of_parts(name: str, done: Gathered, **more: Mapping[str, Any]) -> Step:
+    """The record of a step whose rows were worked on in parts."""
+    found = {key: dict(value) for key, value in more.items()}
+    return Step(name=name, rows_in=done.rows_in, kept=done.kept, quarantined=dict(done.reasons.most_common()), **found)
+
+
+def write_parts(folder: Path, step: Step, done: Gathered, *, before: Sequence[Step]) -> None:
+    """Like `write_step`, from the parts."""
+    done.write(examples=folder / EXAMPLES, quarantine=folder / FILE)
+    write_rows(folder / STEPS, (asdict(record) for record in (*before, step)))
 
 
 def read_steps(folder: Path) -> list[Step]:

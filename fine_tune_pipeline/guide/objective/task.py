@@ -50,6 +50,10 @@ class Task:
         """Fields of the answer with a closed list of values, as text; the classifier learns one after the other."""
         return {}
 
+    def described(self) -> dict[str, Any]:
+        """What decides which answers are valid, as JSON; `task_of` makes the task from it."""
+        return {"type": self.type, "labels": self.labels, "schema": self.schema}
+
     def instruction(self, goal: str) -> str:
         """What an untrained model is told."""
         return f"{goal.strip()}\nAnswer with the answer only."
@@ -160,6 +164,13 @@ def read_task(spec: UseCaseSpec) -> Task:
         path = spec.file(task.schema_)
         return extraction(_read_json(path, "objective.task.schema"), where=str(path))
     return Task(type=task.type)
+
+
+def task_of(described: Mapping[str, Any]) -> Task:
+    """The task that `Task.described` describes."""
+    if described["type"] == "classification":
+        return classification(described["labels"])
+    return extraction(described["schema"]) if described["type"] == "extraction" else Task(type=described["type"])
 
 
 def task_files(spec: UseCaseSpec) -> dict[str, Path]:

@@ -10,6 +10,8 @@ from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, TrafficLog
 from fine_tune_pipeline.guide.dataset.assets import clean_examples, dataset, raw_examples, reviewed_examples, scrubbed_examples
+from fine_tune_pipeline.resources.compute.local import LocalCompute
+from fine_tune_pipeline.resources.data_engine import DataEngine
 from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
@@ -32,6 +34,7 @@ class House:
         self.folder = folder
         self.store = ArtifactStore(url=str(folder / "store"), reviews=str(folder / "reviews"))
         self.serving = Serving(folder=str(folder / "serving"))
+        self.engine = DataEngine()
         draw = random.Random(0)
         words = ["sweet", "sour", "round", "long", "soft", "hard", "green", "red", "ripe", "small", "large", "core", "juice", "tart"]
         rows = [{"prompt": " ".join(draw.sample(words, 9)) + f" {n}", "completion": ("apple", "pear")[n % 2]} for n in range(80)]
@@ -42,7 +45,10 @@ class House:
     def run(self, **section):
         spec = use_case(self.folder, **{**AUTO, **section})
         assets = [factory(spec) for factory in FACTORIES.values()]
-        resources = {"store": self.store, "serving": self.serving, "personal_data_key": PersonalDataKey()}
+        resources = {
+            "store": self.store, "serving": self.serving, "personal_data_key": PersonalDataKey(),
+            "compute": LocalCompute(), "data_engine": self.engine,
+        }  # fmt: skip
         self.result = dg.materialize(assets, resources=resources, raise_on_error=False)
         return self.result
 
@@ -119,6 +125,16 @@ def test_review_by_experts_stops_until_the_verdicts_are_in_and_a_hand_in_goes_on
     assert house.run(**section).success
     assert house.shown("reviewed_examples")["changed"] == "verdicts"
     assert house.artifact("dataset").json("card.json")["quarantined"]["review"] == {"rejected_by_expert": 1}
+
+
+def test_several_processes_make_the_same_dataset_as_one(house, tmp_path_factory):
+    assert house.run().success
+    other = House(tmp_path_factory.mktemp("other"))
+    other.engine = DataEngine(workers=2, part_rows=30)
+    assert other.run().success
+    for name in FACTORIES:
+        assert other.artifact(name).fingerprint == house.artifact(name).fingerprint
+        assert other.artifact(name).manifest.files == house.artifact(name).manifest.files
 
 
 def test_corrections_from_production_become_examples_and_start_a_rebuild(house):

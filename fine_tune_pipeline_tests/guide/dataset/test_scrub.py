@@ -3,12 +3,14 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_examples, write_examples, write_rows
+from fine_tune_pipeline.artifacts.parts import cut, gathered, work_on
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
-from fine_tune_pipeline.guide.dataset.scrub import scrub, scrubbed
+from fine_tune_pipeline.guide.dataset.scrub import scrub, scrubbed, scrubbed_part
 from fine_tune_pipeline.guide.dataset.steps import read_steps
 from fine_tune_pipeline.guide.objective.task import extraction
 from fine_tune_pipeline.programs.stand_ins import StandIns
@@ -103,7 +105,13 @@ def run(tmp_path, rows, *, spec=None, detect=DETECT, stand_ins=None):
     out.mkdir()
     write_examples(clean / "examples.jsonl", rows)
     write_rows(clean / "steps.jsonl", [])
-    built = scrubbed(clean, out, spec=spec or PiiSpec(), task=FRUIT, detect=detect, stand_ins=stand_ins)
+    pii = spec or PiiSpec()
+    work = partial(scrubbed_part, spec=pii, task=FRUIT, detect=detect, stand_ins=stand_ins or StandIns(pii))
+    # One row a part: what is added up shows.
+    parts = cut(clean / "examples.jsonl", rows=1)
+    for part in parts:
+        work_on(part, work, folder=tmp_path / "parts")
+    built = scrubbed(gathered(parts, tmp_path / "parts"), clean, out, spec=pii)
     return out, built
 
 
