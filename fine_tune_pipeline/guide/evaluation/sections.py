@@ -1,11 +1,12 @@
 """The report as sections of text and tables: the same for Markdown and HTML."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
+from fine_tune_pipeline.pages.charts import Bar, bar_chart, line_chart
+from fine_tune_pipeline.pages.document import Row, Section
 
 SHOWN_CLASSES = 12
 SHOWN_CONFUSIONS = 10
@@ -16,26 +17,6 @@ REVIEW_NOTES = {
     "auto_accept": "Training examples were accepted without a human look (dataset.review.policy: auto_accept).",
     "experts": "Experts reviewed training examples before they were used (dataset.review.policy: experts).",
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """Cells of a table; `kind` sets a row apart: own, met, not met, cannot tell."""
-
-    cells: tuple[str, ...]
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, sentences, a table, a list, a chart; each may be missing. `chart` is a name that the page knows: systems, loss."""
-
-    title: str
-    text: str = ""
-    columns: tuple[str, ...] = ()
-    rows: tuple[Row, ...] = ()
-    items: tuple[str, ...] = ()
-    chart: str = ""
 
 
 def sections(report: Mapping[str, Any]) -> list[Section]:
@@ -87,7 +68,7 @@ def _systems(report: Mapping[str, Any]) -> Iterator[Section]:
     about = "; ".join(f"{metric}: {report['metrics'][metric]['about']}" for metric in metrics)
     missing = "".join(f" Not compared: {NAMES[system]} ({why})." for system, why in report["absent"].items())
     text = f"Means over the same {report['n']} held-out rows, with two-sided 95 % intervals. {about}.{missing}"
-    yield Section("All systems on the same rows", text, ("system", *metrics), tuple(rows), chart="systems")
+    yield Section("All systems on the same rows", text, ("system", *metrics), tuple(rows), charts=(_systems_chart(report),))
 
 
 def _gains(report: Mapping[str, Any]) -> Iterator[Section]:
@@ -177,7 +158,7 @@ def _training(report: Mapping[str, Any]) -> Iterator[Section]:
         f"{training['trainable_parameters']:,} trained parameters; training loss {training['first_loss']:.3f} to "
         f"{training['final_loss']:.3f} nats per labelled token. Thin line: training; thick line: validation."
     )
-    yield Section("Training", text, chart="loss")
+    yield Section("Training", text, charts=(_loss_chart(report),))
 
 
 def _measured(report: Mapping[str, Any]) -> Iterator[Section]:
@@ -192,6 +173,29 @@ def _measured(report: Mapping[str, Any]) -> Iterator[Section]:
         "Means were computed twice, by this project and by Hugging Face `evaluate`, and agree.",
     )
     yield Section("How this was measured", items=items)
+
+
+def _systems_chart(report: Mapping[str, Any]) -> str:
+    metric = report["primary_metric"]
+    shown = {system: report["systems"][system][metric] for system in SYSTEMS if system in report["systems"]}
+    bars = [
+        Bar(
+            system, value["estimate"], _or(value["low"], value["estimate"]), _or(value["high"], value["estimate"]), own=system == FINE_TUNED
+        )
+        for system, value in shown.items()
+    ]
+    top = max(1.0, *(bar.high for bar in bars))
+    return bar_chart(bars, title=f"{metric} of all systems with 95 % intervals", top=top)
+
+
+def _loss_chart(report: Mapping[str, Any]) -> str:
+    training = [(float(row["step"]), float(row["loss"])) for row in report["curve"]]
+    validation = [(float(step), float(loss)) for step, loss in report["training"]["validation_losses"]]
+    return line_chart(training, validation, title="Loss by step: thin line training, thick line validation")
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
 
 
 def _of(shown: int, all_: int, which: str) -> str:

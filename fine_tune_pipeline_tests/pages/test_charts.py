@@ -1,6 +1,6 @@
 from xml.etree import ElementTree
 
-from fine_tune_pipeline.guide.evaluation.charts import Bar, bar_chart, line_chart
+from fine_tune_pipeline.pages.charts import Bar, bar_chart, line_chart
 
 
 def number(element: ElementTree.Element, name: str) -> float:
