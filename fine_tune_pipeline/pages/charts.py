@@ -1,13 +1,18 @@
 """Charts as inline SVG: no script, no font, no file beside the page; colours come from the page's style, so dark and print work."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 WIDTH = 640
 LABEL = 150
+LABEL_CHARACTERS = 22
+"""So much of a name fits before its bar."""
+
 LINE = 30
 PAD = 34
+NOTE = 190
+"""Room behind the longest bar of `stacked_chart`."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,15 @@ class Bar:
     low: float
     high: float
     own: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One bar made of several parts, in the order of the chart's kinds; `note` stands behind it."""
+
+    label: str
+    values: tuple[float, ...]
+    note: str = ""
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, top: float = 1.0) -> str:
@@ -39,6 +53,55 @@ def bar_chart(bars: Sequence[Bar], *, title: str, top: float = 1.0) -> str:
             f'M{x(bar.high):.1f} {middle - 5:.1f}v10"/>',
             f'<text class="number" x="{x(max(bar.value, bar.high)) + 6:.1f}" y="{middle + 4:.1f}">{bar.value:.3f}</text>',
         ]
+    return _svg(parts, height=height, title=title)
+
+
+def stacked_chart(stacks: Sequence[Stack], *, kinds: Mapping[str, str], title: str) -> str:
+    """Horizontal bars of comparable length, each cut into parts. Empty if there is nothing to draw.
+
+    Args:
+        kinds: name of a part -> its class in the page's style: kept, gone, other, third; it is the legend too.
+    """
+    longest = max((sum(stack.values) for stack in stacks), default=0)
+    if not longest:
+        return ""
+    room = WIDTH - LABEL - NOTE
+    parts = _legend(kinds)
+    for place, stack in enumerate(stacks):
+        middle, x = LINE * (place + 1) + LINE / 2, float(LABEL)
+        parts.append(f'<text class="label" x="{LABEL - 8}" y="{middle + 4:.1f}" text-anchor="end">{escape(_cut(stack.label))}</text>')
+        for kind, value in zip(kinds.values(), stack.values, strict=True):
+            width = room * value / longest
+            parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{middle - 9:.1f}" width="{width:.1f}" height="18"/>')
+            x += width
+        parts.append(f'<text class="number" x="{x + 6:.1f}" y="{middle + 4:.1f}">{escape(stack.note)}</text>')
+    return _svg(parts, height=LINE * (len(stacks) + 1) + 6, title=title)
+
+
+def histogram(values: Sequence[int], *, title: str, unit: str, bins: int = 24) -> str:
+    """Columns of how many values lie in each of up to `bins` equal ranges, from 0 to the largest. Empty without values."""
+    if not values or not max(values):
+        return ""
+    width = -(-max(values) // bins)
+    counts = [0] * (max(values) // width + 1)
+    for value in values:
+        counts[value // width] += 1
+    height, left, bottom = 200, 52, 34
+    step, tall = (WIDTH - left - 10) / len(counts), height - bottom - 14
+    parts = [f'<path class="axis" d="M{left} 10V{height - bottom}H{WIDTH - 10}"/>']
+    parts += [f'<text class="number" x="{left - 6}" y="{height - bottom - tall + 4}" text-anchor="end">{max(counts):,}</text>']
+    for place, count in enumerate(counts):
+        column = tall * count / max(counts)
+        parts.append(
+            f'<rect class="kept" x="{left + step * place:.1f}" y="{height - bottom - column:.1f}" width="{step * 0.9:.1f}" '
+            f'height="{column:.1f}"/>'
+        )
+    for share in (0.0, 0.5, 1.0):
+        x = left + step * len(counts) * share
+        parts.append(
+            f'<text class="number" x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{width * len(counts) * share:,.0f}</text>'
+        )
+    parts.append(f'<text class="label" x="{WIDTH - 10}" y="{height - 3}" text-anchor="end">{escape(unit)}</text>')
     return _svg(parts, height=height, title=title)
 
 
@@ -68,6 +131,19 @@ def line_chart(training: Sequence[tuple[float, float]], validation: Sequence[tup
         parts += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in map(place, validation)]
     parts.append(f'<text class="label" x="{WIDTH - 10}" y="{height - 2}" text-anchor="end">optimizer step</text>')
     return _svg(parts, height=height, title=title)
+
+
+def _legend(kinds: Mapping[str, str]) -> list[str]:
+    parts, x = [], float(LABEL)
+    for name, kind in kinds.items():
+        parts.append(f'<rect class="{kind}" x="{x:.1f}" y="8" width="12" height="12"/>')
+        parts.append(f'<text class="number" x="{x + 17:.1f}" y="18">{escape(name)}</text>')
+        x += 40 + 7 * len(name)
+    return parts
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= LABEL_CHARACTERS else label[: LABEL_CHARACTERS - 1] + "…"
 
 
 def _axis(x: Callable[[float], float], *, top: float, height: int) -> str:

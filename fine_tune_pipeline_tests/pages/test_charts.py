@@ -1,6 +1,8 @@
 from xml.etree import ElementTree
 
-from fine_tune_pipeline.pages.charts import Bar, bar_chart, line_chart
+import pytest
+
+from fine_tune_pipeline.pages.charts import Bar, Stack, bar_chart, histogram, line_chart, stacked_chart
 
 
 def number(element: ElementTree.Element, name: str) -> float:
@@ -27,3 +29,28 @@ def test_curve_goes_from_the_first_to_the_last_step_and_down_with_the_loss():
 def test_nothing_to_draw_draws_nothing():
     assert line_chart([], [], title="x") == ""
     assert line_chart([(1, 2.0)], [], title="x") == ""
+    assert histogram([], title="x", unit="characters") == ""
+    assert stacked_chart([Stack("a", (0, 0))], kinds={"in": "kept", "out": "gone"}, title="x") == ""
+
+
+def test_parts_of_a_bar_stand_one_behind_the_other_and_are_as_long_as_their_values():
+    kinds = {"kept": "kept", "taken out": "gone"}
+    root = ElementTree.fromstring(stacked_chart([Stack("clean", (60, 40), "<40 out>"), Stack("split", (60, 0))], kinds=kinds, title="x"))
+    kept, gone, later, nothing = [rect for rect in root.findall("rect") if rect.attrib["height"] == "18"]
+    assert [kept.attrib["class"], gone.attrib["class"]] == ["kept", "gone"]
+    assert number(kept, "width") == number(later, "width") == 1.5 * number(gone, "width")
+    assert number(gone, "x") == number(kept, "x") + number(kept, "width")
+    assert number(nothing, "width") == 0
+    assert {"clean", "<40 out>", "taken out"} <= {text.text for text in root.findall("text")}
+
+
+@pytest.mark.parametrize(("values", "columns"), [([1, 1, 1, 5], [0, 3, 0, 0, 0, 1]), ([7], [0, 0, 0, 0, 0, 0, 0, 1])])
+def test_columns_of_a_histogram_hold_every_value_once(values, columns):
+    root = ElementTree.fromstring(histogram(values, title="x", unit="characters"))
+    heights = [number(rect, "height") for rect in root.findall("rect")]
+    assert [round(height / max(heights) * max(columns)) for height in heights] == columns
+
+
+def test_a_histogram_of_many_lengths_has_few_columns():
+    root = ElementTree.fromstring(histogram(list(range(1000)), title="x", unit="characters"))
+    assert len(root.findall("rect")) <= 25
