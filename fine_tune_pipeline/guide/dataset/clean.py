@@ -94,9 +94,9 @@ def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task) -> Built:
     result = clean(read_examples(raw / EXAMPLES), spec=spec, task=task)
     doubtful = sum(MARK in example.metadata for example in result.kept)
     step = made("clean", kept=result.kept, quarantine=result.quarantine, fixed=result.fixed, notes={"marked": doubtful})
-    write_step(folder, step, examples=result.kept, quarantine=result.quarantine, before=read_steps(raw))
-    fixed = [{"repair": name, "rows": rows} for name, rows in result.fixed.items()]
-    return Built(metadata={**step.metadata(), "marked_for_review": doubtful} | ({"fixed": fixed} if fixed else {}))
+    before = read_steps(raw)
+    write_step(folder, step, examples=result.kept, quarantine=result.quarantine, before=before)
+    return Built(metadata={**step.metadata(before=before), "marked_for_review": doubtful})
 
 
 def _mended(example: Example, spec: CleanSpec) -> tuple[Example, list[str]]:

@@ -239,7 +239,12 @@ def _feedback_shown(corrections: Sequence[Mapping[str, str]]) -> list[dict[str, 
 
 def _metadata(step: Step, kept: Sequence[Example], table: list[dict[str, Any]]) -> dict[str, Any]:
     held_out = sum(example.held_out for example in kept)
-    return {**step.metadata(), "held_out": held_out, "corrections": sum(example.source == FEEDBACK for example in kept), "sources": table}
+    return {
+        **step.metadata(before=[]),
+        "held_out": held_out,
+        "corrections": sum(example.source == FEEDBACK for example in kept),
+        "sources": table,
+    }
 
 
 def _listed(columns: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from fine_tune_pipeline.guide.dataset.card import card, classes, markdown
 from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD
 from fine_tune_pipeline.guide.dataset.leakage import leaks
 from fine_tune_pipeline.guide.dataset.split import Split, split
-from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, Step, made, read_steps
+from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, read_steps
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import DatasetSpec
 
@@ -32,11 +32,17 @@ def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, us
     everything = [example for part in parts.parts().values() for example in part]
     step = made("split", kept=everything, quarantine=parts.quarantine)
     assert step.rows_in == len(examples), f"split: {len(examples)} in, {step.rows_in} out"
-    content = card([*read_steps(reviewed), step], parts, use_case=use_case, task=task, spec=spec.split)
+    before = read_steps(reviewed)
+    content = card([*before, step], parts, use_case=use_case, task=task, spec=spec.split)
     write_dataset(folder, parts, content)
     coverage = [{"class": name, **counts} for name, counts in classes(parts, task).items()]
     return Built(
-        metadata={**_numbers(step, parts), "coverage": coverage, "review": content["review"]["policy"]},
+        metadata={
+            **step.metadata(before=before),
+            **{name: len(rows) for name, rows in parts.parts().items()},
+            "coverage": coverage,
+            "review": content["review"]["policy"],
+        },
         markdown={"card": markdown(content)},
         checks=checks(parts, spec=spec, task=task),
     )
@@ -131,10 +137,6 @@ def _no_leakage(parts: Split) -> Check:
         named = [f"{parts.train[pair.first].id} ~ {others[name][pair.second].id}" for name, pairs in found.items() for pair in pairs]
         text += f" Pairs: {_some(named)}. Take one of each pair out of its source."
     return Check(name="no_leakage", passed=not rows, description=text, metadata={"rows": rows, "jaccard": LEAK_JACCARD})
-
-
-def _numbers(step: Step, parts: Split) -> dict[str, Any]:
-    return {**step.metadata(), **{name: len(examples) for name, examples in parts.parts().items()}}
 
 
 def _some(names: Sequence[str]) -> str:

@@ -134,11 +134,12 @@ def reviewed(scrubbed: Path, folder: Path, *, spec: ReviewSpec, task: Task, revi
     notes = {"policy": spec.policy, "handed_out": len(sample), "verdicts": result.counts, "reviewers": reviewers}
     fixed = {"completion_by_expert": result.counts["fix"]} if result.counts.get("fix") else {}
     step = made("review", kept=result.examples, quarantine=result.quarantine, fixed=fixed, notes=notes)
-    write_step(folder, step, examples=result.examples, quarantine=result.quarantine, before=read_steps(scrubbed))
+    before = read_steps(scrubbed)
+    write_step(folder, step, examples=result.examples, quarantine=result.quarantine, before=before)
     write_rows(folder / REFUSED_VERDICTS, (asdict(row) for row in refused))
     return Built(
         metadata={
-            **step.metadata(), "policy": spec.policy, "handed_out": len(sample), "waiting": len(result.waiting),
+            **step.metadata(before=before), "policy": spec.policy, "handed_out": len(sample), "waiting": len(result.waiting),
             "refused_verdicts": len(refused), "reviewers": list(reviewers) or "nobody",
         },
         markdown={"review": said(step.notes)},

@@ -116,12 +116,13 @@ def scrubbed(done: Gathered, clean: Path, folder: Path, *, spec: PiiSpec) -> Bui
     notes = {"personal_data": found, "rows_with_personal_data": rows, "detector": detector, "residue_rows": len(left.ids)}
     fixes = {"personal_data_replaced": changed["kept"]} if changed.get("kept") else {}
     step = of_parts("scrub", done, fixed=fixes, notes=notes)
-    write_parts(folder, step, done, before=read_steps(clean))
+    before = read_steps(clean)
+    write_parts(folder, step, done, before=before)
     table = [{"entity": entity, "replacements": count} for entity, count in found.items()]
     numbers = {"rows_with_personal_data": rows, "replacements": sum(found.values()), "detector": detector}
     sample = [line for note in done.notes for line in note["sample"]][:_SHOWN_ROWS]
     return Built(
-        metadata={**step.metadata(), **numbers} | ({"personal_data": table} if table else {}),
+        metadata={**step.metadata(before=before), **numbers, "personal_data": table},
         markdown={"examples": "\n".join(sample) or "No personal data was found."},
         checks=[_residue_check(left, spec)],
     )

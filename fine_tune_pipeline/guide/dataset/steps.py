@@ -19,7 +19,8 @@ MARK = "marked"
 class Step:
     """What one step did: `rows_in` came, `kept` went on, the rest is in the quarantine by reason.
 
-    `fixed` counts kept rows that were mended, by what was mended; `notes` holds what only this step knows.
+    `fixed` counts kept rows that were mended, by what was mended; `notes` holds what only this step knows; `examples` are a few of the
+    quarantined rows, for the data card (`seen.py`).
     """
 
     name: str
@@ -28,12 +29,34 @@ class Step:
     quarantined: dict[str, int] = field(default_factory=dict)
     fixed: dict[str, int] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    examples: list[dict[str, str]] = field(default_factory=list)
 
-    def metadata(self) -> dict[str, Any]:
-        """The numbers that the web UI plots, and the reasons as a table."""
-        counts = {"rows_in": self.rows_in, "rows_kept": self.kept, "rows_quarantined": sum(self.quarantined.values())}
-        tables = {"quarantined": [{"reason": name, "rows": rows} for name, rows in self.quarantined.items()]}
-        return counts | {"rows_fixed": sum(self.fixed.values())} | {name: rows for name, rows in tables.items() if rows}
+    def metadata(self, *, before: "Sequence[Step]") -> dict[str, Any]:
+        """The numbers that the web UI plots, the reasons as tables, and the funnel so far: the same names in every asset of this room."""
+        return {
+            "rows_in": self.rows_in,
+            "rows_kept": self.kept,
+            "rows_fixed": sum(self.fixed.values()),
+            "rows_quarantined": sum(self.quarantined.values()),
+            "fixed": [{"repair": name, "rows": rows} for name, rows in self.fixed.items()],
+            "quarantined": [{"reason": name, "rows": rows} for name, rows in self.quarantined.items()],
+            "funnel": funnel([*before, self]),
+        }
+
+
+def funnel(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """A row of counts for each step, the first one first; what one kept came into the next."""
+    return [
+        {
+            "step": step.name,
+            "in": step.rows_in,
+            "kept": step.kept,
+            "fixed": sum(step.fixed.values()),
+            "quarantined": sum(step.quarantined.values()),
+            "reasons": ", ".join(f"{name} {rows}" for name, rows in step.quarantined.items()),
+        }
+        for step in steps
+    ]
 
 
 def write_step(folder: Path, step: Step, *, examples: Sequence[Example], quarantine: Sequence[Quarantined], before: Sequence[Step]) -> None:
