@@ -1,7 +1,8 @@
 """Rows that a step took out: kept whole, with the reason, so that nothing is silently dropped."""
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ def write_quarantine(folder: Path, rows: Iterable[Quarantined]) -> None:
 def read_quarantine(folder: Path) -> list[Quarantined]:
     """The rows that a step took out."""
     return [Quarantined(**row) for row in read_rows(folder / FILE)]
+
+
+def each_quarantined(folder: Path) -> Iterator[Quarantined]:
+    """The same rows, one at a time."""
+    with (folder / FILE).open(encoding="utf-8", newline="\n") as stream:
+        yield from (Quarantined(**json.loads(line)) for line in stream if line.strip())
 
 
 def reasons(rows: Sequence[Quarantined]) -> dict[str, int]:

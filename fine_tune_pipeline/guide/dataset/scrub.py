@@ -14,7 +14,7 @@ from fine_tune_pipeline.artifacts.parts import Gathered, Work, Worked, total
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.guide.dataset.collect import RESERVED_METADATA
 from fine_tune_pipeline.guide.dataset.residue import CHECKABLE, Residue, residue, shown
-from fine_tune_pipeline.guide.dataset.steps import marked, of_parts, read_steps, write_parts
+from fine_tune_pipeline.guide.dataset.steps import Step, marked, of_parts, write_parts
 from fine_tune_pipeline.guide.dataset.turns import with_words, words
 from fine_tune_pipeline.guide.objective.task import Task, parsed, task_of
 from fine_tune_pipeline.programs.nested import mapped, strings
@@ -107,8 +107,12 @@ def scrubbed_part(examples: Sequence[Example], *, spec: PiiSpec, task: Task, det
     return Worked(result.examples, result.quarantine, notes)
 
 
-def scrubbed(done: Gathered, clean: Path, folder: Path, *, spec: PiiSpec) -> Built:
-    """Write what came of the parts of the folder `clean` into `folder`."""
+def scrubbed(done: Gathered, folder: Path, *, spec: PiiSpec, before: Sequence[Step]) -> Built:
+    """Write what came of the parts into `folder`.
+
+    Args:
+        before: the steps so far, with nothing in them that the data card must not show (`disclosed`).
+    """
     found, changed = (dict(sorted(total(note[name] for note in done.notes).items())) for name in ("found", "changed"))
     left = Residue.together([note["residue"] for note in done.notes], total=done.kept)
     detector = done.notes[0]["detector"] if done.notes else "none"
@@ -116,7 +120,6 @@ def scrubbed(done: Gathered, clean: Path, folder: Path, *, spec: PiiSpec) -> Bui
     notes = {"personal_data": found, "rows_with_personal_data": rows, "detector": detector, "residue_rows": len(left.ids)}
     fixes = {"personal_data_replaced": changed["kept"]} if changed.get("kept") else {}
     step = of_parts("scrub", done, fixed=fixes, notes=notes)
-    before = read_steps(clean)
     write_parts(folder, step, done, before=before)
     table = [{"entity": entity, "replacements": count} for entity, count in found.items()]
     numbers = {"rows_with_personal_data": rows, "replacements": sum(found.values()), "detector": detector}

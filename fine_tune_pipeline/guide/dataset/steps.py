@@ -1,16 +1,28 @@
 """The record of what each step of this room did with the rows: counts that add up, carried along to the data card."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_examples, write_rows
 from fine_tune_pipeline.artifacts.parts import Gathered
-from fine_tune_pipeline.artifacts.quarantine import FILE, Quarantined, reasons, write_quarantine
+from fine_tune_pipeline.artifacts.quarantine import FILE, Quarantined, each_quarantined, reasons, write_quarantine
+from fine_tune_pipeline.guide.dataset.rows import canonical
 
 EXAMPLES = "examples.jsonl"
 STEPS = "steps.jsonl"
+
+SHOWN_PER_REASON = 2
+
+SHOWN_CHARACTERS = 4000
+"""Of a quarantined row that goes on to the data card; more than the card shows, so that personal data at the end of what it shows is whole
+when it is looked for."""
+
+Shown = dict[str, str]
+"""`id`, `reason`, `detail`, `text` of a quarantined row."""
+
 MARK = "marked"
 """Metadata of an example that a step found odd: experts see all of these. Several marks are separated by `; `."""
 
@@ -20,7 +32,7 @@ class Step:
     """What one step did: `rows_in` came, `kept` went on, the rest is in the quarantine by reason.
 
     `fixed` counts kept rows that were mended, by what was mended; `notes` holds what only this step knows; `examples` are a few of the
-    quarantined rows, for the data card (`seen.py`).
+    quarantined rows for the data card.
     """
 
     name: str
@@ -29,7 +41,7 @@ class Step:
     quarantined: dict[str, int] = field(default_factory=dict)
     fixed: dict[str, int] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
-    examples: list[dict[str, str]] = field(default_factory=list)
+    examples: list[Shown] = field(default_factory=list)
 
     def metadata(self, *, before: "Sequence[Step]") -> dict[str, Any]:
         """The numbers that the web UI plots, the reasons as tables, and the funnel so far: the same names in every asset of this room."""
@@ -77,6 +89,7 @@ def of_parts(name: str, done: Gathered, **more: Mapping[str, Any]) -> Step:
 def write_parts(folder: Path, step: Step, done: Gathered, *, before: Sequence[Step]) -> None:
     """Like `write_step`, from the parts."""
     done.write(examples=folder / EXAMPLES, quarantine=folder / FILE)
+    step = replace(step, examples=_examples(each_quarantined(folder)))
     write_rows(folder / STEPS, (asdict(record) for record in (*before, step)))
 
 
@@ -88,7 +101,27 @@ def read_steps(folder: Path) -> list[Step]:
 def made(name: str, *, kept: Sequence[Example], quarantine: Sequence[Quarantined], **more: Mapping[str, Any]) -> Step:
     """The record of a step that ends with these rows."""
     found = {key: dict(value) for key, value in more.items()}
-    return Step(name=name, rows_in=len(kept) + len(quarantine), kept=len(kept), quarantined=reasons(quarantine), **found)
+    return Step(
+        name=name,
+        rows_in=len(kept) + len(quarantine),
+        kept=len(kept),
+        quarantined=reasons(quarantine),
+        examples=_examples(quarantine),
+        **found,
+    )
+
+
+def _examples(rows: Iterable[Quarantined]) -> list[Shown]:
+    """The first rows of each reason, as they came."""
+    taken: Counter[str] = Counter()
+    found = []
+    for row in rows:
+        taken[row.reason] += 1
+        if taken[row.reason] <= SHOWN_PER_REASON:
+            prompt = row.original.get("prompt")
+            text = prompt if isinstance(prompt, str) else canonical(row.original)
+            found.append({"id": row.id, "reason": row.reason, "detail": row.detail[:SHOWN_CHARACTERS], "text": text[:SHOWN_CHARACTERS]})
+    return found
 
 
 def marked(example: Example, reason: str) -> Example:

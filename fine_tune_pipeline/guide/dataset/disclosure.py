@@ -1,0 +1,47 @@
+"""Quarantined rows as the data card may show them: the rows left before personal data was taken out of the others."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.dataset.residue import CHECKABLE, residue
+from fine_tune_pipeline.guide.dataset.steps import Shown
+from fine_tune_pipeline.programs.personal_data import StandIn, known, merged, repeated, replaced
+
+if TYPE_CHECKING:
+    from fine_tune_pipeline.guide.dataset.scrub import Detect
+
+SHOWN_CHARACTERS = 160
+
+WITHHELD = "(withheld: personal data may be left in it)"
+
+
+def disclosable(rows: Sequence[Shown], *, detect: "Detect", stand_in: StandIn, issued: Collection[str] = ()) -> list[Shown]:
+    """The rows without personal data; a text in which a second look, with other means, finds some is withheld.
+
+    Args:
+        issued: pseudonyms, which the second look must not take for somebody's. It is read after they were given out.
+    """
+    clean = [_scrubbed(row, detect=detect, stand_in=stand_in) for row in rows]
+    left = residue([Example(str(place), row["text"], row["detail"]) for place, row in enumerate(clean)], CHECKABLE, known=issued)
+    return [_withheld(row) if str(place) in left.ids else row for place, row in enumerate(clean)]
+
+
+def shortened(text: str) -> str:
+    """A text on one line, cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "…"
+
+
+def _scrubbed(row: Shown, *, detect: "Detect", stand_in: StandIn) -> Shown:
+    texts = {name: row[name] for name in ("detail", "text")}
+    spans = dict(zip(texts, detect(list(texts.values())), strict=True))
+    values = {value: entity for name, text in texts.items() for value, entity in known(spans[name], text).items()}
+    full = {name: merged([*spans[name], *repeated(values, text, besides=spans[name])], text) for name, text in texts.items()}
+    # By patterns alone: a model takes many an id for a name.
+    id_ = replaced(row["id"], detect.patterns(row["id"]), stand_in)
+    return {**row, "id": id_, **{name: shortened(replaced(text, full[name], stand_in)) for name, text in texts.items()}}
+
+
+def _withheld(row: Shown) -> Shown:
+    return {**row, "detail": WITHHELD, "text": WITHHELD}

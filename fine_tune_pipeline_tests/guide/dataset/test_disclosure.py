@@ -1,0 +1,63 @@
+"""What the data card may show of rows that left before personal data was taken out."""
+
+from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.disclosure import WITHHELD, disclosable
+from fine_tune_pipeline.guide.dataset.steps import made
+from fine_tune_pipeline.programs.personal_data import type_tag
+from fine_tune_pipeline_tests.guide.dataset.make import Words
+
+DETECT = Words(Oduya="PERSON", Riverton="LOCATION")
+
+
+def left(*originals, detail="why", reason="too_long"):
+    rows = [Quarantined(id=f"q{place}", reason=reason, detail=detail, original=original) for place, original in enumerate(originals)]
+    return made("clean", kept=[], quarantine=rows).examples
+
+
+def shown(rows):
+    return disclosable(rows, detect=DETECT, stand_in=type_tag)
+
+
+def test_the_first_rows_of_each_reason_go_on_to_the_card():
+    rows = [Quarantined(id=str(place), reason="ab"[place % 2], detail="", original={"prompt": "x"}) for place in range(9)]
+    assert [(row["reason"], row["id"]) for row in made("clean", kept=[], quarantine=rows).examples] == [
+        ("a", "0"), ("b", "1"), ("a", "2"), ("b", "3"),
+    ]  # fmt: skip
+
+
+def test_personal_data_is_replaced_in_text_and_detail():
+    [row] = shown(left({"prompt": "Oduya of Riverton\nasks"}, detail="not a label: 'Oduya'"))
+    assert row == {"id": "q0", "reason": "too_long", "detail": "not a label: '<PERSON>'", "text": "<PERSON> of <LOCATION> asks"}
+
+
+def test_a_row_that_never_became_an_example_is_looked_at_whole():
+    [row] = shown(left({"line": "{broken Oduya"}))
+    assert row["text"] == '{"line":"{broken <PERSON>"}'
+
+
+def test_a_text_in_which_the_second_look_finds_something_is_withheld_with_its_detail():
+    first, second = shown(left({"prompt": "write to a.b@fruit.example"}, {"prompt": "fine"}))
+    assert (first["text"], first["detail"]) == (WITHHELD, WITHHELD)
+    assert second["text"] == "fine"
+
+
+def test_pseudonyms_that_were_given_out_are_nobodys():
+    issued = set()
+
+    def stand_in(entity, value):
+        issued.add("k.l@fruit.example")
+        return "k.l@fruit.example"
+
+    [row] = disclosable(left({"prompt": "by Oduya"}), detect=DETECT, stand_in=stand_in, issued=issued)
+    assert row["text"] == "by k.l@fruit.example"
+
+
+def test_a_name_at_the_cut_is_replaced_whole():
+    [row] = shown(left({"prompt": "x" * 157 + " Oduya"}))
+    assert "Od" not in row["text"]
+    assert row["text"].startswith("x" * 157 + " <P")
+
+
+def test_ids_that_hold_a_known_pattern_are_replaced_too():
+    [row] = made("clean", kept=[], quarantine=[Quarantined(id="Oduya", reason="r", detail="", original={"prompt": "x"})]).examples
+    assert shown([row])[0]["id"] == "<PERSON>"
