@@ -59,23 +59,6 @@ def write_dataset(folder: Path, parts: Split, content: dict[str, Any]) -> None:
     (folder / CARD).write_text(markdown(content), encoding="utf-8")
 
 
-def write_parquet(path: Path, examples: Sequence[Example]) -> None:
-    """The examples as a table, for tools that read columns: metadata and provenance are maps of texts, history and tools are JSON."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    texts = [(name, pa.string()) for name in ("id", "prompt", "completion", "source", "role", "history", "tools", "rejected", "licence")]
-    maps = [(name, pa.map_(pa.string(), pa.string())) for name in ("metadata", "provenance")]
-    schema = pa.schema([*texts, ("held_out", pa.bool_()), *maps])
-    pq.write_table(pa.Table.from_pylist([_columns(example) for example in examples], schema=schema), path)
-
-
-def _columns(example: Example) -> dict[str, Any]:
-    nested = {name: json.dumps(getattr(example, name), ensure_ascii=False) for name in ("history", "tools")}
-    maps = {name: list(getattr(example, name).items()) for name in ("metadata", "provenance")}
-    return {**asdict(example), **nested, **maps}
-
-
 def chat(example: Example) -> dict[str, Any]:
     """An example as a conversation."""
     messages = [*example.history, {"role": example.role, "content": example.prompt}, {"role": "assistant", "content": example.completion}]
