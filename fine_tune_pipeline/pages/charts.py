@@ -78,14 +78,10 @@ def stacked_chart(stacks: Sequence[Stack], *, kinds: Mapping[str, str], title: s
     return _svg(parts, height=LINE * (len(stacks) + 1) + 6, title=title)
 
 
-def histogram(values: Sequence[int], *, title: str, unit: str, bins: int = 24) -> str:
-    """Columns of how many values lie in each of up to `bins` equal ranges, from 0 to the largest. Empty without values."""
-    if not values or not max(values):
+def histogram(counts: Sequence[int], *, width: int, title: str, unit: str) -> str:
+    """Columns: how many values lie in each range of `width`, the first one from 0. Empty if there is nothing to draw."""
+    if not any(counts):
         return ""
-    width = -(-max(values) // bins)
-    counts = [0] * (max(values) // width + 1)
-    for value in values:
-        counts[value // width] += 1
     height, left, bottom = 200, 52, 34
     step, tall = (WIDTH - left - 10) / len(counts), height - bottom - 14
     parts = [f'<path class="axis" d="M{left} 10V{height - bottom}H{WIDTH - 10}"/>']

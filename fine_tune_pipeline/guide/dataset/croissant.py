@@ -20,6 +20,7 @@ _CONTEXT: Mapping[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -40,6 +41,7 @@ _CONTEXT: Mapping[str, Any] = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -56,7 +58,7 @@ def write_croissant(folder: Path, content: Mapping[str, Any], *, parts: Sequence
 
     Args:
         content: of the data card.
-        parts: names of the parts that hold rows.
+        parts: their names.
     """
     metadata = croissant(folder, content, parts=parts)
     (folder / CROISSANT).write_text(json.dumps(metadata, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -98,11 +100,20 @@ def _records(part: str) -> dict[str, Any]:
 
 
 def _field(part: str, name: str) -> dict[str, Any]:
-    return {
-        "@type": "cr:Field",
-        "@id": f"{part}/{name}",
-        "name": name,
-        "description": FIELDS[name]["description"],
-        "dataType": "sc:Boolean" if FIELDS[name].get("type") == "boolean" else "sc:Text",
-        "source": {"fileObject": {"@id": f"{part}.parquet"}, "extract": {"column": name}},
-    }
+    kind, id_ = FIELDS[name].get("type"), f"{part}/{name}"
+    field = {"@type": "cr:Field", "@id": id_, "name": name, "description": FIELDS[name]["description"]}
+    source = {"fileObject": {"@id": f"{part}.parquet"}, "extract": {"column": name}}
+    if kind != "object":
+        return {**field, "dataType": "sc:Boolean" if kind == "boolean" else "sc:Text", "source": source}
+    # A map, which readers give as pairs.
+    pair = [
+        {
+            "@type": "cr:Field",
+            "@id": f"{id_}/{side}",
+            "name": side,
+            "dataType": "sc:Text",
+            "source": {**source, "transform": {"jsonPath": f"$[{place}]"}},
+        }
+        for place, side in enumerate(("name", "value"))
+    ]
+    return {**field, "repeated": True, "subField": pair}
