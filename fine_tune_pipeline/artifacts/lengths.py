@@ -9,7 +9,7 @@ BINS = 24
 
 @dataclass(frozen=True)
 class Lengths:
-    """In one unit, such as characters or tokens. Percentiles are lengths that occur; `counts[n]` texts lie in `n * width` up to the next."""
+    """In one unit, such as characters or tokens. Percentiles are lengths that occur; `counts[n]` are from `n * width` up to the next."""
 
     rows: int
     total: int

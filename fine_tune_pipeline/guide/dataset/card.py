@@ -2,46 +2,70 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.lengths import lengths
+from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER
+from fine_tune_pipeline.guide.dataset.disclosure import shortened
+from fine_tune_pipeline.guide.dataset.languages import languages
+from fine_tune_pipeline.guide.dataset.limits import known_limits
 from fine_tune_pipeline.guide.dataset.review import said
 from fine_tune_pipeline.guide.dataset.split import Split
-from fine_tune_pipeline.guide.dataset.steps import Step
+from fine_tune_pipeline.guide.dataset.steps import Step, funnel
 from fine_tune_pipeline.guide.objective.task import Task
-from fine_tune_pipeline.spec.dataset import SplitSpec
-
-PERCENTILES = (50, 90, 99, 100)
+from fine_tune_pipeline.spec.dataset import DatasetSpec, SplitSpec
 
 OPEN = "(any answer)"
 """Stands for the class of an answer that has none."""
 
+DUPLICATES = ("exact_duplicate", "near_duplicate", "semantic_duplicate", "contradictory_labels", "duplicate_of_held_out")
+"""Reasons for which a row leaves because another one is like it."""
 
-def card(steps: Sequence[Step], parts: Split, *, use_case: str, task: Task, spec: SplitSpec) -> dict[str, Any]:
-    """The content of `card.json`; the Markdown card says the same in words.
+SYNTHETIC = "synthetic"
+"""Metadata of an example that no person wrote."""
+
+PRIVATE_STEPS = ("scrub", "review")
+"""A row may leave these because of the personal data in it, so the card names it and quotes nothing."""
+
+LOOKED_AT = ("accept", "fix")
+"""Values of the metadata `review` that mean that a person has decided."""
+
+
+def card(steps: Sequence[Step], parts: Split, *, use_case: str, task: Task, spec: DatasetSpec) -> dict[str, Any]:
+    """The content of `card.json`; `card_page.py` says the same to people.
 
     Args:
         steps: what every step did, the first one first, `split` last.
     """
     notes = {step.name: step.notes for step in steps}
     sources = notes["collect"]["sources"]
-    return {
+    everything = [example for part in parts.parts().values() for example in part]
+    content = {
         "use_case": use_case,
         "rows": {name: len(examples) for name, examples in parts.parts().items()},
         "sources": sources,
         "licences": {line["source"]: line["licence"] for line in sources},
-        "steps": [_step(step) for step in steps],
+        "rows_by_source": dict(Counter(example.source for example in everything).most_common()),
+        "steps": funnel(steps),
         "quarantined": {step.name: step.quarantined for step in steps if step.quarantined},
+        "quarantine_examples": [example for step in steps for example in _examples(step)],
+        "duplicates": _duplicates(steps, everything),
         "personal_data": notes["scrub"]["personal_data"],
+        "rows_with_personal_data": notes["scrub"].get("rows_with_personal_data", 0),
+        "residue_rows": notes["scrub"].get("residue_rows", 0),
         "personal_data_detector": notes["scrub"]["detector"],
         "marked_for_review": notes["clean"]["marked"],
         "review": {**notes["review"], "said": said(notes["review"])},
-        "split": _split(parts, spec),
+        "seen_by_people": sum(example.metadata.get("review") in LOOKED_AT for example in everything),
+        "synthetic": {name: sum(SYNTHETIC in example.metadata for example in rows) for name, rows in parts.parts().items()},
+        "split": _split(parts, spec.split),
         "classes": classes(parts, task),
+        "languages": languages(everything),
         "characters": {name: characters(examples) for name, examples in parts.parts().items()},
     }
+    return {**content, "limits": known_limits(content, task=task, spec=spec)}
 
 
 def classes(parts: Split, task: Task) -> dict[str, dict[str, int]]:
@@ -51,66 +75,36 @@ def classes(parts: Split, task: Task) -> dict[str, dict[str, int]]:
     return {name: {part: count[name] for part, count in counts.items()} for name in names}
 
 
-def characters(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
-    """Percentiles of the lengths of prompts and completions, in characters; `p100` is the longest."""
+def characters(examples: Sequence[Example]) -> dict[str, dict[str, Any]]:
+    """Lengths of prompts and completions, in characters."""
     texts = {"prompt": [len(example.prompt) for example in examples], "completion": [len(example.completion) for example in examples]}
-    return {
-        name: {f"p{share}": int(np.percentile(lengths, share, method="inverted_cdf")) for share in PERCENTILES}
-        for name, lengths in texts.items()
-        if lengths
-    }
+    return {name: asdict(lengths(values)) for name, values in texts.items()}
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """The card for people."""
-    lengths = [{"part": part, "text": text, **values} for part, texts in content["characters"].items() for text, values in texts.items()]
-    quarantined = [
-        {"step": step, "reason": reason, "rows": rows}
-        for step, reasons in content["quarantined"].items()
-        for reason, rows in reasons.items()
+def _examples(step: Step) -> list[dict[str, str]]:
+    """Some rows that a step took out, as far as the card may show them."""
+    if step.name in PRIVATE_STEPS:
+        return [{"step": step.name, "reason": row["reason"], "id": row["id"], "detail": "", "text": ""} for row in step.examples]
+    return [
+        {"step": step.name, "reason": row["reason"], "id": row["id"], "detail": shortened(row["detail"]), "text": shortened(row["text"])}
+        for row in step.examples
     ]
-    personal = [{"entity": entity, "replacements": count} for entity, count in content["personal_data"].items()]
-    sections = {
-        "Rows": table([{"part": name, "rows": rows} for name, rows in content["rows"].items()]),
-        "Sources": table(content["sources"]),
-        "Steps": table(content["steps"]),
-        "Taken out": table(quarantined),
-        "Personal data replaced": table(personal) + f"\n\nFound by {content['personal_data_detector']}.",
-        "Review": f"{content['review']['said']} Steps marked {content['marked_for_review']} examples as worth a look.",
-        "Split": content["split"]["said"],
-        "Classes": table([{"class": name, **counts} for name, counts in content["classes"].items()]),
-        "Lengths in characters": table(lengths),
-    }
-    return f"# Data card of {content['use_case']}\n\n" + "\n".join(f"## {title}\n\n{text}\n" for title, text in sections.items())
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of rows with the same columns."""
-    if not rows:
-        return "None."
-    names = list(rows[0])
-    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    return "\n".join(lines + [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in rows])
+def _duplicates(steps: Sequence[Step], kept: Sequence[Example]) -> dict[str, Any]:
+    """Rows that left for a like one, by reason, and the clusters of like rows that are left."""
+    gone: Counter[str] = Counter()
+    for step in steps:
+        gone.update({reason: rows for reason, rows in step.quarantined.items() if reason in DUPLICATES})
+    sizes = Counter(example.metadata[CLUSTER] for example in kept if CLUSTER in example.metadata)
+    several = [size for size in sizes.values() if size > 1]
+    return {"taken_out": dict(gone), "clusters_left": len(several), "rows_in_clusters": sum(several)}
 
 
-def _step(step: Step) -> dict[str, Any]:
-    return {
-        "step": step.name,
-        "in": step.rows_in,
-        "kept": step.kept,
-        "fixed": sum(step.fixed.values()),
-        "quarantined": sum(step.quarantined.values()),
-    }
-
-
-def _split(parts: Split, spec: SplitSpec) -> dict[str, Any]:
+def _split(parts: Split, spec: SplitSpec) -> Mapping[str, Any]:
     where = "the `held_out` sources, which no other part has seen" if parts.by_held_out else f"split off ({spec.test:.0%})"
     text = (
         f"Test: {where}. Validation: {spec.validation:.0%} of the rest. By a hash of the id (seed {spec.seed}), like prompts together, "
         "so that an example keeps its side when data grows."
     )
     return {"by_held_out": parts.by_held_out, "validation": spec.validation, "seed": spec.seed, "said": text}
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")

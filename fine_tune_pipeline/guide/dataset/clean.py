@@ -146,11 +146,17 @@ def _refusal(completion: str) -> str | None:
 def _foreign(prompt: str, languages: Sequence[str]) -> str | None:
     if not languages:
         return None
-    language, probability = _identifier().classify(prompt)
+    language, probability = identified(prompt)
     # `zxx`: no language at all, such as a reference number.
     if language in (*languages, "zxx") or probability < SURE_LANGUAGE:
         return None
     return f"the prompt is in {language} (probability {probability:.2f}), want {' or '.join(languages)}"
+
+
+def identified(text: str) -> tuple[str, float]:
+    """The language of a text (ISO 639-1; `zxx`: none) and its probability."""
+    language, probability = _identifier().classify(text)
+    return language, float(probability)
 
 
 @cache

@@ -76,10 +76,15 @@ def croissant(folder: Path, content: Mapping[str, Any], *, parts: Sequence[str])
         "description": f"Examples for fine-tuning: {rows}. {content['split']['said']}",
         "license": licences,
         "rai:dataLimitations": content["limits"],
-        "rai:personalSensitiveInformation": content["personal_data_said"],
+        "rai:personalSensitiveInformation": _personal_data(content),
         "distribution": [_file(folder, f"{part}.{kind}", format_) for part in parts for kind, format_ in _KINDS.items()],
         "recordSet": [_records(part) for part in parts],
     }
+
+
+def _personal_data(content: Mapping[str, Any]) -> str:
+    found = ", ".join(f"{entity} {count}" for entity, count in content["personal_data"].items()) or "nothing"
+    return f"Looked for by {content['personal_data_detector']}, and replaced: {found}."
 
 
 def _file(folder: Path, name: str, format_: str) -> dict[str, Any]:
@@ -96,7 +101,13 @@ def _file(folder: Path, name: str, format_: str) -> dict[str, Any]:
 
 
 def _records(part: str) -> dict[str, Any]:
-    return {"@type": "cr:RecordSet", "@id": part, "name": part, "key": {"@id": f"{part}/id"}, "field": [_field(part, name) for name in FIELDS]}
+    return {
+        "@type": "cr:RecordSet",
+        "@id": part,
+        "name": part,
+        "key": {"@id": f"{part}/id"},
+        "field": [_field(part, name) for name in FIELDS],
+    }
 
 
 def _field(part: str, name: str) -> dict[str, Any]:

@@ -3,22 +3,26 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_examples, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.quarantine import write_quarantine
-from fine_tune_pipeline.guide.dataset.card import card, classes, markdown
+from fine_tune_pipeline.guide.dataset.card import card, classes
+from fine_tune_pipeline.guide.dataset.card_page import card_page
+from fine_tune_pipeline.guide.dataset.croissant import write_croissant
 from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD
 from fine_tune_pipeline.guide.dataset.leakage import leaks
+from fine_tune_pipeline.guide.dataset.record_schema import write_parquet, write_schemas
 from fine_tune_pipeline.guide.dataset.split import Split, split
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, read_steps
 from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.pages.document import html, markdown
 from fine_tune_pipeline.spec.dataset import DatasetSpec
 
 CARD = "card.md"
+CARD_HTML = "card.html"
 CARD_JSON = "card.json"
 
 _NAMED = 10
@@ -33,8 +37,8 @@ def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, us
     step = made("split", kept=everything, quarantine=parts.quarantine)
     assert step.rows_in == len(examples), f"split: {len(examples)} in, {step.rows_in} out"
     before = read_steps(reviewed)
-    content = card([*before, step], parts, use_case=use_case, task=task, spec=spec.split)
-    write_dataset(folder, parts, content)
+    content = card([*before, step], parts, use_case=use_case, task=task, spec=spec)
+    write_dataset(folder, parts, content, task=task)
     coverage = [{"class": name, **counts} for name, counts in classes(parts, task).items()]
     return Built(
         metadata={
@@ -43,20 +47,24 @@ def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, us
             "coverage": coverage,
             "review": content["review"]["policy"],
         },
-        markdown={"card": markdown(content)},
+        markdown={"card": markdown(card_page(content))},
         checks=checks(parts, spec=spec, task=task),
     )
 
 
-def write_dataset(folder: Path, parts: Split, content: dict[str, Any]) -> None:
-    """Write the parts as prompt/completion, as chat messages and as Parquet, the quarantine, and the card."""
+def write_dataset(folder: Path, parts: Split, content: dict[str, Any], *, task: Task) -> None:
+    """Write the parts as prompt/completion, as chat messages and as Parquet, their schemas, the quarantine, the card and Croissant."""
     for name, examples in parts.parts().items():
         write_examples(folder / f"{name}.jsonl", examples)
         write_rows(folder / f"{name}.chat.jsonl", map(chat, examples))
         write_parquet(folder / f"{name}.parquet", examples)
     write_quarantine(folder, parts.quarantine)
     (folder / CARD_JSON).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-    (folder / CARD).write_text(markdown(content), encoding="utf-8")
+    page = card_page(content)
+    (folder / CARD).write_text(markdown(page), encoding="utf-8")
+    (folder / CARD_HTML).write_text(html(page), encoding="utf-8")
+    write_schemas(folder, task)
+    write_croissant(folder, content, parts=list(parts.parts()))
 
 
 def chat(example: Example) -> dict[str, Any]:

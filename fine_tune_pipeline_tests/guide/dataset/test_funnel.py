@@ -1,5 +1,7 @@
 """The one table of counts that every asset of this room shows, and the names under which the web UI plots."""
 
+from itertools import pairwise
+
 import pytest
 
 from fine_tune_pipeline.guide.dataset.steps import Step, funnel
@@ -42,7 +44,7 @@ def test_each_asset_shows_the_funnel_up_to_itself_and_the_counts_add_up(house, a
     steps = list(STEPS.values())
     assert [row["step"] for row in rows] == steps[: steps.index(STEPS[asset]) + 1]
     assert all(row["in"] == row["kept"] + row["quarantined"] for row in rows)
-    assert all(before["kept"] == after["in"] for before, after in zip(rows, rows[1:], strict=False))
+    assert all(before["kept"] == after["in"] for before, after in pairwise(rows))
     last = house.shown(asset)
     assert [last["rows_in"], last["rows_kept"], last["rows_quarantined"]] == [rows[-1][name] for name in ("in", "kept", "quarantined")]
     assert sum(row["rows"] for row in house.artifact(asset).metadata["quarantined"]) == last["rows_quarantined"]
