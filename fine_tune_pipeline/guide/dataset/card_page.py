@@ -19,7 +19,10 @@ def card_page(content: Content) -> Page:
     """All that the card has to say, in reading order."""
     rows = ", ".join(f"{rows:,} {name}" for name, rows in content["rows"].items())
     return Page(
-        title=f"Data card of {content['use_case']}", advice=content["review"]["said"], about=f"Rows: {rows}.", sections=_all(content)
+        title=f"Data card of {content['use_case']}",
+        advice=_plain(content["review"]["said"]),
+        about=f"Rows: {rows}.",
+        sections=_all(content),
     )
 
 
@@ -53,8 +56,8 @@ def _quarantined(content: Content) -> Iterator[Section]:
     yield table("Taken out", [{"step": step, "reason": reason, "rows": rows} for step, reason, rows in reasons], charts=(picture,))
     if content["quarantine_examples"]:
         text = (
-            "The first rows of each reason, without personal data; where a row may have left because of it, nothing is quoted. All rows are "
-            "in `quarantine.jsonl` of the asset of the step."
+            "The first rows of each reason, without personal data; where a row may have left because of it, nothing is quoted. All "
+            "rows are in `quarantine.jsonl` of the asset of the step."
         )
         yield table("Rows that were taken out", content["quarantine_examples"], text=text)
 
@@ -78,10 +81,15 @@ def _personal_data(content: Content) -> Iterator[Section]:
 
 def _review(content: Content) -> Iterator[Section]:
     review = content["review"]
-    text = f"{review['said']} Steps marked {content['marked_for_review']:,} examples as worth a look."
+    text = f"{_plain(review['said'])} Steps marked {content['marked_for_review']:,} examples as worth a look."
     yield table("Review", [{"verdict": verdict, "rows": rows} for verdict, rows in review.get("verdicts", {}).items()], text=text)
     if agreement := review.get("agreement"):
         yield _agreement(agreement)
+
+
+def _plain(text: str) -> str:
+    """The sentence is made for Markdown; a page escapes what it gets."""
+    return text.replace("**", "")
 
 
 def _agreement(agreement: Any) -> Section:
