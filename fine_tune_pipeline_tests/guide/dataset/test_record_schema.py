@@ -79,7 +79,7 @@ def test_parquet_holds_whole_conversations(tmp_path):
 
 
 # rdflib, by which mlcroissant reads JSON-LD, uses parts of itself that it has given up.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:rdflib")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_croissant_is_valid_and_gives_the_records_back(dataset, caplog):
     croissant = pytest.importorskip("mlcroissant")
     with caplog.at_level(logging.WARNING):
