@@ -109,6 +109,24 @@ def scrub(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def diff(parsed: argparse.Namespace) -> int:
+    """Two versions of a use case's dataset: rows added, removed, changed or moved to another part, and the shift of the classes."""
+    from fine_tune_pipeline.artifacts.store import DamagedArtifact, MissingArtifact, Store, UnknownVersion
+    from fine_tune_pipeline.guide.dataset.difference import difference, markdown, read_version, two_versions
+
+    try:
+        before, after = two_versions(Store.at(places().store), parsed.use_case, parsed.before, parsed.after)
+        found = difference(read_version(before), read_version(after))
+    except (MissingArtifact, UnknownVersion) as error:
+        print(error, file=sys.stderr)
+        return WRONG_USE
+    except DamagedArtifact as error:
+        print(error, file=sys.stderr)
+        return ENVIRONMENT
+    _say(parsed, found.as_json(), markdown(found))
+    return DATA_SAYS_NO if found.moved else 0
+
+
 def demo(parsed: argparse.Namespace) -> int:
     """The built-in use case through all eight steps, from raw messages to an answering endpoint."""
     from fine_tune_pipeline.artifacts.store import Store
@@ -166,6 +184,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--operator", choices=("type_tag", "mask", "hash", "pseudonym"), default="type_tag", help="what stands for what was found"
     )
+    added = command(diff)
+    added.add_argument("use_case", metavar="USE_CASE")
+    added.add_argument("before", nargs="?", metavar="A", help="fingerprint, or its beginning; the version made before B by default")
+    added.add_argument("after", nargs="?", metavar="B", help="the version in use by default")
     for run in (serve, stop, status):
         command(run).add_argument("use_case", metavar="USE_CASE")
     command(demo).add_argument("--keep", action="store_true", help="leave the endpoint running")

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from fine_tune_pipeline.artifacts.manifest import Check
+from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.resources.store import Kept
 
 
@@ -36,11 +36,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
     return dg.MetadataValue.table(records=records, schema=schema)
 
 
-def materialized(kept: Kept) -> dg.MaterializeResult:
-    """What an asset returns: the artifact's own metadata and checks, where it lies, and whether it was made now."""
+def materialized(kept: Kept, *, beside: Built | None = None) -> dg.MaterializeResult:
+    """What an asset returns: the artifact's own metadata and checks, where it lies, and whether it was made now.
+
+    Args:
+        beside: what was seen of the artifact without being part of it, such as how it differs from the version before.
+    """
     manifest = kept.artifact.manifest
-    metadata: dict[str, Any] = {name: shown(value) for name, value in manifest.built.metadata.items()}
-    metadata |= {name: dg.MetadataValue.md(text) for name, text in manifest.built.markdown.items()}
+    metadata: dict[str, Any] = {}
+    for built in (manifest.built, beside or Built()):
+        metadata |= {name: shown(value) for name, value in built.metadata.items()}
+        metadata |= {name: dg.MetadataValue.md(text) for name, text in built.markdown.items()}
     metadata |= {"reused": kept.reused, "fingerprint": manifest.fingerprint, "folder": dg.MetadataValue.path(str(kept.artifact.folder))}
     metadata["seconds"] = manifest.seconds
     if kept.changed:

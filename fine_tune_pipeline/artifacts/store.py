@@ -43,6 +43,10 @@ class FailedUpstream(Exception):
         super().__init__(f"{manifest.use_case}/{manifest.asset} {manifest.fingerprint}: failed its check {said}")
 
 
+class UnknownVersion(Exception):
+    """A fingerprint names no artifact of an asset, or several."""
+
+
 class DamagedArtifact(Exception):
     """A file of a finished artifact is missing or not what the manifest says."""
 
@@ -122,6 +126,25 @@ class Store:
         found = [folder / MANIFEST for folder in place.iterdir() if (folder / MANIFEST).exists()] if place.exists() else []
         manifests = [Manifest.model_validate_json(path.read_text(encoding="utf-8")) for path in found]
         return sorted(manifests, key=lambda manifest: manifest.made_at)
+
+    def version(self, use_case: str, asset: str, beginning: str) -> Artifact:
+        """The finished artifact whose fingerprint begins so.
+
+        Raises:
+            UnknownVersion: names those that there are.
+        """
+        there = [manifest.fingerprint for manifest in self.history(use_case, asset)]
+        found = [self.find(use_case, asset, print_) for print_ in there if print_.startswith(beginning)]
+        if len(found) == 1 and found[0] is not None:
+            return found[0]
+        many = "several versions begin" if found else "no version begins"
+        raise UnknownVersion(f"{use_case}/{asset}: {many} with {beginning!r}; there are {', '.join(there) or 'none'} (oldest first)")
+
+    def before(self, artifact: Artifact) -> Artifact | None:
+        """The version of the same asset that was made before this one, if it is still there."""
+        of, asset = artifact.manifest.use_case, artifact.manifest.asset
+        earlier = [manifest for manifest in self.history(of, asset) if manifest.made_at < artifact.manifest.made_at]
+        return self.find(of, asset, earlier[-1].fingerprint) if earlier else None
 
     def changed(self, use_case: str, new: Payload) -> list[str]:
         """What differs from the current artifact of the same asset; empty if there is none."""

@@ -10,10 +10,12 @@ from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.guide.dataset.clean import cleaned
 from fine_tune_pipeline.guide.dataset.collect import collected, gather
+from fine_tune_pipeline.guide.dataset.difference import compared
+from fine_tune_pipeline.guide.dataset.disclosure import disclosed
 from fine_tune_pipeline.guide.dataset.publish import published
 from fine_tune_pipeline.guide.dataset.review import hand_out, reviewed
 from fine_tune_pipeline.guide.dataset.scrub import scrubbed
-from fine_tune_pipeline.guide.dataset.steps import EXAMPLES
+from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.programs.stand_ins import StandIns
 from fine_tune_pipeline.resources.compute.base import Compute
@@ -45,7 +47,7 @@ def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         seed = {"dataset.split.seed": spec.dataset.split.seed} if sampled else {}
         return materialized(
             store.made(
-                context, version=2, what={**gathered.what(), **seed},
+                context, version=3, what={**gathered.what(), **seed},
                 build=lambda folder: collected(gathered, folder, seed=spec.dataset.split.seed),
             )
         )  # fmt: skip
@@ -66,7 +68,7 @@ def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         task = read_task(spec)
         return materialized(
             store.made(
-                context, version=2, what={"dataset.clean": spec.dataset.clean, **_task(task)}, upstream={"raw_examples": raw},
+                context, version=3, what={"dataset.clean": spec.dataset.clean, **_task(task)}, upstream={"raw_examples": raw},
                 build=lambda folder: cleaned(raw.folder, folder, spec=spec.dataset.clean, task=task),
             )
         )  # fmt: skip
@@ -96,11 +98,12 @@ def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
         def build(folder: Path, parts: Path) -> Built:
             done = data_engine.work(context, compute, function=SCRUB, settings=settings, source=clean.file(EXAMPLES), folder=parts)
-            return scrubbed(done, clean.folder, folder, spec=pii)
+            before = disclosed(read_steps(clean.folder), pii=pii, stand_ins=stand_ins)
+            return scrubbed(done, folder, spec=pii, before=before)
 
-        key_id = StandIns.from_environment(pii, variable=variable).key_id
-        what = {"dataset.pii": pii, "pii_key": key_id, "detector": _versions(), **_task(task)}
-        return materialized(store.made(context, version=1, what=what, upstream={"clean_examples": clean}, build_in_parts=build))
+        stand_ins = StandIns.from_environment(pii, variable=variable)
+        what = {"dataset.pii": pii, "pii_key": stand_ins.key_id, "detector": _versions(), **_task(task)}
+        return materialized(store.made(context, version=2, what=what, upstream={"clean_examples": clean}, build_in_parts=build))
 
     return asset
 
@@ -122,7 +125,7 @@ def reviewed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         what = {"dataset.review": review, "dataset.split.seed": seed, "verdicts": reviews.verdicts_sha256(), **_task(task)}
         return materialized(
             store.made(
-                context, version=1, what=what, upstream={"scrubbed_examples": scrubbed},
+                context, version=2, what=what, upstream={"scrubbed_examples": scrubbed},
                 build=lambda folder: reviewed(scrubbed.folder, folder, spec=review, task=task, reviews=reviews, seed=seed),
             )
         )  # fmt: skip
@@ -152,12 +155,14 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.split": section.split, "dataset.minimum_examples": section.minimum_examples,
             "dataset.minimum_per_class": section.minimum_per_class, **_task(task),
         }  # fmt: skip
-        return materialized(
-            store.made(
-                context, version=2, what=what, upstream={"reviewed_examples": reviewed},
-                build=lambda folder: published(reviewed.folder, folder, spec=section, task=task, use_case=spec.name),
-            )
+        kept = store.made(
+            context, version=3, what=what, upstream={"reviewed_examples": reviewed},
+            build=lambda folder: published(reviewed.folder, folder, spec=section, task=task, use_case=spec.name),
         )  # fmt: skip
+        beside = Built() if kept.reused else compared(store.open(), kept.artifact)
+        if moved := beside.metadata.get("rows_moved"):
+            context.log.warning(f"dataset: {moved} rows are in another part than in the version before; see `difference`")
+        return materialized(kept, beside=beside)
 
     return asset
 

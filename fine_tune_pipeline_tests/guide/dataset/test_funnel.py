@@ -14,7 +14,10 @@ OWN = {
     "clean_examples": {"marked_for_review"},
     "scrubbed_examples": {"rows_with_personal_data", "replacements", "detector", "personal_data", "examples"},
     "reviewed_examples": {"policy", "handed_out", "waiting", "refused_verdicts", "reviewers", "review"},
-    "dataset": {"train", "validation", "test", "coverage", "review", "card"},
+    "dataset": {
+        *("train", "validation", "test", "coverage", "review", "card"),
+        *("compared_with", "rows_added", "rows_removed", "rows_changed", "rows_moved", "class_shift", "difference"),
+    },
 }
 STEPS = {
     "raw_examples": "collect",
