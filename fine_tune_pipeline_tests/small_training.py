@@ -66,4 +66,5 @@ def train_request(
 
 def preflight_request(request: TrainRequest) -> PreflightRequest:
     """The preflight of a training."""
-    return PreflightRequest(**{name: getattr(request, name) for name in PreflightRequest.model_fields})
+    names = [name for name in PreflightRequest.model_fields if name not in ("validation", "test")]
+    return PreflightRequest(**{name: getattr(request, name) for name in names})

@@ -21,7 +21,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, sentences, charts, a table, a list; each may be missing. `charts` are SVG that `charts.py` made, for the page alone."""
+    """A heading, sentences, charts, a table, a list, texts to be shown as they are; each may be missing.
+
+    `charts` are SVG that `charts.py` made, for the page alone.
+    """
 
     title: str
     text: str = ""
@@ -29,6 +32,7 @@ class Section:
     rows: tuple[Row, ...] = ()
     items: tuple[str, ...] = ()
     charts: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def markdown(page: Page) -> str:
         lines += [_line(section.text), ""] if section.text else []
         lines += [*_table(section.columns, section.rows), ""] if section.rows else []
         lines += [*(f"- {_line(item)}" for item in section.items), ""] if section.items else []
+        lines += [line for block in section.blocks for line in _block(block)]
     return "\n".join(lines)
 
 
@@ -75,6 +80,11 @@ def html(page: Page) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
     head = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     return [*head, *("| " + " | ".join(_cell(cell) for cell in row.cells) + " |" for row in rows)]
+
+
+def _block(text: str) -> list[str]:
+    """Indented, so that no mark in the text can end it; a comment keeps two blocks apart."""
+    return [*(f"    {line}" for line in text.split("\n")), "", "<!-- -->", ""]
 
 
 def _line(text: str) -> str:

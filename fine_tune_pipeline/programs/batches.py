@@ -42,11 +42,13 @@ class NoLabelledTokens(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One tokenised example. `labels` is as long as `input_ids` and IGNORED where a token must not count."""
+    """One tokenised example. `labels` is as long as `input_ids` and IGNORED where a token must not count; `prompt_tokens` stand before the
+    answer."""
 
     id: str
     input_ids: list[int]
     labels: list[int]
+    prompt_tokens: int = 0
 
     @property
     def labelled(self) -> int:
@@ -70,7 +72,8 @@ def tokenised_rows(
     for example in read_rows(path, text_fields=("id", "prompt", "completion"), unique=("id",)):
         encoded = encode(Asked.of(example), example["completion"], tokenizer=tokenizer, format=format)
         prompt_labels = encoded.prompt_ids if loss_on == "all" else [IGNORED] * len(encoded.prompt_ids)
-        rows.append(Row(example["id"], encoded.prompt_ids + encoded.completion_ids, prompt_labels + encoded.completion_ids))
+        input_ids, labels = encoded.prompt_ids + encoded.completion_ids, prompt_labels + encoded.completion_ids
+        rows.append(Row(example["id"], input_ids, labels, prompt_tokens=len(encoded.prompt_ids)))
     return rows
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fine_tune_pipeline.programs.adapters import trainable_parameters
 from fine_tune_pipeline.programs.batches import Row, over_long, shown_ids, tokenised_rows
@@ -15,10 +15,14 @@ from fine_tune_pipeline.programs.models import bfloat16_speedup, load_tokenizer,
 from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import PreflightRequest, PreflightResult
+from fine_tune_pipeline.programs.shown_rows import part_tokens, preview
 from fine_tune_pipeline.programs.train import end_on_sigterm
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer
 
 GIB = 2**30
+
+TEST = "test"
+"""The part that no training sees."""
 
 MEMORY_SHARE = 0.9
 """Of the free memory, what a training may use: batches of later epochs and the evaluation need a little more than the measured step."""
@@ -68,7 +72,8 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
     exists = device_exists(device)
     before = memory(device)
     tokenizer = load_tokenizer(request.model)
-    rows = tokenised_rows(request.train, tokenizer=tokenizer, format=request.format, loss_on=request.hyperparameters.loss_on)
+    parts = _parts(request, tokenizer)
+    rows = [row for name, part in parts.items() if name != TEST for row in part]
     problems = _row_problems(rows, max_length=request.hyperparameters.max_length)
     step = None
     if not exists:
@@ -101,8 +106,19 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
         peak_memory_bytes=peak,
         loss=step.loss if step else 0.0,
         bfloat16_speedup=bfloat16_speedup(device if exists else "cpu"),
+        parts=tuple(part_tokens(name, part, max_length=request.hyperparameters.max_length) for name, part in parts.items()),
+        preview=preview(parts["train"], tokenizer=tokenizer),
         problems=tuple(problems),
     )
+
+
+def _parts(request: PreflightRequest, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Row]]:
+    paths = {"train": request.train, "validation": request.validation, TEST: request.test}
+    return {
+        name: tokenised_rows(path, tokenizer=tokenizer, format=request.format, loss_on=request.hyperparameters.loss_on)
+        for name, path in paths.items()
+        if path is not None
+    }
 
 
 def _row_problems(rows: Sequence[Row], *, max_length: int) -> list[str]:

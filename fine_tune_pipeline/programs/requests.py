@@ -135,12 +135,47 @@ class InspectResult(Contract):
     load_seconds: float
 
 
+class TokenLengths(Contract):
+    """As `artifacts.lengths.Lengths`, in tokens."""
+
+    rows: int
+    total: int
+    p50: int
+    p90: int
+    p99: int
+    longest: int
+    width: int
+    counts: tuple[int, ...]
+
+
+class PartTokens(Contract):
+    """How long the rows of one part are, special tokens included: `prompt`, `completion`, and both together as `whole`."""
+
+    part: str
+    lengths: dict[str, TokenLengths]
+    over_long: int = Field(description="Rows longer than max_length.")
+
+
+class Rendered(Contract):
+    """A row as the model is given it, special tokens written out."""
+
+    id: str
+    prompt: str
+    completion: str
+    tokens: int
+
+
 class PreflightRequest(Request):
-    """One real training step on the longest batch of the data, where the training will run (step 5)."""
+    """One real training step on the longest batch of the data, where the training will run (step 5).
+
+    The rows of `train` and `validation` must fit, since both go through the model; those of `test` are only counted.
+    """
 
     module = "fine_tune_pipeline.programs.preflight"
     model: str
     train: str
+    validation: str | None = None
+    test: str | None = None
     format: PromptFormat
     technique: Technique
     hyperparameters: Hyperparameters
@@ -169,6 +204,8 @@ class PreflightResult(Contract):
     bfloat16_speedup: float = Field(
         description="float32 seconds / bfloat16 seconds of one matrix product here; below 1 bfloat16 is slower."
     )
+    parts: tuple[PartTokens, ...] = ()
+    preview: tuple[Rendered, ...] = ()
     problems: tuple[str, ...] = ()
 
 

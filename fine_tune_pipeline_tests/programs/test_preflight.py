@@ -60,6 +60,33 @@ def test_its_step_is_the_step_of_the_training(model: Path, data: Path, tmp_path:
     assert measured.loss == pytest.approx(trained.first_loss, rel=1e-5)
 
 
+def test_every_part_is_counted_in_tokens_and_only_training_and_validation_must_fit(model: Path, data: Path, tmp_path: Path):
+    long = write_rows(tmp_path / "long.jsonl", (("t1", "word " * 200, "lost_card"), ("t2", "short", "lost_card")))
+    asked = request(tmp_path / "output", model=model, data=data)
+    result = preflight.run(asked.model_copy(update={"validation": str(data), "test": str(long)}), Recorder())
+    assert result.rows == 48
+    assert result.over_long == ()
+    assert [(part.part, part.lengths["whole"].rows, part.over_long) for part in result.parts] == [
+        ("train", 24, 0), ("validation", 24, 0), ("test", 2, 1),
+    ]  # fmt: skip
+    train = result.parts[0].lengths
+    sizes = lengths(model)
+    assert (train["whole"].total, train["whole"].p50, train["whole"].longest) == (sum(sizes), sizes[11], sizes[-1])
+    assert train["prompt"].total + train["completion"].total == train["whole"].total
+
+
+def test_rows_are_shown_as_the_model_is_given_them(model: Path, data: Path, tmp_path: Path):
+    result = preflight.run(request(tmp_path, model=model, data=data), Recorder())
+    tokenizer = load_tokenizer(model)
+    sizes = lengths(model)
+    assert [row.tokens for row in result.preview] == [sizes[0], sizes[12], sizes[-1]]
+    by_id = {id: (prompt, completion) for id, prompt, completion in ROWS}
+    for row in result.preview:
+        prompt, completion = by_id[row.id]
+        assert row.prompt == f"{tokenizer.bos_token or ''}Input: {prompt}\nOutput:"
+        assert row.completion == f" {completion}{tokenizer.eos_token}"
+
+
 def test_over_long_rows_are_named_and_the_rest_is_still_measured(model: Path, data: Path, tmp_path: Path):
     result = preflight.run(request(tmp_path, model=model, data=data, max_length=64), Recorder())
     assert result.over_long == ("row0-4", "row1-4", "row2-4", "row3-4")

@@ -37,7 +37,7 @@ def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
         return materialized(
             store.made(
                 context,
-                version=1,
+                version=2,
                 what=what,
                 upstream=upstream,
                 build=lambda folder: build_preflight(context, compute, folder, trial),

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
+from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.memory import GIB, training_memory
+from fine_tune_pipeline.guide.environment.texts import texts_page, token_lengths, truncation
 from fine_tune_pipeline.guide.technique.plan import Plan, number_bytes
 from fine_tune_pipeline.guide.technique.systems import trained_format
+from fine_tune_pipeline.pages.document import html, markdown
 from fine_tune_pipeline.programs.requests import PreflightRequest, PreflightResult
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from fine_tune_pipeline.resources.compute.base import Compute
 
 FILE = "preflight.json"
+TEXTS = "texts.html"
 
 SHOWN_IDS = 10
 """So many of the over-long rows are named in a message; all of them are in `preflight.json`."""
@@ -49,16 +52,13 @@ class Forecast:
 
 
 def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, trial: Trial) -> Built:
-    """Run preflight where training will run; write `preflight.json` into `folder`.
-
-    It looks at the training and the validation rows together, since both go through the model and must fit.
-    """
+    """Run preflight where training will run; write `preflight.json` and, of the texts, `texts.html` into `folder`."""
     work, plan, model = folder / "work", trial.plan, trial.base.file("model")
     work.mkdir()
     request = PreflightRequest(
         output=str(work),
         model=str(model),
-        train=str(_all_rows(trial.dataset, work / "rows.jsonl")),
+        **{part: str(trial.dataset.file(f"{part}.jsonl")) for part in ("train", "validation", "test")},
         format=trained_format(trial.spec),
         technique=plan.technique,
         hyperparameters=plan.hyperparameters,
@@ -67,9 +67,13 @@ def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", fol
     seen = compute.run(context, request, PreflightResult)
     shutil.rmtree(work)
     seen.write(folder / FILE)
+    texts = texts_page(seen, max_length=plan.hyperparameters.max_length, use_case=trial.spec.name)
+    (folder / TEXTS).write_text(html(texts), encoding="utf-8")
     rows = len(read_rows(trial.dataset.file("train.jsonl")))
     whole = forecast(seen, plan, read_model_folder(model).architecture, training_rows=rows)
-    return Built(metadata=_metadata(seen, whole, plan), checks=[passed(seen, plan, problems_of(seen, trial.spec))])
+    metadata = {**_metadata(seen, whole, plan), "token_lengths": token_lengths(seen)}
+    metadata["truncation"] = truncation(seen, max_length=plan.hyperparameters.max_length)
+    return Built(metadata=metadata, markdown={"texts": markdown(texts)}, checks=[passed(seen, plan, problems_of(seen, trial.spec))])
 
 
 def read_preflight(artifact: Artifact) -> PreflightResult:
@@ -102,11 +106,6 @@ def forecast(seen: PreflightResult, plan: Plan, model: Architecture, *, training
 def mean_tokens(seen: PreflightResult) -> float:
     """Tokens of a mean row, estimated from the quantiles: lengths are skewed to the right, so the mean lies above the median."""
     return 0.75 * seen.tokens_p50 + 0.25 * seen.tokens_p95
-
-
-def _all_rows(dataset: Artifact, target: Path) -> Path:
-    write_rows(target, (row for name in ("train", "validation") for row in read_rows(dataset.file(f"{name}.jsonl"))))
-    return target
 
 
 def _disk_problems(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:

@@ -123,6 +123,7 @@ def kept_dataset(store: ArtifactStore, train: list[Example], validation: list[Ex
     def write(folder: Path) -> None:
         write_examples(folder / "train.jsonl", train)
         write_examples(folder / "validation.jsonl", validation)
+        write_examples(folder / "test.jsonl", [])
 
     return kept(store, "dataset", write)
 
@@ -200,7 +201,7 @@ def _preflight(request: requests.PreflightRequest, compute: RuleCompute) -> Cont
         memory_total_bytes=int(compute.memory_gib * GIB),
         memory_available_bytes=int(compute.memory_gib * GIB),
         disk_free_bytes=10 * GIB,
-        rows=len(read_rows(Path(request.train))),
+        rows=sum(len(read_rows(Path(path))) for path in (request.train, request.validation) if path is not None),
         longest_tokens=40,
         over_long=tuple(compute.over_long),
         tokens_p50=20,
