@@ -46,11 +46,12 @@ class Page:
 
 
 def table(title: str, records: Sequence[Mapping[str, Any]], *, text: str = "", charts: tuple[str, ...] = ()) -> Section:
-    """A section with a table of records that have the same keys; without any it says so."""
+    """A section with a table of records, empty where one lacks a key; without any it says so."""
     if not records:
         return Section(title, f"{text} None.".strip(), charts=charts)
-    rows = tuple(Row(tuple(str(value) for value in record.values())) for record in records)
-    return Section(title, text, tuple(records[0]), rows, charts=charts)
+    columns = tuple(dict.fromkeys(name for record in records for name in record))
+    rows = tuple(Row(tuple(str(record.get(name, "")) for name in columns)) for record in records)
+    return Section(title, text, columns, rows, charts=charts)
 
 
 def markdown(page: Page) -> str:

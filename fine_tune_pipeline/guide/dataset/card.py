@@ -76,8 +76,8 @@ def classes(parts: Split, task: Task) -> dict[str, dict[str, int]]:
 
 
 def characters(examples: Sequence[Example]) -> dict[str, dict[str, Any]]:
-    """Lengths of prompts and completions, in characters."""
-    texts = {"prompt": [len(example.prompt) for example in examples], "completion": [len(example.completion) for example in examples]}
+    """Lengths of what is asked, earlier turns included, and of completions, in characters."""
+    texts = {"prompt": [len(example.question) for example in examples], "completion": [len(example.completion) for example in examples]}
     return {name: asdict(lengths(values)) for name, values in texts.items()}
 
 

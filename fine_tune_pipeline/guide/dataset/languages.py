@@ -18,7 +18,7 @@ UNSURE = "unsure"
 def languages(examples: Sequence[Example]) -> dict[str, Any]:
     """`rows`: language -> rows, most frequent first, of the `looked_at` rows, which the ids choose."""
     looked_at = sorted(examples, key=lambda example: hashlib.sha256(example.id.encode("utf-8")).digest())[:MOST_ROWS]
-    found = Counter(_language(example.prompt) for example in looked_at)
+    found = Counter(_language(example.question) for example in looked_at)
     return {"looked_at": len(looked_at), "rows": dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))}
 
 

@@ -123,7 +123,7 @@ def kept_dataset(store: ArtifactStore, train: list[Example], validation: list[Ex
     def write(folder: Path) -> None:
         write_examples(folder / "train.jsonl", train)
         write_examples(folder / "validation.jsonl", validation)
-        write_examples(folder / "test.jsonl", [])
+        write_examples(folder / "test.jsonl", validation)
 
     return kept(store, "dataset", write)
 
