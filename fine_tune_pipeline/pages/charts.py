@@ -92,10 +92,10 @@ def histogram(counts: Sequence[int], *, width: int, title: str, unit: str) -> st
             f'<rect class="kept" x="{left + step * place:.1f}" y="{height - bottom - column:.1f}" width="{step * 0.9:.1f}" '
             f'height="{column:.1f}"/>'
         )
-    for share in (0.0, 0.5, 1.0):
+    for share, anchor in ((0.0, "middle"), (0.5, "middle"), (1.0, "end")):
         x = left + step * len(counts) * share
         parts.append(
-            f'<text class="number" x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{width * len(counts) * share:,.0f}</text>'
+            f'<text class="number" x="{x:.1f}" y="{height - bottom + 16}" text-anchor="{anchor}">{width * len(counts) * share:,.0f}</text>'
         )
     parts.append(f'<text class="label" x="{WIDTH - 10}" y="{height - 3}" text-anchor="end">{escape(unit)}</text>')
     return _svg(parts, height=height, title=title)

@@ -20,6 +20,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A text to be shown as it is, line by line, below what it is."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading, sentences, charts, a table, a list, texts to be shown as they are; each may be missing.
 
@@ -32,7 +40,7 @@ class Section:
     rows: tuple[Row, ...] = ()
     items: tuple[str, ...] = ()
     charts: tuple[str, ...] = ()
-    blocks: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,9 +91,9 @@ def _table(columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
     return [*head, *("| " + " | ".join(_cell(cell) for cell in row.cells) + " |" for row in rows)]
 
 
-def _block(text: str) -> list[str]:
-    """Indented, so that no mark in the text can end it; a comment keeps two blocks apart."""
-    return [*(f"    {line}" for line in text.split("\n")), "", "<!-- -->", ""]
+def _block(block: Block) -> list[str]:
+    """Indented, so that no mark in the text can end it."""
+    return [_line(block.label), "", *(f"    {line}" for line in block.text.split("\n")), ""]
 
 
 def _line(text: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fine_tune_pipeline.guide.dataset.card import OPEN
 from fine_tune_pipeline.guide.dataset.split import PARTS
 from fine_tune_pipeline.pages.charts import Stack, histogram, stacked_chart
 from fine_tune_pipeline.pages.document import Page, Section, table
@@ -107,13 +108,16 @@ def _split(content: Content) -> Iterator[Section]:
 
 
 def _classes(content: Content) -> Iterator[Section]:
+    if list(content["classes"]) == [OPEN]:
+        yield Section("Classes", "The task is open: any answer may be right, so there are no classes to cover.")
+        return
     records = [{"class": name, **counts} for name, counts in content["classes"].items()]
     largest = sorted(records, key=lambda row: -sum(row[part] for part in PARTS))[:DRAWN_CLASSES]
     stacks = [Stack(row["class"], tuple(row[part] for part in PARTS), f"{sum(row[part] for part in PARTS):,}") for row in largest]
     kinds = dict(zip(PARTS, ("kept", "other", "third"), strict=True))
     picture = stacked_chart(stacks, kinds=kinds, title="Rows of each class, by part")
     empty = sum(not row["train"] for row in records)
-    text = f"{len(records) - empty} of {len(records)} classes have training rows." + (
+    text = f"{len(records) - empty} of the {len(records)} classes of the objective have training rows." + (
         f" Drawn: the {len(largest)} largest." if len(largest) < len(records) else ""
     )
     yield table("Classes", records, text=text, charts=(picture,))

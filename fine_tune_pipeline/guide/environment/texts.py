@@ -8,7 +8,7 @@ by the same code as training and serving.
 from typing import Any
 
 from fine_tune_pipeline.pages.charts import histogram
-from fine_tune_pipeline.pages.document import Page, Section, table
+from fine_tune_pipeline.pages.document import Block, Page, Section, table
 from fine_tune_pipeline.programs.requests import PreflightResult
 
 SHOWN_CHARACTERS = 1500
@@ -58,7 +58,10 @@ def _preview(seen: PreflightResult) -> Section:
     blocks = [
         block
         for row in seen.preview
-        for block in (f"{row.id} ({row.tokens} tokens), given:\n{_cut(row.prompt)}", f"to be learnt:\n{_cut(row.completion)}")
+        for block in (
+            Block(f"{row.id} ({row.tokens} tokens), what is given:", _cut(row.prompt)),
+            Block("What is to be learnt:", _cut(row.completion)),
+        )
     ]
     text = "The shortest training row, the one in the middle, and the longest: text that stands for tokens, none of them left out."
     return Section("Preview", text, blocks=tuple(blocks))

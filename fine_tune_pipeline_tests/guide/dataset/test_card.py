@@ -89,6 +89,12 @@ def test_agreement_of_reviewers_is_shown_if_the_review_has_it(tmp_path, agreemen
     assert "Agreement" not in markdown(card_page(content(tmp_path, train=rows(9))))
 
 
+def test_coverage_is_told_against_the_classes_of_the_objective(tmp_path):
+    train = [example("1", "a", "apple"), example("2", "b", "apple")]
+    assert "1 of the 2 classes of the objective have training rows" in markdown(card_page(content(tmp_path, train=train)))
+    assert "The task is open" in markdown(card_page(content(tmp_path, train=train, task=OPEN)))
+
+
 class Tags(HTMLParser):
     """Checks that every element is closed, and collects what is referred to."""
 

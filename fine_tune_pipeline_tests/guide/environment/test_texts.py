@@ -38,5 +38,5 @@ def test_test_rows_do_not_count_as_left_out_of_training():
 def test_text_is_shown_as_it_is_whatever_marks_it_holds():
     page = texts_page(SEEN, max_length=64, use_case="x")
     assert "    <bos>Input: a ``` b\n    # no heading\n    Output:\n" in markdown(page)
-    assert "&lt;bos&gt;Input: a ``` b\n# no heading\nOutput:</pre>" in html(page)
-    assert "&lt;b&gt;x&lt;/b&gt;&lt;eos&gt;</pre>" in html(page)
+    assert "<pre>&lt;bos&gt;Input: a ``` b\n# no heading\nOutput:</pre>" in html(page)
+    assert "<pre> &lt;b&gt;x&lt;/b&gt;&lt;eos&gt;</pre>" in html(page)
