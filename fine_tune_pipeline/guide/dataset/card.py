@@ -10,7 +10,7 @@ from fine_tune_pipeline.artifacts.lengths import lengths
 from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.disclosure import shortened
 from fine_tune_pipeline.guide.dataset.languages import languages
-from fine_tune_pipeline.guide.dataset.limits import known_limits
+from fine_tune_pipeline.guide.dataset.limits import UNKNOWN_LICENCE, known_limits
 from fine_tune_pipeline.guide.dataset.review import said
 from fine_tune_pipeline.guide.dataset.split import Split
 from fine_tune_pipeline.guide.dataset.steps import Step, funnel
@@ -41,12 +41,16 @@ def card(steps: Sequence[Step], parts: Split, *, use_case: str, task: Task, spec
     """
     notes = {step.name: step.notes for step in steps}
     sources = notes["collect"]["sources"]
+    licences = {line["source"]: line["licence"] for line in sources}
     everything = [example for part in parts.parts().values() for example in part]
     content = {
         "use_case": use_case,
         "rows": {name: len(examples) for name, examples in parts.parts().items()},
         "sources": sources,
-        "licences": {line["source"]: line["licence"] for line in sources},
+        "licences": licences,
+        "rows_by_licence": dict(
+            Counter(example.licence or licences.get(example.source, UNKNOWN_LICENCE) for example in everything).most_common()
+        ),
         "rows_by_source": dict(Counter(example.source for example in everything).most_common()),
         "steps": funnel(steps),
         "quarantined": {step.name: step.quarantined for step in steps if step.quarantined},

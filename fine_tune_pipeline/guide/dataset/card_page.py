@@ -39,6 +39,7 @@ def _limits(content: Content) -> Iterator[Section]:
 def _sources(content: Content) -> Iterator[Section]:
     kept = content["rows_by_source"]
     yield table("Sources", [{**line, "in the dataset": kept.get(line["source"], 0)} for line in content["sources"]])
+    yield table("Licences", [{"licence": name, "rows": rows} for name, rows in content["rows_by_licence"].items()])
 
 
 def _funnel(content: Content) -> Iterator[Section]:

@@ -1,5 +1,6 @@
 """Quarantined rows as the data card may show them: the rows left before personal data was taken out of the others."""
 
+import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from fine_tune_pipeline.guide.dataset.scrub import Detect
 
 SHOWN_CHARACTERS = 160
+
+_CUT_WORD = re.compile(r"[^\s'\"]+…")
+"""Where a reason quotes the beginning of a text: half an address is none to a detector, and still somebody's."""
 
 WITHHELD = "(withheld: personal data may be left in it)"
 
@@ -34,7 +38,7 @@ def shortened(text: str) -> str:
 
 
 def _scrubbed(row: Shown, *, detect: "Detect", stand_in: StandIn) -> Shown:
-    texts = {name: row[name] for name in ("detail", "text")}
+    texts = {"detail": _CUT_WORD.sub("…", row["detail"]), "text": row["text"]}
     spans = dict(zip(texts, detect(list(texts.values())), strict=True))
     values = {value: entity for name, text in texts.items() for value, entity in known(spans[name], text).items()}
     full = {name: merged([*spans[name], *repeated(values, text, besides=spans[name])], text) for name, text in texts.items()}

@@ -89,6 +89,11 @@ def test_agreement_of_reviewers_is_shown_if_the_review_has_it(tmp_path, agreemen
     assert "Agreement" not in markdown(card_page(content(tmp_path, train=rows(9))))
 
 
+def test_rows_are_counted_by_their_own_terms_else_by_those_of_their_source(tmp_path):
+    train = [example("1", "a", source="jsonl:rows.jsonl"), example("2", "b", source="jsonl:rows.jsonl", licence="MIT"), example("3", "c")]
+    assert content(tmp_path, train=train)["rows_by_licence"] == {"CC0-1.0": 1, "MIT": 1, "not stated": 1}
+
+
 def test_coverage_is_told_against_the_classes_of_the_objective(tmp_path):
     train = [example("1", "a", "apple"), example("2", "b", "apple")]
     assert "1 of the 2 classes of the objective have training rows" in markdown(card_page(content(tmp_path, train=train)))

@@ -61,3 +61,8 @@ def test_a_name_at_the_cut_is_replaced_whole():
 def test_ids_that_hold_a_known_pattern_are_replaced_too():
     [row] = made("clean", kept=[], quarantine=[Quarantined(id="Oduya", reason="r", detail="", original={"prompt": "x"})]).examples
     assert shown([row])[0]["id"] == "<PERSON>"
+
+
+def test_half_a_word_at_the_end_of_a_quotation_is_not_shown():
+    [row] = shown(left({"prompt": "x"}, detail="'please write to jane.o…' is not a label"))
+    assert row["detail"] == "'please write to …' is not a label"
