@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.dataset.residue import CHECKABLE, residue
-from fine_tune_pipeline.guide.dataset.steps import Shown
+from fine_tune_pipeline.guide.dataset.steps import Shown, Step
 from fine_tune_pipeline.programs.personal_data import StandIn, known, merged, repeated, replaced
+from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.spec.dataset import PiiSpec
 
 if TYPE_CHECKING:
     from fine_tune_pipeline.guide.dataset.scrub import Detect
@@ -18,6 +21,22 @@ _CUT_WORD = re.compile(r"[^\s'\"]+…")
 """Where a reason quotes the beginning of a text: half an address is none to a detector, and still somebody's."""
 
 WITHHELD = "(withheld: personal data may be left in it)"
+
+
+def disclosed(steps: Sequence[Step], *, pii: PiiSpec, stand_ins: StandIns, detect: "Detect | None" = None) -> list[Step]:
+    """The steps with nothing in their examples that the data card must not show.
+
+    Args:
+        detect: finds personal data; that of the use case by default, which is loaded only if there is something to look at.
+    """
+    if not any(step.examples for step in steps):
+        return list(steps)
+    if detect is None:
+        from fine_tune_pipeline.programs.scrubbing import detector
+
+        detect = detector(pii)
+    given = replace(stand_ins, issued=set())
+    return [replace(step, examples=disclosable(step.examples, detect=detect, stand_in=given, issued=given.issued)) for step in steps]
 
 
 def disclosable(rows: Sequence[Shown], *, detect: "Detect", stand_in: StandIn, issued: Collection[str] = ()) -> list[Shown]:

@@ -81,9 +81,9 @@ def write_step(folder: Path, step: Step, *, examples: Sequence[Example], quarant
 
 
 def of_parts(name: str, done: Gathered, **more: Mapping[str, Any]) -> Step:
-    """The record of a step whose rows were worked on in parts."""
+    """The record of a step whose rows were worked on in parts; `write_parts` adds its examples."""
     found = {key: dict(value) for key, value in more.items()}
-    return Step(name=name, rows_in=done.rows_in, kept=done.kept, quarantined=dict(done.reasons.most_common()), **found)
+    return Step(name=name, rows_in=done.rows_in, kept=done.kept, quarantined=dict(done.reasons.most_common()), examples=[], **found)
 
 
 def write_parts(folder: Path, step: Step, done: Gathered, *, before: Sequence[Step]) -> None:

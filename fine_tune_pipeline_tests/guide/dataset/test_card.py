@@ -3,19 +3,23 @@
 import json
 import re
 from dataclasses import asdict, replace
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import write_examples, write_rows
+from fine_tune_pipeline.artifacts.parts import cut, gathered, work_on
 from fine_tune_pipeline.guide.dataset.card import card
 from fine_tune_pipeline.guide.dataset.card_page import card_page
+from fine_tune_pipeline.guide.dataset.disclosure import disclosed
 from fine_tune_pipeline.guide.dataset.languages import languages
 from fine_tune_pipeline.guide.dataset.publish import published
-from fine_tune_pipeline.guide.dataset.scrub import scrubbed
+from fine_tune_pipeline.guide.dataset.scrub import scrubbed, scrubbed_part
 from fine_tune_pipeline.guide.dataset.split import Split
-from fine_tune_pipeline.guide.dataset.steps import Step, made, out
+from fine_tune_pipeline.guide.dataset.steps import Step, made, out, read_steps
 from fine_tune_pipeline.pages.document import html, markdown
+from fine_tune_pipeline.programs.stand_ins import StandIns
 from fine_tune_pipeline_tests.guide.dataset.make import FRUIT, OPEN, Words, example, use_case
 from fine_tune_pipeline_tests.guide.dataset.test_publish import REVIEW, SOURCES, STEPS
 from fine_tune_pipeline_tests.guide.dataset.test_split import rows
@@ -147,7 +151,12 @@ def test_personal_data_of_rows_that_left_early_is_not_in_the_card(tmp_path):
     write_examples(clean / "examples.jsonl", kept)
     write_rows(clean / "steps.jsonl", map(asdict, steps))
     spec = use_case(tmp_path, pii={"entities": ["PERSON"]}, review={"policy": "auto_accept"}).dataset
-    scrubbed(clean, scrub, spec=spec.pii, task=FRUIT, detect=Words(Margaret="PERSON"))
+    detect, stand_ins = Words(Margaret="PERSON"), StandIns(spec.pii)
+    parts = cut(clean / "examples.jsonl")
+    for part in parts:
+        work_on(part, partial(scrubbed_part, spec=spec.pii, task=FRUIT, detect=detect, stand_ins=stand_ins), folder=tmp_path / "parts")
+    before = disclosed(read_steps(clean), pii=spec.pii, stand_ins=stand_ins, detect=detect)
+    scrubbed(gathered(parts, tmp_path / "parts"), scrub, spec=spec.pii, before=before)
     review = Step("review", 200, 200, notes={"policy": "auto_accept"})
     write_rows(scrub / "steps.jsonl", [*map(json.loads, (scrub / "steps.jsonl").read_text().splitlines()), asdict(review)])
     made_here = tmp_path / "dataset"

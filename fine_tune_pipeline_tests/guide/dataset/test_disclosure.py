@@ -1,10 +1,16 @@
 """What the data card may show of rows that left before personal data was taken out."""
 
+import pytest
+
+from fine_tune_pipeline.artifacts.examples import write_examples
+from fine_tune_pipeline.artifacts.parts import Worked, cut, gathered, work_on
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
-from fine_tune_pipeline.guide.dataset.disclosure import WITHHELD, disclosable
-from fine_tune_pipeline.guide.dataset.steps import made
+from fine_tune_pipeline.guide.dataset.disclosure import WITHHELD, disclosable, disclosed
+from fine_tune_pipeline.guide.dataset.steps import Step, made, of_parts, out, read_steps, write_parts
 from fine_tune_pipeline.programs.personal_data import type_tag
-from fine_tune_pipeline_tests.guide.dataset.make import Words
+from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.spec.dataset import PiiSpec
+from fine_tune_pipeline_tests.guide.dataset.make import Words, example
 
 DETECT = Words(Oduya="PERSON", Riverton="LOCATION")
 
@@ -66,3 +72,21 @@ def test_ids_that_hold_a_known_pattern_are_replaced_too():
 def test_half_a_word_at_the_end_of_a_quotation_is_not_shown():
     [row] = shown(left({"prompt": "x"}, detail="'please write to jane.o…' is not a label"))
     assert row["detail"] == "'please write to …' is not a label"
+
+
+def test_steps_without_examples_load_no_detector(monkeypatch):
+    monkeypatch.setattr("fine_tune_pipeline.programs.scrubbing.detector", lambda pii: pytest.fail("was loaded"))
+    steps = [Step("collect", 3, 3), Step("clean", 3, 3)]
+    assert disclosed(steps, pii=PiiSpec(), stand_ins=StandIns(PiiSpec())) == steps
+
+
+def test_a_step_worked_on_in_parts_has_examples_too(tmp_path):
+    write_examples(tmp_path / "examples.jsonl", [example(str(n), "x") for n in range(5)])
+    parts = cut(tmp_path / "examples.jsonl", rows=2)
+    for part in parts:
+        work_on(part, lambda rows: Worked([], [out(row, "odd", "why") for row in rows]), folder=tmp_path / "parts")
+    done = gathered(parts, tmp_path / "parts")
+    (tmp_path / "out").mkdir()
+    write_parts(tmp_path / "out", of_parts("scrub", done), done, before=[])
+    [step] = read_steps(tmp_path / "out")
+    assert ([row["id"] for row in step.examples], step.quarantined) == (["0", "1"], {"odd": 5})

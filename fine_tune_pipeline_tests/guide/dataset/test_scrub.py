@@ -111,7 +111,7 @@ def run(tmp_path, rows, *, spec=None, detect=DETECT, stand_ins=None):
     parts = cut(clean / "examples.jsonl", rows=1)
     for part in parts:
         work_on(part, work, folder=tmp_path / "parts")
-    built = scrubbed(gathered(parts, tmp_path / "parts"), clean, out, spec=pii)
+    built = scrubbed(gathered(parts, tmp_path / "parts"), out, spec=pii, before=read_steps(clean))
     return out, built
 
 
