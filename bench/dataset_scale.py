@@ -1,0 +1,124 @@
+"""How long step 3 takes and how much memory it needs, by the number of short rows.
+
+    python bench/dataset_scale.py --rows 10000 100000 1000000
+
+Every step is a process of its own, watched from outside: its memory is that of the process and of all that it started, together, at its
+highest. Linear is a time per row that does not grow. The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+STEPS = ("raw_examples", "clean_examples", "scrubbed_examples", "reviewed_examples", "dataset")
+LABELS = ("card_lost", "transfer_late", "fee_unclear", "login_failed", "refund_wanted", "limit_raised", "address_changed", "account_closed")
+OPENINGS = ("hello", "good morning", "please help", "hi there", "quick question", "to whom it may concern", "hey", "urgent")
+WORDS = """
+account card transfer payment balance fee app password code branch machine statement salary rent invoice shop abroad currency
+weekend morning yesterday monday phone laptop screen message letter reason twice never again still without before after since because
+limit change close open cancel confirm charge return receive expect wait lose find show explain update check block order
+"""
+NAMES = ("Margaret Oduya", "Tomas Lindqvist", "Priya Raman", "Hannah Berger", "Luis Ferreira", "Yuki Tanaka")
+WATCH_SECONDS = 0.2
+
+
+def rows(count: int) -> Iterator[dict[str, str]]:
+    """Short messages: one in twenty is said again, one in ten holds a name and a number."""
+    draw, words = random.Random(0), WORDS.split()
+    said = ""
+    for number in range(count):
+        if not said or draw.random() > 0.05:
+            said = " ".join([draw.choice(OPENINGS), *draw.sample(words, draw.randint(6, 14)), f"{draw.randrange(10**6):06}"])
+        personal = f" regards {draw.choice(NAMES)}, 4111 1111 1111 1111" if draw.random() < 0.1 else ""
+        yield {"text": said + personal, "label": LABELS[sum(map(ord, said)) % len(LABELS)], "id": f"m{number}"}
+
+
+def use_case(folder: Path, count: int) -> Path:
+    """A use case with so many rows."""
+    with (folder / "rows.jsonl").open("w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows(count))
+    attributes: dict[str, Any] = {
+        "name": "scale",
+        "objective": {
+            "goal": "Route each message to the team that answers it within a day",
+            "task": {"type": "classification", "labels": list(LABELS)},
+            "success": [{"metric": "accuracy", "at_least": 0.6}],
+        },
+        "dataset": {
+            "sources": [{"type": "jsonl", "path": "rows.jsonl", "prompt": "{{ text }}", "completion": "{{ label }}"}],
+            "review": {"policy": "auto_accept"},
+        },
+    }
+    path = folder / "defs.yaml"
+    path.write_text(yaml.safe_dump({"type": "fine_tune_pipeline.use_case.FineTuneUseCase", "attributes": attributes}), encoding="utf-8")
+    return path
+
+
+def measured(step: str, folder: Path, definitions: Path) -> dict[str, float]:
+    """Seconds and MiB of one step."""
+    variables = {
+        **os.environ,
+        "DAGSTER_HOME": str(folder / "home"),
+        "FINE_TUNE_PIPELINE_HOME": str(folder / "state"),
+        "FINE_TUNE_PIPELINE_USE_CASES": str(definitions),
+    }
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "fine_tune_pipeline.definitions"]
+    started, peak = time.perf_counter(), 0
+    with (folder / f"{step}.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen([*command, "--select", f'key:"scale/{step}"'], env=variables, stdout=log, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            peak = max(peak, _memory(process.pid))
+            time.sleep(WATCH_SECONDS)
+    if process.returncode:
+        sys.exit(f"{step} failed:\n{(folder / f'{step}.log').read_text(encoding='utf-8')[-3000:]}")
+    return {"seconds": round(time.perf_counter() - started, 1), "mib": round(peak / 2**20)}
+
+
+def _memory(pid: int) -> int:
+    """Bytes of a process and all below it; pages that they share count once."""
+    total = 0
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    for process in family:
+        try:
+            total += process.memory_full_info().uss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return total
+
+
+def main() -> None:
+    """Measure every size, smallest first."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000])
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    for count in sorted(parser.parse_args().rows):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "home").mkdir()
+            definitions = use_case(folder, count)
+            found[count] = {}
+            for step in STEPS:
+                found[count][step] = now = measured(step, folder, definitions)
+                per_row = 1e6 * now["seconds"] / count
+                print(
+                    f"{count:>9,} rows  {step:<18} {now['seconds']:>8.1f} s  {per_row:>6.0f} µs a row  {now['mib']:>6,.0f} MiB", flush=True
+                )
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
