@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,13 +92,16 @@ def serve(parsed: argparse.Namespace) -> int:
 def scrub(parsed: argparse.Namespace) -> int:
     """Step 3's removal of personal data alone: JSONL in, JSONL out, with what was found."""
     from fine_tune_pipeline.artifacts.examples import BrokenLine
-    from fine_tune_pipeline.guide.dataset.scrub_file import SameFile, scrub_file
+    from fine_tune_pipeline.guide.dataset.scrub_file import NothingToSeal, SameFile, scrub_file
     from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE, NoKey
     from fine_tune_pipeline.spec.dataset import PiiSpec
 
     pii, key = PiiSpec(operator=parsed.operator), os.environ.get(KEY_VARIABLE, "")
     try:
-        done = scrub_file(parsed.source, parsed.target, parsed.findings, pii=pii, key=key)
+        done = scrub_file(parsed.source, parsed.target, parsed.findings, vault=parsed.vault, pii=pii, key=key)
+    except NothingToSeal as error:
+        print(error, file=sys.stderr)
+        return WRONG_USE
     except NoKey as error:
         print(error, file=sys.stderr)
         return ENVIRONMENT
@@ -106,6 +110,27 @@ def scrub(parsed: argparse.Namespace) -> int:
         return DATA_SAYS_NO
     facts = {"rows": done.rows, "changed": done.changed, "found": dict(done.found)}
     _say(parsed, facts, f"{done.changed} of {done.rows} rows changed; found: {dict(done.found) or 'nothing'}")
+    return 0
+
+
+def unscrub(parsed: argparse.Namespace) -> int:
+    """Puts back what hashes and pseudonyms stand for, from the vault that scrub wrote, with the key that it had."""
+    from fine_tune_pipeline.artifacts.examples import BrokenLine
+    from fine_tune_pipeline.guide.dataset.scrub_file import SameFile
+    from fine_tune_pipeline.guide.dataset.unscrub_file import unscrub_file
+    from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE, NoKey
+    from fine_tune_pipeline.programs.vault import WrongKey
+
+    try:
+        done = unscrub_file(parsed.source, parsed.target, parsed.vault, key=os.environ.get(KEY_VARIABLE, ""))
+    except (NoKey, WrongKey) as error:
+        print(error, file=sys.stderr)
+        return ENVIRONMENT
+    except (BrokenLine, SameFile, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return DATA_SAYS_NO
+    left = f"; {done.ambiguous} left, each of which stands for several values" if done.ambiguous else ""
+    _say(parsed, asdict(done), f"{done.restored} values put back in {done.rows} rows{left}")
     return 0
 
 
@@ -184,6 +209,11 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--operator", choices=("type_tag", "mask", "hash", "pseudonym"), default="type_tag", help="what stands for what was found"
     )
+    added.add_argument("--vault", type=Path, metavar="V.jsonl", help="what hash or pseudonym stands for, sealed with the key, for unscrub")
+    added = command(unscrub)
+    added.add_argument("source", type=Path, metavar="IN.jsonl")
+    added.add_argument("target", type=Path, metavar="OUT.jsonl")
+    added.add_argument("--vault", type=Path, metavar="V.jsonl", required=True, help="as scrub, or the asset scrubbed_examples, wrote it")
     added = command(diff)
     added.add_argument("use_case", metavar="USE_CASE")
     added.add_argument("before", nargs="?", metavar="A", help="fingerprint, or its beginning; the version made before B by default")

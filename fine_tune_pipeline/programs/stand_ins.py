@@ -18,18 +18,23 @@ class NoKey(ValueError):
 
 @dataclass(frozen=True)
 class StandIns:
-    """Called with an entity and a value, gives what stands for it; `issued` holds every pseudonym that it gave."""
+    """Called with an entity and a value, gives what stands for it.
+
+    `issued` holds every pseudonym that it gave; `given` what it gave for which value, (stand-in, value) -> entity, where a key decided.
+    """
 
     pii: PiiSpec = field(default_factory=PiiSpec)
-    key: str = ""
+    key: str = field(default="", repr=False)
     issued: set[str] = field(default_factory=set)
+    given: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self._keyed and len(self.key) < SHORTEST_KEY:
-            raise NoKey(
-                f"dataset.pii: operator {' and '.join(self._keyed)}: a key is needed; export {KEY_VARIABLE} with at least "
-                f"{SHORTEST_KEY} characters, got {len(self.key)}"
-            )
+        if self._keyed:
+            checked_key(self.key, f"dataset.pii: operator {' and '.join(self._keyed)}")
+
+    def fresh(self) -> "StandIns":
+        """The same without any memory."""
+        return StandIns(self.pii, key=self.key)
 
     @classmethod
     def from_environment(cls, pii: PiiSpec, *, variable: str = KEY_VARIABLE) -> "StandIns":
@@ -54,8 +59,23 @@ class StandIns:
         if operator == "mask":
             return "".join("*" if sign.isalnum() else sign for sign in value)
         if operator == "hash":
-            return f"<{entity}:{hashed(self.key, entity, value)}>"
+            return self._given(f"<{entity}:{hashed(self.key, entity, value)}>", entity, value)
         if operator == "pseudonym" and (made := pseudonym(self.key, entity, value)) is not None:
             self.issued.add(made)
-            return made
+            return self._given(made, entity, value)
         return f"<{entity}>"
+
+    def _given(self, stand_in: str, entity: str, value: str) -> str:
+        self.given[stand_in, value] = entity
+        return stand_in
+
+
+def checked_key(key: str, what: str) -> str:
+    """The key, if it is one.
+
+    Raises:
+        NoKey: it is too short; says what needs it and how to give it.
+    """
+    if len(key) < SHORTEST_KEY:
+        raise NoKey(f"{what}: a key is needed; export {KEY_VARIABLE} with at least {SHORTEST_KEY} characters, got {len(key)}")
+    return key

@@ -2,9 +2,9 @@
 
 import codecs
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fine_tune_pipeline.spec.base import Section
 
@@ -144,9 +144,18 @@ class PiiSpec(Section):
         description="Presidio entity names; SECRET: keys, tokens and passwords.",
     )
     score: float = Field(default=0.4, ge=0, le=1, description="Findings below this score are left.")
+    vault: bool = Field(
+        default=False, description="Keep what hashes and pseudonyms stand for beside the examples, sealed with the same key, for unscrub."
+    )
     residue_limit: float = Field(
         default=0.0, ge=0, le=1, description="Share of rows that may still hold a checkable identifier afterwards."
     )
+
+    @model_validator(mode="after")
+    def sealable(self) -> Self:
+        if self.vault and not {self.operator, *self.operators.values()} & {"hash", "pseudonym"}:
+            raise ValueError(f"vault: operator {self.operator} cannot be undone; want hash or pseudonym, or no vault")
+        return self
 
 
 class ReviewSpec(Section):

@@ -35,7 +35,7 @@ def disclosed(steps: Sequence[Step], *, pii: PiiSpec, stand_ins: StandIns, detec
         from fine_tune_pipeline.programs.scrubbing import detector
 
         detect = detector(pii)
-    given = replace(stand_ins, issued=set())
+    given = stand_ins.fresh()
     return [replace(step, examples=disclosable(step.examples, detect=detect, stand_in=given, issued=given.issued)) for step in steps]
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.examples import Example, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.parts import Gathered, Work, Worked, total
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
@@ -20,10 +20,14 @@ from fine_tune_pipeline.guide.objective.task import Task, parsed, task_of
 from fine_tune_pipeline.programs.nested import mapped, strings
 from fine_tune_pipeline.programs.personal_data import Span, StandIn, known, merged, repeated, replaced, type_tag
 from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.programs.vault import sealed, together
 from fine_tune_pipeline.spec.dataset import PiiSpec
 
 SURE_SCORE = 0.6
 """A row with a finding below it is marked, so that experts see it: Presidio gives 0.4 to numbers that only look like a telephone's."""
+
+VAULT = "vault.jsonl"
+"""What hashes and pseudonyms stand for, sealed."""
 
 _BATCH = 64
 _SHOWN_ROWS = 5
@@ -98,12 +102,14 @@ def scrub_work(settings: Mapping[str, Any]) -> Work:
 
 def scrubbed_part(examples: Sequence[Example], *, spec: PiiSpec, task: Task, detect: Detect, stand_ins: StandIns) -> Worked:
     """Take personal data out of some examples, and look whether any is left."""
-    stand_in = replace(stand_ins, issued=set())
+    stand_in = stand_ins.fresh()
     result = scrub(examples, detect=detect, task=task, stand_in=stand_in, remove=spec.operator == "remove")
     left = residue(result.examples, spec.entities, known=stand_in.issued)
     gone = {row.id for row in result.quarantine}
     changed = {"rows": len(result.changed), "kept": sum(id_ not in gone for id_ in result.changed)}
     notes = {"found": result.found, "changed": changed, "residue": left.rows, "sample": _sample(result), "detector": detect.name}
+    if spec.vault:
+        notes["vault"] = sealed(stand_in.given, key=stand_in.key)
     return Worked(result.examples, result.quarantine, notes)
 
 
@@ -121,6 +127,8 @@ def scrubbed(done: Gathered, folder: Path, *, spec: PiiSpec, before: Sequence[St
     fixes = {"personal_data_replaced": changed["kept"]} if changed.get("kept") else {}
     step = of_parts("scrub", done, fixed=fixes, notes=notes)
     write_parts(folder, step, done, before=before)
+    if spec.vault:
+        write_rows(folder / VAULT, together(note["vault"] for note in done.notes))
     table = [{"entity": entity, "replacements": count} for entity, count in found.items()]
     numbers = {"rows_with_personal_data": rows, "replacements": sum(found.values()), "detector": detector}
     sample = [line for note in done.notes for line in note["sample"]][:_SHOWN_ROWS]

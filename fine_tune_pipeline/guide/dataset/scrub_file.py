@@ -12,6 +12,7 @@ from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.guide.dataset.scrub import Detect
 from fine_tune_pipeline.programs.personal_data import Span, StandIn, known, merged, repeated, replaced
 from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.programs.vault import sealed
 from fine_tune_pipeline.spec.dataset import PiiSpec
 
 _BATCH = 64
@@ -22,6 +23,10 @@ Place = tuple[str | int, ...]
 
 class SameFile(ValueError):
     """Input, output and findings must be different files."""
+
+
+class NothingToSeal(ValueError):
+    """A vault holds what stand-ins stand for, and the operator makes none."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ def scrub_file(
     out_jsonl: Path,
     findings: Path | None = None,
     *,
+    vault: Path | None = None,
     pii: PiiSpec | None = None,
     key: str = "",
     detect: Detect | None = None,
@@ -45,7 +51,8 @@ def scrub_file(
     """Replace personal data in every text of every row; keys, numbers and the order of rows stay.
 
     `findings` gets a row per replacement: the row's id (its number, from 1, where it has none or the id is personal data itself), path
-    (such as `messages.0.content`), start and end (characters of the old text), entity, score; never the text.
+    (such as `messages.0.content`), start and end (characters of the old text), entity, score; never the text. `vault` gets what
+    stands for what, sealed: with it and the key, `unscrub_file` puts the values back.
 
     Args:
         pii: entities, score and operators; those of a use case without `dataset.pii` by default.
@@ -55,12 +62,15 @@ def scrub_file(
     Raises:
         BrokenLine: a line is not a JSON object; nothing is written then.
         SameFile: two of the files are the same.
+        NothingToSeal: a vault is wanted, and the operator is none that a vault could undo.
         NoKey: the operator needs a key, and this is none.
     """
-    paths = [path.resolve() for path in (in_jsonl, out_jsonl, findings) if path is not None]
+    paths = [path.resolve() for path in (in_jsonl, out_jsonl, findings, vault) if path is not None]
     if len(set(paths)) < len(paths):
-        raise SameFile(f"{in_jsonl}, {out_jsonl} and the findings must be different files: the input must not be overwritten")
+        raise SameFile(f"{in_jsonl}, {out_jsonl}, findings and vault must be different files: the input must not be overwritten")
     stand_in = StandIns(pii or PiiSpec(), key=key)
+    if vault is not None and stand_in.key_id is None:
+        raise NothingToSeal(f"vault: operator {stand_in.pii.operator} cannot be undone; want hash or pseudonym")
     rows = read_rows(in_jsonl)
     if detect is None:
         from fine_tune_pipeline.programs.scrubbing import detector
@@ -78,6 +88,8 @@ def scrub_file(
     write_rows(out_jsonl, written)
     if findings is not None:
         write_rows(findings, said)
+    if vault is not None:
+        write_rows(vault, sealed(stand_in.given, key=key))
     return ScrubbedFile(rows=len(rows), changed=changed, found=dict(sorted(Counter(finding["entity"] for finding in said).items())))
 
 

@@ -7,13 +7,14 @@ from functools import partial
 
 import pytest
 
-from fine_tune_pipeline.artifacts.examples import read_examples, write_examples, write_rows
+from fine_tune_pipeline.artifacts.examples import read_examples, read_rows, write_examples, write_rows
 from fine_tune_pipeline.artifacts.parts import cut, gathered, work_on
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
 from fine_tune_pipeline.guide.dataset.scrub import scrub, scrubbed, scrubbed_part
 from fine_tune_pipeline.guide.dataset.steps import read_steps
 from fine_tune_pipeline.guide.objective.task import extraction
 from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.programs.vault import opened
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline_tests.guide.dataset.make import FORM, FRUIT, OPEN, Words, example, ids
 
@@ -162,3 +163,13 @@ def test_pseudonyms_are_no_residue_but_what_was_missed_is(tmp_path):
     pii = PiiSpec(operator="pseudonym")
     _, built = run(tmp_path, rows, spec=pii, detect=detect, stand_ins=StandIns(pii, key="the key of these tests"))
     assert "EMAIL_ADDRESS in 1 rows (2)" in built.checks[0].description
+
+
+def test_the_vault_of_a_use_case_opens_with_its_key_and_holds_nothing_readable(tmp_path):
+    pii = PiiSpec(operator="pseudonym", vault=True)
+    out, _ = run(
+        tmp_path, [example("1", "Ann"), example("2", "Ann and Rome")], spec=pii, stand_ins=StandIns(pii, key="the key of these tests")
+    )
+    values = opened(read_rows(out / "vault.jsonl"), key="the key of these tests")
+    assert sorted(value for found in values.values() for value in found) == ["Ann", "Rome"]
+    assert not {"Ann", "Rome"} & {word for path in out.iterdir() for word in path.read_text(encoding="utf-8").split('"')}
