@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fine_tune_pipeline.artifacts.examples import Example, write_examples
 from fine_tune_pipeline.programs.batches import (
     Collate,
     NoLabelledTokens,
@@ -38,6 +39,19 @@ def test_only_the_completion_and_its_end_token_count(tmp_path: Path):
     assert tokenizer.decode(counted) == f" {ROWS[0][2]}<eos>"
     assert counted == first.input_ids[-len(counted) :]
     assert first.labelled == len(counted)
+
+
+def test_a_conversation_is_trained_on_as_it_will_be_served_and_only_its_answer_counts(tmp_path: Path):
+    history = [{"role": "user", "content": "my card"}, {"role": "assistant", "content": "what of it?"}]
+    talk = Example("a", "it is lost", "lost_card", history=history)
+    write_examples(tmp_path / "t.jsonl", [talk])
+    tokenizer = tiny_tokenizer(chat=True)
+    for format in (PromptFormat(), PromptFormat(style="chat")):
+        [row] = tokenised_rows(tmp_path / "t.jsonl", tokenizer=tokenizer, format=format, loss_on="completion")
+        served = encode(talk.asked, None, tokenizer=tokenizer, format=format).prompt_ids
+        assert row.input_ids[: len(served)] == served
+        assert set(row.labels[: len(served)]) == {-100}
+        assert "what of it?" in tokenizer.decode(served)
 
 
 def test_with_loss_on_all_every_token_but_the_first_counts(tmp_path: Path):
