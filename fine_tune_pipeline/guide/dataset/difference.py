@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,11 @@ _NAMED = 10
 _SHOWN_CLASSES = 20
 
 
-@dataclass(frozen=True)
-class Held:
-    """A row of a version: its part, and a digest of each thing in `COMPARED`."""
+_DIGEST_BYTES = 8
 
-    part: str
-    content: tuple[bytes, ...]
+Held = bytes
+"""A row of a version: the place of its part in `PARTS` as one byte, and a digest of each thing in `COMPARED`. Two versions of a million
+rows lie in memory, so a row is one small object."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,13 @@ def difference(before: Version, after: Version) -> Difference:
     gone = [id_ for id_ in before.rows if id_ not in after.rows]
     new = [id_ for id_ in after.rows if id_ not in before.rows]
     renamed = _renamed(before, gone, after, new)
-    same = {id_: id_ for id_ in before.rows if id_ in after.rows}
-    kept = [(before.rows[old], new_id, after.rows[new_id]) for old, new_id in (same | renamed).items()]
+    same = ((id_, id_) for id_ in before.rows if id_ in after.rows)
+    kept = [
+        (before.rows[old], now, after.rows[now])
+        for old, now in chain(same, renamed.items())
+        # Nearly all rows are as they were.
+        if before.rows[old] != after.rows[now]
+    ]
     named = set(renamed.values())
     classes = _classes(before, after)
     return Difference(
@@ -113,7 +118,7 @@ def difference(before: Version, after: Version) -> Difference:
         removed=_by_part(before, [id_ for id_ in gone if id_ not in renamed]),
         changed={id_: names for old, id_, now in kept if (names := _changed(old, now))},
         renamed=renamed,
-        moved={id_: (old.part, now.part) for old, id_, now in kept if old.part != now.part},
+        moved={id_: (_part(old), _part(now)) for old, id_, now in kept if old[0] != now[0]},
         classes=classes,
         class_shift=sum(abs(row["shift"]) for row in classes) / 2 if before.classes and after.classes else 0.0,
     )
@@ -168,28 +173,37 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _held(part: str, row: Mapping[str, Any]) -> Held:
+    return bytes([PARTS.index(part)]) + b"".join(_digest([row.get(field) for field in fields]) for fields in COMPARED.values())
+
+
+def _digest(values: Sequence[Any]) -> bytes:
     # A field that says nothing is not written, so it counts as absent.
-    values = [[row.get(field) or None for field in fields] for fields in COMPARED.values()]
-    return Held(part, tuple(blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).digest() for value in values))
+    said = [value or None for value in values]
+    return blake2b(json.dumps(said).encode(), digest_size=_DIGEST_BYTES).digest() if any(said) else bytes(_DIGEST_BYTES)
+
+
+def _part(held: Held) -> str:
+    return PARTS[held[0]]
 
 
 def _changed(old: Held, now: Held) -> list[str]:
-    return [name for name, was, is_ in zip(COMPARED, old.content, now.content, strict=True) if was != is_]
+    slices = (slice(1 + place * _DIGEST_BYTES, 1 + (place + 1) * _DIGEST_BYTES) for place in range(len(COMPARED)))
+    return [name for name, digest in zip(COMPARED, slices, strict=True) if old[digest] != now[digest]]
 
 
 def _renamed(before: Version, gone: Sequence[str], after: Version, new: Sequence[str]) -> dict[str, str]:
     """Rows that say the same under another id, as when a source has no ids of its own and gained a column."""
-    waiting: dict[tuple[bytes, ...], list[str]] = {}
+    waiting: dict[bytes, list[str]] = {}
     for id_ in reversed(new):
-        waiting.setdefault(after.rows[id_].content, []).append(id_)
-    pairs = ((id_, waiting.get(before.rows[id_].content)) for id_ in gone)
+        waiting.setdefault(after.rows[id_][1:], []).append(id_)
+    pairs = ((id_, waiting.get(before.rows[id_][1:])) for id_ in gone)
     return {id_: twins.pop() for id_, twins in pairs if twins}
 
 
 def _by_part(version: Version, ids: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {part: [] for part in PARTS}
     for id_ in ids:
-        found[version.rows[id_].part].append(id_)
+        found[_part(version.rows[id_])].append(id_)
     return found
 
 
