@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
-from fine_tune_pipeline.artifacts.reviews import VERDICTS
+from fine_tune_pipeline.artifacts.reviews import verdict_files
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -32,5 +32,5 @@ def review_sensor(spec: UseCaseSpec, *, kind: str, asset: str) -> dg.SensorDefin
 
 
 def handed_in(folder: Path) -> str:
-    """A digest of all verdict files below a folder; empty when there is none."""
-    return ",".join(file_sha256(path)[:16] for path in sorted(folder.glob(f"*/{VERDICTS}")))
+    """A digest of all files handed in below a folder; empty when there is none."""
+    return ",".join(file_sha256(path)[:16] for path in verdict_files(folder))

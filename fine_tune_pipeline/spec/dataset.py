@@ -158,13 +158,33 @@ class PiiSpec(Section):
         return self
 
 
+ReviewFormat = Literal["jsonl", "csv", "xlsx", "html", "label_studio", "mlflow"]
+
+
 class ReviewSpec(Section):
     """Who looks at the examples before they are used."""
 
     policy: Literal["auto_accept", "experts"] = Field(
-        default="experts", description="experts: a JSONL hand-out waits for verdicts; auto_accept: nobody looks, and every report says so."
+        default="experts", description="experts: a hand-out waits for verdicts; auto_accept: nobody looks, and every report says so."
     )
-    share: float = Field(default=0.1, gt=0, le=1, description="Share of the examples that experts see, beside all that a step marked.")
+    share: float = Field(
+        default=0.05, gt=0, le=1, description="Share of all examples that experts see at random, beside all that a step marked."
+    )
+    per_class: int = Field(
+        default=20, ge=0, description="Experts see so many examples of each class, of different clusters; 0: classes play no part."
+    )
+    double_share: float = Field(
+        default=0.1, ge=0, le=1, description="Share of what experts see that two of them judge, for their agreement."
+    )
+    most: int | None = Field(
+        default=None, ge=1,
+        description="Experts see at most so many, the most urgent first; marked examples beyond go to the quarantine. No limit by default.",
+    )  # fmt: skip
+    formats: list[ReviewFormat] = Field(
+        default=["jsonl", "csv", "xlsx", "html"],
+        description="How examples are handed out: files, or `mlflow`, a review queue in MLflow. Verdicts are read in any format.",
+    )
+    reviewers: list[str] = Field(default=[], description="Names for MLflow: a queue for each; one queue for all by default.")
 
 
 class SplitSpec(Section):

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.guide.dataset.clean import cleaned
@@ -13,7 +14,10 @@ from fine_tune_pipeline.guide.dataset.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.difference import compared
 from fine_tune_pipeline.guide.dataset.disclosure import disclosed
 from fine_tune_pipeline.guide.dataset.publish import published
-from fine_tune_pipeline.guide.dataset.review import hand_out, reviewed
+from fine_tune_pipeline.guide.dataset.review import reviewed
+from fine_tune_pipeline.guide.dataset.review_queue import ReviewQueue
+from fine_tune_pipeline.guide.dataset.review_round import hold
+from fine_tune_pipeline.guide.dataset.review_sample import choose
 from fine_tune_pipeline.guide.dataset.scrub import scrubbed
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
 from fine_tune_pipeline.guide.objective.task import Task, read_task
@@ -23,8 +27,9 @@ from fine_tune_pipeline.resources.data_engine import DataEngine
 from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
-from fine_tune_pipeline.ui import blocking, materialized
+from fine_tune_pipeline.ui import advisory, blocking, materialized
 
 TAGS = {"guide/step": "3"}
 SCRUB = "fine_tune_pipeline.guide.dataset.scrub:scrub_work"
@@ -112,25 +117,42 @@ def reviewed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that waits for people, between `scrubbed_examples` and `dataset`."""
     key = [spec.name, "reviewed_examples"]
 
-    @dg.asset(
-        key=key, deps=[[spec.name, "scrubbed_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"human"},
-        check_specs=blocking(key, reviewed="Every example that was handed out to people has a verdict."),
-    )  # fmt: skip
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
-        """Examples that people accepted or corrected, or, with policy `auto_accept`, that nobody looked at."""
+    def build(context: dg.AssetExecutionContext, store: ArtifactStore, queue: ReviewQueue | None = None) -> dg.MaterializeResult:
         scrubbed = store.current(spec.name, "scrubbed_examples")
         task, review, seed = read_task(spec), spec.dataset.review, spec.dataset.split.seed
         reviews = ReviewFolder.at(store.review_root, use_case=spec.name, kind="examples", fingerprint=scrubbed.fingerprint)
-        hand_out(scrubbed.folder, spec=review, reviews=reviews, seed=seed)
-        what = {"dataset.review": review, "dataset.split.seed": seed, "verdicts": reviews.verdicts_sha256(), **_task(task)}
+        examples = read_examples(scrubbed.file(EXAMPLES))
+        sample = choose(examples, review, task=task, seed=seed)
+        done = hold(examples, sample, spec=review, task=task, reviews=reviews, use_case=spec.name, queue=queue)
+        what = {
+            "dataset.review": review.model_dump(exclude={"formats", "reviewers"}), "dataset.split.seed": seed,
+            "verdicts": done.digest(examples), **_task(task),
+        }  # fmt: skip
         return materialized(
             store.made(
-                context, version=2, what=what, upstream={"scrubbed_examples": scrubbed},
-                build=lambda folder: reviewed(scrubbed.folder, folder, spec=review, task=task, reviews=reviews, seed=seed),
+                context, version=3, what=what, upstream={"scrubbed_examples": scrubbed},
+                build=lambda folder: reviewed(scrubbed.folder, folder, spec=review, sample=sample, done=done, reviews=reviews, seed=seed),
             )
         )  # fmt: skip
 
-    return asset
+    define = dg.asset(
+        key=key, deps=[[spec.name, "scrubbed_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"human"},
+        description="Examples that people accepted or corrected, or, with policy `auto_accept`, that nobody looked at.",
+        check_specs=[
+            *blocking(key, reviewed="Every example that was handed out to people has a verdict."),
+            *advisory(key, agreement="Two people judged a part of the examples, and agree by more than chance."),
+        ],
+    )  # fmt: skip
+
+    # Only who reviews in MLflow needs MLflow.
+    def with_mlflow(context: dg.AssetExecutionContext, store: ArtifactStore, tracking: ExperimentTracking) -> dg.MaterializeResult:
+        experiment = tracking.experiment(f"{spec.name}_review")
+        return build(context, store, ReviewQueue(tracking.uri, experiment, tuple(spec.dataset.review.reviewers)))
+
+    def with_files(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
+        return build(context, store)
+
+    return define(with_mlflow if "mlflow" in spec.dataset.review.formats else with_files)
 
 
 def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:

@@ -1,6 +1,5 @@
-"""People look at examples: a JSONL hand-out, verdicts handed in beside it, and what follows from them."""
+"""People look at examples: what follows from their verdicts, and how the report says it."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,144 +10,97 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
-from fine_tune_pipeline.guide.dataset.collect import FEEDBACK
-from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, MARK, made, out, read_steps, write_step
-from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.guide.dataset.agreement import Agreement, agreement
+from fine_tune_pipeline.guide.dataset.review_round import Round
+from fine_tune_pipeline.guide.dataset.review_sample import ResidueSample, Sample, content_of, residue_sample
+from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, out, read_steps, write_step
+from fine_tune_pipeline.guide.dataset.verdicts import Settled
 from fine_tune_pipeline.spec.dataset import ReviewSpec
 
 REFUSED_VERDICTS = "refused_verdicts.jsonl"
 """Verdicts that could not be used, with the reason; they are no examples, so they are not in the quarantine."""
 
-VERDICTS = ("accept", "reject", "fix")
+DISAGREEMENTS = "disagreements.jsonl"
+"""Rows on which people disagree, with what each of them says."""
 
 HOW = (
-    'Write one line per row: {"id": "…", "verdict": "accept" | "reject" | "fix", "by": "your name"}; '
-    'fix also needs "completion" (the right answer); "note" is optional.'
+    'Fill in review.html, handout.xlsx or handout.csv and put the file into handed_in, or write one line per row: {"id": "…", '
+    '"verdict": "accept" | "reject" | "fix", "by": "your name"}; fix also needs "completion" (the right answer); "note" is optional.'
 )
 
+WEAK = 0.4
+"""Agreement beyond chance below which the question, rather than the answers, should be looked at (as for pairs in step 7)."""
 
-@dataclass(frozen=True)
-class Verdict:
-    """What one person says of one example; `completion` is the right answer of a `fix`."""
-
-    id: str
-    verdict: str
-    by: str
-    completion: str | None = None
-    note: str = ""
+_SHOWN_ROWS = 20
 
 
 @dataclass(frozen=True)
 class Reviewed:
-    """Examples after the verdicts, those that people rejected, and ids that still wait for one."""
+    """Examples after the verdicts, those that go no further, and ids that still wait; on those of `disputed` people disagree."""
 
     examples: list[Example]
     quarantine: list[Quarantined]
     waiting: list[str]
+    disputed: list[str]
     counts: dict[str, int]
 
 
-def chosen(examples: Sequence[Example], spec: ReviewSpec, *, seed: int) -> list[Example]:
-    """The examples that experts see: all that a step marked, all corrections from production, and a share of the rest by seed and id."""
-    if spec.policy == "auto_accept":
-        return []
-    must = [example for example in examples if _must(example)]
-    rest = [example for example in examples if not _must(example)]
-    ranked = sorted(rest, key=lambda example: hashlib.sha256(f"{seed}:{example.id}".encode()).digest())
-    picked = {example.id for example in (*must, *ranked[: max(1, round(spec.share * len(rest)))])}
-    return [example for example in examples if example.id in picked]
-
-
-def hand_out(scrubbed: Path, *, spec: ReviewSpec, reviews: ReviewFolder, seed: int) -> None:
-    """Write the rows that people get, if the policy asks for people; always, since the folder is not the store's and may be gone."""
-    if spec.policy == "experts":
-        reviews.hand_out(handout(chosen(read_examples(scrubbed / EXAMPLES), spec, seed=seed)))
-
-
-def handout(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """The rows that people get."""
-    return [
-        {"id": example.id, "prompt": example.prompt, "completion": example.completion, "source": example.source, "why": _why(example)}
-        for example in examples
-    ]
-
-
-def read_verdicts(
-    rows: Sequence[Mapping[str, Any]], wanted: Mapping[str, Example], task: Task
-) -> tuple[dict[str, Verdict], list[Quarantined]]:
-    """The latest verdict on each example, and the rows that are none, with the reason.
+def review(examples: Sequence[Example], settled: Mapping[str, Settled], *, spec: ReviewSpec, sample: Sample) -> Reviewed:
+    """Apply the verdicts; every example that goes on says in its metadata how it was reviewed.
 
     Args:
-        rows: as handed in, oldest first.
-        wanted: the examples that were handed out, by id.
-        task: a fix must be a valid answer of it.
+        settled: content -> what people say of it; it holds for every example that shows this content, in the sample or not.
     """
-    latest: dict[str, Verdict] = {}
-    refused = []
-    for row in rows:
-        problem = _problem(row, wanted, task)
-        if problem is None:
-            latest[str(row["id"])] = Verdict(
-                str(row["id"]),
-                row["verdict"],
-                row["by"].strip(),
-                row.get("completion") if row["verdict"] == "fix" else None,
-                str(row.get("note") or ""),
-            )
-        else:
-            refused.append(Quarantined(id=str(row.get("id", "")), reason=problem[0], detail=problem[1], original=dict(row)))
-    return latest, refused
-
-
-def review(examples: Sequence[Example], verdicts: Mapping[str, Verdict], *, spec: ReviewSpec, sample: Sequence[Example]) -> Reviewed:
-    """Apply the verdicts; every example says in its metadata how it was reviewed."""
-    seen = {example.id for example in sample}
-    kept, quarantine, waiting, counts = [], [], [], Counter[str]()
+    asked = sample.ids
+    kept, quarantine, waiting, disputed, counts = [], [], [], [], Counter[str]()
     for example in examples:
-        verdict = verdicts.get(example.id)
-        if verdict is not None and verdict.verdict == "reject":
-            counts["reject"] += 1
-            quarantine.append(out(example, "rejected_by_expert", f"by {verdict.by}: {verdict.note or 'no note'}"))
-            continue
-        if verdict is None:
-            how = _unseen(example, spec, seen)
-            kept.append(replace(example, metadata={**example.metadata, "review": how}))
-            waiting += [example.id] if how == "waiting" else []
-        else:
-            how = verdict.verdict
-            completion = example.completion if verdict.completion is None else verdict.completion
-            metadata = {**example.metadata, "review": how, "reviewed_by": verdict.by}
-            kept.append(replace(example, completion=completion, metadata=metadata))
+        found = settled.get(content_of(example))
+        how, new, gone = _applied(example, found, spec=spec, asked=asked, held_back=sample.held_back)
         counts[how] += 1
-    return Reviewed(kept, quarantine, waiting, dict(counts.most_common()))
+        if gone is not None:
+            quarantine.append(gone)
+        else:
+            kept.append(replace(new, metadata={**new.metadata, "review": how}))
+        if how == "waiting":
+            waiting.append(example.id)
+            disputed += [] if found is None else [example.id]
+    return Reviewed(kept, quarantine, waiting, disputed, dict(counts.most_common()))
 
 
-def reviewed(scrubbed: Path, folder: Path, *, spec: ReviewSpec, task: Task, reviews: ReviewFolder, seed: int) -> Built:
-    """Apply what people handed in to the examples of the folder `scrubbed`, into `folder`."""
+def reviewed(scrubbed: Path, folder: Path, *, spec: ReviewSpec, sample: Sample, done: Round, reviews: ReviewFolder, seed: int) -> Built:
+    """Apply what people said to the examples of the folder `scrubbed`, into `folder`."""
     examples = read_examples(scrubbed / EXAMPLES)
-    sample = chosen(examples, spec, seed=seed)
-    given = reviews.verdicts() if spec.policy == "experts" else []
-    verdicts, refused = read_verdicts(given, {example.id: example for example in sample}, task)
-    result = review(examples, verdicts, spec=spec, sample=sample)
-    reviewers = dict(Counter(verdict.by for verdict in verdicts.values()).most_common())
-    notes = {"policy": spec.policy, "handed_out": len(sample), "verdicts": result.counts, "reviewers": reviewers}
+    result = review(examples, done.settled, spec=spec, sample=sample)
+    here = {content_of(example) for example in examples}
+    verdicts = [verdict for verdict in done.verdicts if verdict.content in here]
+    reviewers = dict(Counter(name for name, found in done.settled.items() if name in here for name in found.people).most_common())
+    agreed = agreement(verdicts, seed=seed)
+    residue = residue_sample(done.settled, sample)
+    notes = {
+        "policy": spec.policy, "handed_out": len(sample.rows), "verdicts": result.counts, "reviewers": reviewers,
+        "sample": sample.table(), "residue_sample": residue._asdict(),
+        "agreement": {**agreed.metadata(), "questions": agreed.questions, "said": agreed.said},
+    }  # fmt: skip
     fixed = {"completion_by_expert": result.counts["fix"]} if result.counts.get("fix") else {}
     step = made("review", kept=result.examples, quarantine=result.quarantine, fixed=fixed, notes=notes)
     before = read_steps(scrubbed)
     write_step(folder, step, examples=result.examples, quarantine=result.quarantine, before=before)
-    write_rows(folder / REFUSED_VERDICTS, (asdict(row) for row in refused))
+    write_rows(folder / REFUSED_VERDICTS, (asdict(row) for row in done.refused))
+    disputes = _disputes(result, examples, done)
+    write_rows(folder / DISAGREEMENTS, disputes)
     return Built(
         metadata={
-            **step.metadata(before=before), "policy": spec.policy, "handed_out": len(sample), "waiting": len(result.waiting),
-            "refused_verdicts": len(refused), "reviewers": list(reviewers) or "nobody",
+            **step.metadata(before=before), "policy": spec.policy, "handed_out": len(sample.rows), "waiting": len(result.waiting),
+            "refused_verdicts": len(done.refused), "reviewers": list(reviewers) or "nobody", **agreed.metadata(), **_seen(residue),
+            **{name: rows[:_SHOWN_ROWS] for name, rows in (("sample", sample.table()), ("disagreements", disputes)) if rows},
         },
         markdown={"review": said(step.notes)},
-        checks=[_check(result, sample, reviews, refused)],
+        checks=[_check(result, sample, reviews, done.refused), _agreement_check(agreed, sample, done, spec)],
     )  # fmt: skip
 
 
 def said(notes: Mapping[str, Any]) -> str:
-    """A sentence on how the examples were reviewed, the same in the UI and in the data card."""
+    """Some sentences on how the examples were reviewed, the same in the UI and in the data card."""
     if notes["policy"] == "auto_accept":
         return "Review policy `auto_accept`: all examples were **accepted without any human look**."
     counts = notes["verdicts"]
@@ -156,55 +108,98 @@ def said(notes: Mapping[str, Any]) -> str:
     unseen = counts.get("not_sampled", 0)
     return (
         f"Review policy `experts`: {notes['handed_out']} examples were handed out; accepted {counts.get('accept', 0)}, "
-        f"fixed {counts.get('fix', 0)}, rejected {counts.get('reject', 0)}, waiting {counts.get('waiting', 0)}. "
-        f"Reviewers: {who}. {unseen} examples outside the sample were accepted without a look."
+        f"fixed {counts.get('fix', 0)}, rejected {counts.get('reject', 0)}, still holding personal data {counts.get('personal_data', 0)}, "
+        f"waiting {counts.get('waiting', 0)}. Reviewers: {who}. {unseen} examples outside the sample were accepted without a look."
+        f"{_left_out(notes)} {notes['agreement']['said']}"
     )
 
 
-def _check(result: Reviewed, sample: Sequence[Example], reviews: ReviewFolder, refused: Sequence[Quarantined]) -> Check:
-    done, total = len(sample) - len(result.waiting), len(sample)
-    numbers = {"verdicts": done, "handed_out": total, "refused_verdicts": len(refused)}
-    if not result.waiting:
-        seen = f"{total} of {total} handed-out examples have a verdict." if total else "Nothing was handed out; no human look is asked for."
-        return Check(name="reviewed", passed=True, description=seen, metadata=numbers)
-    reasons = f" {len(refused)} verdicts could not be used, the first: {refused[0].detail}." if refused else ""
-    return Check(
-        name="reviewed", passed=False, metadata=numbers,
-        description=f"waiting for people: {done} of {total} examples have a verdict. Read {reviews.folder / 'handout.jsonl'} and write "
-        f"{reviews.verdict_file}. {HOW}{reasons} Then materialize reviewed_examples again.",
-    )  # fmt: skip
+def _left_out(notes: Mapping[str, Any]) -> str:
+    left = {row["part"]: row["left_out"] for row in notes["sample"] if row["left_out"]}
+    if not left:
+        return ""
+    parts = ", ".join(f"{part} {rows}" for part, rows in left.items())
+    gone = notes["verdicts"].get("left_out", 0)
+    return f" The limit `most` left {sum(left.values())} out ({parts}); {gone} of them may not go on unseen and are in the quarantine."
 
 
-def _problem(row: Mapping[str, Any], wanted: Mapping[str, Example], task: Task) -> tuple[str, str] | None:
-    id_, verdict, by = str(row.get("id", "")), row.get("verdict"), row.get("by")
-    if id_ not in wanted:
-        return "unknown_id", f"id {id_!r} was not handed out; copy ids from the hand-out"
-    if verdict not in VERDICTS:
-        return "unknown_verdict", f"{id_}: verdict is {verdict!r}, want one of {', '.join(VERDICTS)}"
-    if not isinstance(by, str) or not by.strip():
-        return "no_reviewer", f"{id_}: `by` is {by!r}, want the name of who decided"
-    if verdict == "fix":
-        completion = row.get("completion")
-        if not isinstance(completion, str):
-            return "invalid_fix", f"{id_}: fix needs `completion`, a text; got {completion!r}"
-        problem = task.problem(completion)
-        if problem is not None:
-            return "invalid_fix", f"{id_}: {problem}"
-    return None
+def _seen(residue: ResidueSample) -> dict[str, int]:
+    return {"random_rows_looked_at": residue.looked_at, "random_rows_with_personal_data": residue.still_private}
 
 
-def _unseen(example: Example, spec: ReviewSpec, seen: set[str]) -> str:
+def _applied(
+    example: Example, found: Settled | None, *, spec: ReviewSpec, asked: set[str], held_back: frozenset[str]
+) -> tuple[str, Example, Quarantined | None]:
+    """How the example counts, the example as it goes on, and why it does not."""
+    if found is None or found.verdict is None:
+        if found is None and example.id in held_back:
+            return "left_out", example, out(example, "left_out_of_review", "marked, and above the limit dataset.review.most: nobody saw it")
+        return _unseen(example, spec, asked, disputed=found is not None), example, None
+    verdict, by = found.verdict, found.said
+    if verdict.private is False:
+        detail = f"{verdict.by} still sees personal data: {verdict.note or 'no note'}"
+        return "personal_data", example, out(example, "personal_data_by_expert", detail)
+    if verdict.verdict == "reject":
+        return "reject", example, out(example, "rejected_by_expert", f"by {by}: {verdict.note or _answers(found) or 'no note'}")
+    completion = example.completion if verdict.completion is None else verdict.completion
+    return verdict.verdict, replace(example, completion=completion, metadata={**example.metadata, "reviewed_by": by}), None
+
+
+def _answers(found: Settled) -> str:
+    assert found.verdict is not None
+    return ", ".join(f"{name}: no" for name in ("correct", "complete", "tone") if getattr(found.verdict, name) is False)
+
+
+def _unseen(example: Example, spec: ReviewSpec, asked: set[str], *, disputed: bool) -> str:
     """How an example without a verdict counts."""
     if spec.policy == "auto_accept":
         return "auto_accept"
-    return "waiting" if example.id in seen else "not_sampled"
+    return "waiting" if disputed or example.id in asked else "not_sampled"
 
 
-def _must(example: Example) -> bool:
-    return MARK in example.metadata or example.source == FEEDBACK
+def _disputes(result: Reviewed, examples: Sequence[Example], done: Round) -> list[dict[str, Any]]:
+    rows = []
+    for example in examples:
+        if example.id in result.disputed:
+            latest = {verdict.person: verdict for verdict in done.verdicts if verdict.content == content_of(example)}
+            views = "; ".join(f"{verdict.by}: {verdict.completion or verdict.verdict}" for verdict in latest.values())
+            rows.append({"id": example.id, "said": views, "prompt": example.prompt, "completion": example.completion})
+    return rows
 
 
-def _why(example: Example) -> str:
-    if MARK in example.metadata:
-        return example.metadata[MARK]
-    return "correction from production" if example.source == FEEDBACK else "sample"
+def _check(result: Reviewed, sample: Sample, reviews: ReviewFolder, refused: Sequence[Quarantined]) -> Check:
+    total, waiting = len(sample.rows), set(result.waiting)
+    done = sum(example.id not in waiting for example in sample.rows)
+    numbers = {"verdicts": done, "handed_out": total, "refused_verdicts": len(refused)}
+    if not waiting:
+        seen = f"{total} of {total} handed-out examples have a verdict." if total else "Nothing was handed out; no human look is asked for."
+        return Check(name="reviewed", passed=True, description=seen, metadata=numbers)
+    reasons = f" {len(refused)} verdicts could not be used, the first: {refused[0].detail}." if refused else ""
+    disputed = (
+        f" On {len(result.disputed)} people disagree, so a third has to look: {', '.join(result.disputed[:5])}." if result.disputed else ""
+    )
+    return Check(
+        name="reviewed", passed=False, metadata=numbers,
+        description=f"waiting for people: {done} of {total} examples have a verdict.{disputed} Read {reviews.folder / 'handout.jsonl'} and "
+        f"write {reviews.verdict_file}. {HOW}{reasons} Then materialize reviewed_examples again.",
+    )  # fmt: skip
+
+
+def _agreement_check(agreed: Agreement, sample: Sample, done: Round, spec: ReviewSpec) -> Check:
+    """Warns while second looks are missing, or people agree little more than by chance."""
+    if spec.policy == "auto_accept" or not sample.twice:
+        return Check(name="agreement", passed=True, blocking=False, description="No row is for two people, so there is nothing to compare.")
+    people = {example.id: done.settled.get(content_of(example)) for example in sample.rows if example.id in sample.twice}
+    # Rows that nobody has judged yet are what the other check waits for.
+    missing = sum(found is not None and len(found.people) < 2 and _may_go_on(found) for found in people.values())
+    weak = agreed.beyond_chance is not None and agreed.beyond_chance.value < WEAK
+    lacks = f" {missing} of {len(sample.twice)} rows for two people lack a second one." if missing else ""
+    todo = f" Below {WEAK}: agree on what is right before more is judged; see {DISAGREEMENTS}." if weak else ""
+    return Check(
+        name="agreement", passed=not missing and not weak, blocking=False, description=f"{agreed.said}{lacks}{todo}",
+        metadata={"missing_second_looks": missing, **agreed.metadata()},
+    )  # fmt: skip
+
+
+def _may_go_on(found: Settled) -> bool:
+    return found.verdict is None or found.verdict.private is not False

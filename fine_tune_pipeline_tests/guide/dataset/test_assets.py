@@ -174,3 +174,37 @@ def test_the_assets_name_what_they_read(house):
     assert raw_examples(spec).dependency_keys == {dg.AssetKey(["traffic_log", "fruit"])}
     assert raw_examples(use_case(house.folder, feedback=False)).dependency_keys == set()
     assert dataset(spec).dependency_keys == {dg.AssetKey(["fruit", "reviewed_examples"])}
+
+
+def test_a_changed_source_does_not_ask_people_again_for_what_they_judged(house):
+    section = {"review": {"policy": "experts", "share": 0.05, "per_class": 0, "double_share": 0}}
+    house.run(**section)
+    kind = house.store.review_root / "fruit" / "examples"
+    [handout] = kind.glob("*/handout.jsonl")
+    judged = read_rows(handout)
+    write_rows(handout.with_name("verdicts.jsonl"), [{"id": row["id"], "verdict": "accept", "by": "Kim"} for row in judged])
+    assert house.run(**section).success
+    rows = read_rows(house.folder / "rows.jsonl")
+    jsonl(house.folder / "rows.jsonl", [*rows, {"prompt": "smooth skin, a long neck and soft", "completion": "pear"}])
+    house.run(**section)
+    [again] = [path for path in kind.glob("*/handout.jsonl") if path != handout]
+    assert not {row["content"] for row in judged} & {row["content"] for row in read_rows(again)}
+    reviewed = read_rows(house.artifact("reviewed_examples").file("examples.jsonl"))
+    assert sum(row["metadata"].get("reviewed_by") == "Kim" for row in reviewed) == len(judged)
+
+
+def test_how_rows_are_handed_out_is_no_part_of_the_fingerprint(house):
+    section = {"policy": "experts", "share": 0.05, "per_class": 0}
+    house.run(review=section)
+    first = house.artifact("reviewed_examples").fingerprint
+    house.run(review={**section, "formats": ["jsonl", "label_studio"]})
+    assert house.artifact("reviewed_examples").fingerprint == first
+    assert len(list(house.store.review_root.glob("fruit/examples/*/label_studio_tasks.json"))) == 1
+
+
+def test_only_a_review_in_mlflow_needs_mlflow(house):
+    files = reviewed_examples(use_case(house.folder))
+    queue = reviewed_examples(use_case(house.folder, review={"policy": "experts", "formats": ["mlflow"]}))
+    assert "tracking" not in files.required_resource_keys
+    assert "tracking" in queue.required_resource_keys
+    assert {check.name: check.blocking for check in files.check_specs} == {"reviewed": True, "agreement": False}
