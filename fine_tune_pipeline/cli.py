@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DATA_SAYS_NO = 1
 WRONG_USE = 2
 ENVIRONMENT = 3
+WAITING = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,6 +153,27 @@ def diff(parsed: argparse.Namespace) -> int:
     return DATA_SAYS_NO if found.moved else 0
 
 
+def review(parsed: argparse.Namespace) -> int:
+    """What experts still have to judge; with files, hand them in."""
+    from fine_tune_pipeline.guide.dataset.hand_in import NothingHandedOut, hand_in, latest
+    from fine_tune_pipeline.guide.dataset.review_files.unreadable import UnreadableHandIn
+
+    try:
+        found = hand_in(latest(places().reviews / parsed.use_case / "examples"), parsed.files)
+    except (NothingHandedOut, UnreadableHandIn, OSError) as error:
+        print(error, file=sys.stderr)
+        return DATA_SAYS_NO
+    for problem in found.refused:
+        print(problem, file=sys.stderr)
+    facts = {"folder": str(found.folder), "verdicts": found.verdicts, "refused": found.refused, "waiting": found.waiting}
+    said = f"{found.folder}: {found.waiting} rows wait for a verdict, {found.second_looks} for a second one"
+    told = f"{said}; {found.verdicts} verdicts handed in, {len(found.refused)} lines refused" if parsed.files else said
+    _say(
+        parsed, facts | {"second_looks": found.second_looks}, told if found.waiting else f"{told}. Now materialize reviewed_examples again."
+    )
+    return WAITING if found.waiting else DATA_SAYS_NO if found.refused else 0
+
+
 def demo(parsed: argparse.Namespace) -> int:
     """The built-in use case through all eight steps, from raw messages to an answering endpoint."""
     from fine_tune_pipeline.artifacts.store import Store
@@ -218,6 +240,11 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("use_case", metavar="USE_CASE")
     added.add_argument("before", nargs="?", metavar="A", help="fingerprint, or its beginning; the version made before B by default")
     added.add_argument("after", nargs="?", metavar="B", help="the version in use by default")
+    added = command(review)
+    added.add_argument("use_case", metavar="USE_CASE")
+    added.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="verdicts.jsonl of the form, or a filled-in .csv, .xlsx or export"
+    )
     for run in (serve, stop, status):
         command(run).add_argument("use_case", metavar="USE_CASE")
     command(demo).add_argument("--keep", action="store_true", help="leave the endpoint running")

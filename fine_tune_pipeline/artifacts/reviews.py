@@ -79,6 +79,9 @@ class ReviewFolder:
     def set_aside(self, path: Path) -> Path:
         """Move a hand-out that somebody filled in to `handed_in`, so that writing the next one loses nothing."""
         self.handed_in.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / ASKED).exists():
+            # An earlier layout remembers in the hand-out alone what its ids mean.
+            write_rows(self.folder / ASKED, self.asked())
         target = self.handed_in / f"{path.stem}-{file_sha256(path)[:8]}{path.suffix}"
         os.replace(path, target)
         return target

@@ -152,7 +152,8 @@ def reviewed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     def with_files(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
         return build(context, store)
 
-    return define(with_mlflow if "mlflow" in spec.dataset.review.formats else with_files)
+    review = spec.dataset.review
+    return define(with_mlflow if review.policy == "experts" and "mlflow" in review.formats else with_files)
 
 
 def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:

@@ -24,8 +24,9 @@ DISAGREEMENTS = "disagreements.jsonl"
 """Rows on which people disagree, with what each of them says."""
 
 HOW = (
-    'Fill in review.html, handout.xlsx or handout.csv and put the file into handed_in, or write one line per row: {"id": "…", '
-    '"verdict": "accept" | "reject" | "fix", "by": "your name"}; fix also needs "completion" (the right answer); "note" is optional.'
+    'Write one line per row: {"id": "…", "verdict": "accept" | "reject" | "fix", "by": "your name"}; '
+    'fix also needs "completion" (the right answer); "note" is optional. Or fill in review.html, handout.xlsx or handout.csv beside it, '
+    "and hand that in: `fine-tune-pipeline review USE_CASE FILE`."
 )
 
 WEAK = 0.4
@@ -110,12 +111,12 @@ def said(notes: Mapping[str, Any]) -> str:
         f"Review policy `experts`: {notes['handed_out']} examples were handed out; accepted {counts.get('accept', 0)}, "
         f"fixed {counts.get('fix', 0)}, rejected {counts.get('reject', 0)}, still holding personal data {counts.get('personal_data', 0)}, "
         f"waiting {counts.get('waiting', 0)}. Reviewers: {who}. {unseen} examples outside the sample were accepted without a look."
-        f"{_left_out(notes)} {notes['agreement']['said']}"
-    )
+        f"{_left_out(notes)} {notes.get('agreement', {}).get('said', '')}"
+    ).strip()
 
 
 def _left_out(notes: Mapping[str, Any]) -> str:
-    left = {row["part"]: row["left_out"] for row in notes["sample"] if row["left_out"]}
+    left = {row["part"]: row["left_out"] for row in notes.get("sample", []) if row["left_out"]}
     if not left:
         return ""
     parts = ", ".join(f"{part} {rows}" for part, rows in left.items())

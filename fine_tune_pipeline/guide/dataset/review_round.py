@@ -18,12 +18,12 @@ from fine_tune_pipeline.guide.dataset.verdicts import (
     Known,
     Settled,
     Verdict,
-    asked,
     invalid_fix,
     known,
     read_verdicts,
     remembered,
     settled,
+    shown,
 )
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import ReviewSpec
@@ -83,18 +83,21 @@ def hold(
 def take_in(reviews: ReviewFolder, *, task: Task) -> Round:
     """Read all files handed in to this hand-out and to earlier ones, remember what is new in them, and give back all that is known."""
     folders = reviews.siblings()
-    everywhere = [row for folder in folders for row in asked(folder.asked())]
+    everywhere = [row for folder in folders for row in shown(folder.asked())]
     refused = []
     for folder, path in _by_age(folders):
         name = f"{folder.folder.name}/{path.relative_to(folder.folder).as_posix()}"
-        verdicts, bad = _read(path, name, known(asked(folder.asked()), everywhere), task)
+        verdicts, bad = _read(path, name, known(shown(folder.asked()), everywhere), task)
         reviews.ledger.take(name, [verdict.row() for verdict in verdicts])
         refused += bad
-    shown = {row.content: row.completion for row in everywhere}
-    verdicts = [remembered(entry) for entry in reviews.ledger.entries()]
-    outdated = [verdict for verdict in verdicts if _outdated(verdict, shown, task)]
-    refused += [_refused_now(verdict, shown, task) for verdict in outdated]
-    valid = [verdict for verdict in verdicts if verdict not in outdated]
+    answers = {row.content: row.completion for row in everywhere}
+    valid = []
+    for verdict in map(remembered, reviews.ledger.entries()):
+        problem = _outdated(verdict, answers, task)
+        if problem is None:
+            valid.append(verdict)
+        else:
+            refused.append(Quarantined(verdict.id, "invalid_fix", f"ledger: {verdict.id}: {problem}", verdict.row()))
     return Round(valid, settled(valid), refused)
 
 
@@ -120,7 +123,7 @@ def open_rows(sample: Sample, settled: Mapping[str, Settled]) -> list[dict[str, 
 
 def hand_out(rows: list[dict[str, Any]], reviews: ReviewFolder, *, formats: Sequence[str], use_case: str) -> None:
     """Write what is open, in every format; what was handed out before is remembered, since verdicts on it may still come."""
-    before = {row.content: row._asdict() for row in asked(reviews.asked())}
+    before = {row.content: row._asdict() for row in shown(reviews.asked())}
     reviews.folder.mkdir(parents=True, exist_ok=True)
     write_rows(reviews.folder / ASKED, (before | {row["content"]: row for row in rows}).values())
     # Written again only when rows come or go: somebody may have the workbook open.
@@ -169,10 +172,8 @@ def _read(path: Path, name: str, what: Known, task: Task) -> tuple[list[Verdict]
     return read_verdicts(lines, what, task)
 
 
-def _outdated(verdict: Verdict, shown: Mapping[str, str], task: Task) -> bool:
-    return verdict.verdict == "fix" and invalid_fix(verdict.completion, shown.get(verdict.content, ""), task) is not None
-
-
-def _refused_now(verdict: Verdict, shown: Mapping[str, str], task: Task) -> Quarantined:
-    problem = invalid_fix(verdict.completion, shown.get(verdict.content, ""), task)
-    return Quarantined(verdict.id, "invalid_fix", f"{verdict.id}: {problem} (accepted earlier; the task has changed since)", verdict.row())
+def _outdated(verdict: Verdict, answers: Mapping[str, str], task: Task) -> str | None:
+    """Why a correction of earlier is none for the task as it is now."""
+    if verdict.verdict != "fix":
+        return None
+    return invalid_fix(verdict.completion, answers.get(verdict.content, ""), task)

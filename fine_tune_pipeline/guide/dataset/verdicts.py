@@ -80,7 +80,7 @@ class Line(NamedTuple):
     broken: str | None = None
 
 
-class Asked(NamedTuple):
+class Shown(NamedTuple):
     """What people were shown."""
 
     id: str
@@ -99,18 +99,18 @@ class Refusal(NamedTuple):
 class Known(NamedTuple):
     """What was handed out: here by id, and in all hand-outs by content."""
 
-    here: Mapping[str, Asked]
-    everywhere: Mapping[str, Asked]
+    here: Mapping[str, Shown]
+    everywhere: Mapping[str, Shown]
 
 
-def asked(rows: Sequence[Mapping[str, Any]]) -> list[Asked]:
+def shown(rows: Sequence[Mapping[str, Any]]) -> list[Shown]:
     """What hand-outs showed; those of an earlier layout do not name the content."""
     return [
-        Asked(row["id"], row.get("content") or content(row["prompt"], row["completion"]), row["prompt"], row["completion"]) for row in rows
+        Shown(row["id"], row.get("content") or content(row["prompt"], row["completion"]), row["prompt"], row["completion"]) for row in rows
     ]
 
 
-def known(here: Sequence[Asked], everywhere: Sequence[Asked]) -> Known:
+def known(here: Sequence[Shown], everywhere: Sequence[Shown]) -> Known:
     """An index over what was handed out; the later hand-out of an id counts."""
     return Known({row.id: row for row in here}, {row.content: row for row in (*everywhere, *here)})
 
@@ -159,7 +159,7 @@ def _read(fields: Mapping[str, Any], known: Known, task: Task) -> Verdict | Refu
     return Verdict(row.id, verdict, by.strip(), completion, _text(fields.get("note")), **given, content=row.content)
 
 
-def _row(fields: Mapping[str, Any], known: Known) -> Asked | Refusal:
+def _row(fields: Mapping[str, Any], known: Known) -> Shown | Refusal:
     """Which row the line is about: the content decides, and an id that does not belong to it was edited or sorted apart."""
     id_, name = _text(fields.get("id")), _text(fields.get("content"))
     row = known.everywhere.get(name) if name else known.here.get(id_)
@@ -188,7 +188,7 @@ def _answer(name: str, value: Any) -> bool | Refusal | None:
     return None if not text else Refusal("unknown_answer", f"{name} is {value!r}, want yes or no")
 
 
-def _verdict(fields: Mapping[str, Any], row: Asked, given: Mapping[str, bool | None]) -> str | Refusal:
+def _verdict(fields: Mapping[str, Any], row: Shown, given: Mapping[str, bool | None]) -> str | Refusal:
     """The verdict that is given, or that follows from the answers. Personal data that is left outweighs all else."""
     value = fields.get("verdict")
     said = value.strip().casefold() if isinstance(value, str) else value
@@ -214,7 +214,7 @@ def _verdict(fields: Mapping[str, Any], row: Asked, given: Mapping[str, bool | N
     return "accept"
 
 
-def _corrected(fields: Mapping[str, Any], row: Asked) -> Any:
+def _corrected(fields: Mapping[str, Any], row: Shown) -> Any:
     """The right answer: `corrected`, or, in lines that people write themselves, `completion`."""
     corrected = fields.get("corrected")
     return corrected if _text(corrected) else fields.get("completion")

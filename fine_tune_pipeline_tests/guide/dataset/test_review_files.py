@@ -16,7 +16,7 @@ import pytest
 from fine_tune_pipeline.guide.dataset.review_files.exchange import read_hand_in, write_formats
 from fine_tune_pipeline.guide.dataset.review_files.html_form import form
 from fine_tune_pipeline.guide.dataset.review_files.tables import COLUMNS, defused, read_csv, read_xlsx, restored, write_csv, write_xlsx
-from fine_tune_pipeline.guide.dataset.verdicts import Line, asked, content, known, read_verdicts
+from fine_tune_pipeline.guide.dataset.verdicts import Line, content, known, read_verdicts, shown
 from fine_tune_pipeline_tests.guide.dataset.make import OPEN
 
 NASTY = [
@@ -55,7 +55,7 @@ def fill_xlsx(path, answers):
 
 
 def verdicts(path, rows):
-    return read_verdicts(read_hand_in(path), known(asked(rows), []), OPEN)
+    return read_verdicts(read_hand_in(path), known(shown(rows), []), OPEN)
 
 
 @pytest.mark.parametrize(("write", "fill", "name"), [(write_csv, fill_csv, "h.csv"), (write_xlsx, fill_xlsx, "h.xlsx")])
@@ -256,7 +256,7 @@ def test_the_form_decides_as_the_pipeline_does(page):
 def _pipeline(given):
     rows = [{"id": "a", "content": content("p", "shown"), "prompt": "p", "completion": "shown"}]
     line = {"id": "a", "content": rows[0]["content"], "by": "Kim", **given}
-    found, _ = read_verdicts([Line("x", line)], known(asked(rows), []), OPEN)
+    found, _ = read_verdicts([Line("x", line)], known(shown(rows), []), OPEN)
     return found[0].verdict if found else None
 
 

@@ -85,6 +85,21 @@ def test_the_layout_of_earlier_versions_is_read(tmp_path):
     assert len(room.round.verdicts) == 10
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_verdicts_written_into_the_jsonl_hand_out_count(tmp_path, old):
+    room = Room(tmp_path, rows())
+    room.run()
+    judged = [{**row, "verdict": "accept", "by": "Kim"} for row in room.handout]
+    if old:
+        (room.reviews.folder / "asked.jsonl").unlink()
+        judged = [{name: row[name] for name in ("id", "prompt", "completion", "verdict", "by")} for row in judged]
+    write_rows(room.reviews.folder / "handout.jsonl", judged)
+    for _ in range(2):
+        room.run()
+        assert room.check.passed
+        assert room.refused == []
+
+
 def test_verdicts_are_remembered_when_the_hand_out_is_gone(room):
     room.answer([accept(id_) for id_ in room.handed_out])
     room.run()

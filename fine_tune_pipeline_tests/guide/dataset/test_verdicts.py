@@ -2,10 +2,10 @@
 
 import pytest
 
-from fine_tune_pipeline.guide.dataset.verdicts import Line, Verdict, asked, content, known, read_verdicts, settled
+from fine_tune_pipeline.guide.dataset.verdicts import Line, Verdict, content, known, read_verdicts, settled, shown
 from fine_tune_pipeline_tests.guide.dataset.make import FRUIT
 
-ROWS = asked([{"id": id_, "prompt": f"what is {id_}?", "completion": "apple"} for id_ in ("r0", "r1", "007", "81234567890123")])
+ROWS = shown([{"id": id_, "prompt": f"what is {id_}?", "completion": "apple"} for id_ in ("r0", "r1", "007", "81234567890123")])
 KNOWN = known(ROWS, [])
 C0 = content("what is r0?", "apple")
 ALL_YES = {"correct": "yes", "complete": "yes", "tone": "yes", "private": "yes"}
