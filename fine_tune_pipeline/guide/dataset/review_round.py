@@ -117,7 +117,7 @@ def open_rows(sample: Sample, settled: Mapping[str, Settled]) -> list[dict[str, 
                 "why": sample.why(example),
                 "look": look,
                 "people": people,
-            } | ({} if example.rejected is None else {"rejected": example.rejected})
+            }
     return list(rows.values())
 
 

@@ -58,7 +58,8 @@ class Sample:
 
     def why(self, example: Example) -> str:
         """Why people look at this example, in words: what the steps said of it, else the part."""
-        return example.metadata.get(MARK) or self.part[example.id].why
+        reason = example.metadata.get(MARK) or self.part[example.id].why
+        return reason if example.rejected is None else f"{reason}; the answer that is to be liked less: {example.rejected}"
 
     def table(self) -> list[dict[str, Any]]:
         """Part -> why, how many were chosen, how many were left out by the limit; parts without rows are left away."""

@@ -87,6 +87,12 @@ def test_people_see_the_whole_conversation_and_another_history_is_another_row(tm
     assert content_of(long) != content_of(example("m", "and now?"))
 
 
+def test_people_see_the_answer_that_is_to_be_liked_less(tmp_path):
+    room = Room(tmp_path, [example("m", "odd", metadata={"marked": "x"}, rejected="a stone")])
+    room.run()
+    assert room.handout[0]["why"] == "x; the answer that is to be liked less: a stone"
+
+
 def test_a_row_that_still_holds_personal_data_goes_out_and_counts_as_residue(tmp_path):
     room = Room(tmp_path, [*rows(), example("m", "odd", metadata={"marked": "x"})], experts(share=1.0))
     room.run()
