@@ -61,6 +61,12 @@ class Agreement:
         name = self.beyond_chance.name.split()[-1]
         return numbers | {name: self.beyond_chance.value, f"{name}_low": self.beyond_chance.lower, f"{name}_high": self.beyond_chance.upper}
 
+    def table(self) -> dict[str, Any]:
+        """Measure -> value, for the data card; empty while nothing was judged twice."""
+        if not self.rows:
+            return {}
+        return self.metadata() | {f"{name} (alike)": f"{alike} of {both}" for name, (both, alike) in self.questions.items() if both}
+
     @property
     def said(self) -> str:
         """A sentence for the report."""

@@ -80,7 +80,7 @@ def reviewed(scrubbed: Path, folder: Path, *, spec: ReviewSpec, sample: Sample, 
     notes = {
         "policy": spec.policy, "handed_out": len(sample.rows), "verdicts": result.counts, "reviewers": reviewers,
         "sample": sample.table(), "residue_sample": residue._asdict(),
-        "agreement": {**agreed.metadata(), "questions": agreed.questions, "said": agreed.said},
+        "agreement": agreed.table(), "agreement_said": agreed.said,
     }  # fmt: skip
     fixed = {"completion_by_expert": result.counts["fix"]} if result.counts.get("fix") else {}
     step = made("review", kept=result.examples, quarantine=result.quarantine, fixed=fixed, notes=notes)
@@ -111,7 +111,7 @@ def said(notes: Mapping[str, Any]) -> str:
         f"Review policy `experts`: {notes['handed_out']} examples were handed out; accepted {counts.get('accept', 0)}, "
         f"fixed {counts.get('fix', 0)}, rejected {counts.get('reject', 0)}, still holding personal data {counts.get('personal_data', 0)}, "
         f"waiting {counts.get('waiting', 0)}. Reviewers: {who}. {unseen} examples outside the sample were accepted without a look."
-        f"{_left_out(notes)} {notes.get('agreement', {}).get('said', '')}"
+        f"{_left_out(notes)} {notes.get('agreement_said', '')}"
     ).strip()
 
 

@@ -83,7 +83,7 @@ def test_two_corrections_agree_only_if_they_are_the_same():
 
 def test_nothing_judged_twice_is_said_to_be_nothing():
     found = agreement(given("accept -", "- reject"), seed=0)
-    assert found.metadata() == {"judged_twice": 0}
+    assert (found.metadata(), found.table()) == ({"judged_twice": 0}, {})
     assert "not measured" in found.said
 
 
@@ -102,4 +102,9 @@ def test_each_question_is_compared_where_two_people_answered_it():
         Verdict("s", "accept", "Kim", content="d", tone=True),
         Verdict("s", "accept", "Lee", content="d"),
     ]
-    assert agreement(rows, seed=0).questions == {"correct": (0, 0), "complete": (0, 0), "tone": (1, 0), "private": (1, 1)}
+    found = agreement(rows, seed=0)
+    assert found.questions == {"correct": (0, 0), "complete": (0, 0), "tone": (1, 0), "private": (1, 1)}
+    assert {name: value for name, value in found.table().items() if "alike" in name} == {
+        "tone (alike)": "0 of 1",
+        "private (alike)": "1 of 1",
+    }

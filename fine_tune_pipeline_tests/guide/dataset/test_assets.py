@@ -16,6 +16,7 @@ from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline_tests.guide.dataset.make import jsonl, use_case
+from fine_tune_pipeline_tests.guide.dataset.test_review_files import fill_xlsx
 
 FACTORIES = {
     "raw_examples": raw_examples,
@@ -208,3 +209,21 @@ def test_only_a_review_in_mlflow_needs_mlflow(house):
     assert "tracking" not in files.required_resource_keys
     assert "tracking" in queue.required_resource_keys
     assert {check.name: check.blocking for check in files.check_specs} == {"reviewed": True, "agreement": False}
+
+
+def test_two_reviewers_in_two_formats_are_told_in_the_data_card(house):
+    section = {"review": {"policy": "experts", "share": 0.05, "per_class": 0, "double_share": 1.0}}
+    house.run(**section)
+    [folder] = [ReviewFolder(path.parent) for path in house.store.review_root.glob("fruit/examples/*/handout.jsonl")]
+    asked = [row["id"] for row in read_rows(folder.folder / "handout.jsonl")]
+    fill_xlsx(folder.folder / "handout.xlsx", {number: {"verdict": "accept", "by": "Kim"} for number in range(len(asked))})
+    house.run(**section)
+    write_rows(folder.verdict_file, [{"id": id_, "verdict": "reject" if id_ == asked[0] else "accept", "by": "Lee"} for id_ in asked])
+    assert not house.run(**section).success
+    write_rows(folder.handed_in / "third.jsonl", [{"id": asked[0], "verdict": "accept", "by": "Max"}])
+    assert house.run(**section).success
+    review = house.artifact("dataset").json("card.json")["review"]
+    assert review["reviewers"] == {"Kim": len(asked), "Lee": len(asked), "Max": 1}
+    assert f"On {len(asked)} rows that two people judged they agree on {len(asked) - 1}" in review["said"]
+    assert "Krippendorff's alpha" in review["said"]
+    assert "Agreement of reviewers" in house.artifact("dataset").file("card.md").read_text(encoding="utf-8")
