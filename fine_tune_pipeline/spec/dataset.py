@@ -178,7 +178,8 @@ class ReviewSpec(Section):
     )
     most: int | None = Field(
         default=None, ge=1,
-        description="Experts see at most so many, the most urgent first; marked examples beyond go to the quarantine. No limit by default.",
+        description="Experts see at most so many, the most urgent first, a fifth at random; marked examples beyond go to the quarantine. "
+        "No limit by default.",
     )  # fmt: skip
     formats: list[ReviewFormat] = Field(
         default=["jsonl", "csv", "xlsx", "html"],

@@ -37,6 +37,10 @@ errors 18 were wrong, 16 %, against 4 % of all rows.
 """
 
 
+RESERVED = 0.2
+"""Share of the limit that the random part keeps: without any, nothing can be said about the rows that nobody saw."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """The examples that people get, in the order of the data, and why each is among them.
@@ -89,7 +93,7 @@ def choose(examples: Sequence[Example], spec: ReviewSpec, *, task: Task, seed: i
     random = _lowest(examples, spec.share, rank, least=1)
     part = {example.id: found for example in examples if (found := _part(example, random)) is not None}
     part |= dict.fromkeys(_coverage(examples, part, task=task, each=spec.per_class, rank=rank), COVERAGE)
-    chosen, over = _limited(part, spec.most, rank)
+    chosen, over = _limited(part, random, spec.most, rank)
     rows = [example for example in examples if example.id in chosen]
     again = _ranks(rows, seed, purpose="two people")
     return Sample(
@@ -162,10 +166,14 @@ def _cluster(example: Example) -> str:
     return example.metadata.get(CLUSTER, example.id)
 
 
-def _limited(part: Mapping[str, Part], most: int | None, rank: Mapping[str, bytes]) -> tuple[set[str], list[str]]:
-    """The ids within the limit, the most urgent parts first, and those above it."""
+def _limited(part: Mapping[str, Part], random: set[str], most: int | None, rank: Mapping[str, bytes]) -> tuple[set[str], list[str]]:
+    """The ids within the limit, the most urgent parts first but for the reserve, and those above it."""
     order = sorted(part, key=lambda id_: (PARTS.index(part[id_]), rank[id_]))
-    return set(order[:most]), order[len(order) if most is None else most :]
+    if most is None:
+        return set(order), []
+    reserved = sorted(random, key=lambda id_: rank[id_])[: round(RESERVED * most)]
+    chosen = set(list(dict.fromkeys([*reserved, *order]))[:most])
+    return chosen, [id_ for id_ in order if id_ not in chosen]
 
 
 def _unbiased(random: set[str], chosen: set[str], rank: Mapping[str, bytes]) -> set[str]:

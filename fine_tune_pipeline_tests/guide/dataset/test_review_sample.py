@@ -69,11 +69,17 @@ def test_an_open_task_is_one_class():
 def test_the_limit_takes_the_most_urgent_first_and_says_what_it_left_out():
     doubts = [marked(f"m{n}", "label_disagrees") for n in range(5)]
     personal = [marked(f"p{n}", "personal_data_unsure: PERSON") for n in range(3)]
-    sample = choose_from([*rows(40), *doubts, *personal], experts(most=6, per_class=20))
-    assert [(row["part"], row["rows"]) for row in sample.table()][:2] == [("personal_data", 3), ("doubt", 3)]
-    assert sample.left_out["doubt"] == 2
-    assert len(sample.held_back) == 2
+    sample = choose_from([*rows(400), *doubts, *personal], experts(most=6, per_class=20))
+    assert [(row["part"], row["rows"]) for row in sample.table()][:3] == [("personal_data", 3), ("doubt", 2), ("random", 1)]
+    assert sample.left_out["doubt"] == 3
+    assert len(sample.held_back) == 3
     assert len(sample.rows) == 6
+
+
+def test_a_fifth_of_the_limit_is_kept_for_the_random_part():
+    sample = choose_from([*rows(50), *(marked(f"m{n}", "x") for n in range(50))], experts(share=0.5, most=20))
+    assert len(sample.rows) == 20
+    assert len(sample.random) >= 4
 
 
 def test_the_random_part_stays_fair_under_a_limit():
