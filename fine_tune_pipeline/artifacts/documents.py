@@ -16,8 +16,8 @@ class Chunk:
 
     `text` is `converted[start:end]`, character for character, so a quote can be looked up in it. `document` names the file, below the
     place that all files of its source share, and the message or attachment in it; `sha256` is that of the document's bytes.
-    `heading` is the path of headings above the text (`Returns > Refunds`), `page` counts from 1 (PDF, slides).
-    `metadata` holds what only some documents have: a message's `message_id`, `subject`, `date`, `from`; an HTML page's `title`.
+    `heading` is the path of headings above the text (`Returns > Refunds`; of a message its subject), `page` counts from 1 (PDF).
+    `metadata` holds what only some documents have: a message's `message_id`, `subject`, `date`; an HTML page's `title`.
     """
 
     id: str

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, assert_never
 from zipfile import BadZipFile
 
 from fine_tune_pipeline.guide.dataset.files import SourceFile, UnreadableSource
-from fine_tune_pipeline.guide.dataset.rows import Row, plain
+from fine_tune_pipeline.guide.dataset.rows import Row, object_row, plain
 from fine_tune_pipeline.spec.dataset import CsvSource, ExcelSource, FileSource, JsonlSource, JsonSource, ParquetSource
 
 SHOWN_CHARACTERS = 200
@@ -89,18 +89,7 @@ def _json_row(number: int, line: bytes) -> Row:
         return Row(number, None, f"not UTF-8 text ({error.reason} at {error.start})", raw)
     except RecursionError:
         return Row(number, None, "nested too deeply to be read", raw)
-    return _object_row(number, value, raw)
-
-
-def _object_row(number: int, value: Any, raw: str) -> Row:
-    if not isinstance(value, dict):
-        return Row(number, None, f"got {type(value).__name__}, want an object", raw)
-    try:
-        # A lone half of a surrogate pair (`"\ud83d"`) is legal JSON, but no text: nothing could write it.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        return Row(number, None, f"not UTF-8 text ({error.reason} at {error.start})", raw)
-    return Row(number, value)
+    return object_row(number, value, raw)
 
 
 def _json(stream: BinaryIO, *, records: str | None, place: str) -> Iterator[Row]:
@@ -115,7 +104,7 @@ def _json(stream: BinaryIO, *, records: str | None, place: str) -> Iterator[Row]
     except RecursionError as error:
         raise UnreadableSource(f"{place}: nested too deeply to be read") from error
     for number, item in enumerate(_records(value, records, place=place), start=1):
-        yield _object_row(number, item, json.dumps(item, ensure_ascii=True))
+        yield object_row(number, item, None)
 
 
 def _records(value: Any, path: str | None, *, place: str) -> list[Any]:
@@ -226,7 +215,7 @@ def _excel(stream: BinaryIO, *, sheet: str | None, place: str) -> Iterator[Row]:
         if header is None:
             header = _excel_header(cells, place=place)
         else:
-            yield _excel_row(number, cells, header)
+            yield replace(_excel_row(number, cells, header), sheet=page.title)
     if header is None:
         raise UnreadableSource(f"{place}: the sheet {page.title!r} is empty; want a header and rows")
 

@@ -18,7 +18,8 @@ from openpyxl import Workbook
 
 from fine_tune_pipeline.guide.dataset import readers
 from fine_tune_pipeline.guide.dataset.files import MissingSource, UnreadableSource
-from fine_tune_pipeline.guide.dataset.sources import FailedQuery, NoDatabaseUrl, Opened, opened, source_name
+from fine_tune_pipeline.guide.dataset.queries import FailedQuery, NoDatabaseUrl
+from fine_tune_pipeline.guide.dataset.sources import Opened, opened, source_name
 from fine_tune_pipeline.spec.dataset import CsvSource, ExcelSource, JsonlSource, JsonSource, ParquetSource, Source, SqlSource
 from fine_tune_pipeline.spec.paths import is_url
 from fine_tune_pipeline_tests.guide.dataset.hub import COMMIT, ID, hub
@@ -219,7 +220,7 @@ def test_packed_and_plain_bytes_are_the_same_source(tmp_path):
 
 def test_a_cut_off_archive_is_refused(tmp_path):
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-20])
-    with pytest.raises(UnreadableSource, match=r"rows\.jsonl\.gz: cannot be read"):
+    with pytest.raises(UnreadableSource, match=r"dataset\.sources\[0\] \(.*rows\.jsonl\.gz\): cannot be read"):
         open_at(tmp_path, JsonlSource(type="jsonl", path="rows.jsonl.gz"))
 
 
