@@ -2,18 +2,17 @@
 
 import io
 import logging
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 from xml.parsers.expat import ExpatError, ParserCreate
 from zipfile import BadZipFile, ZipFile
 
-PROTECTED = "EncryptedPackage".encode("utf-16-le")
-"""Stands in what Office writes instead of a .docx or .xlsx that needs a password."""
-
 _OLE = b"\xd0\xcf\x11\xe0"
+_PROTECTED = "EncryptedPackage".encode("utf-16-le")
 
 
 class UnusableDocument(ValueError):
@@ -55,6 +54,21 @@ def convert(content: bytes, *, suffix: str, limit: int) -> Converted:
         pages = len(converted.page_starts)
         raise UnusableDocument("no_text", f"its {pages} pages are pictures, as a scanner makes them; bring it with recognised text (OCR)")
     raise UnusableDocument("no_text", "it holds no text")
+
+
+def needs_password(stream: BinaryIO) -> bool:
+    """Whether this is what Office writes instead of a .docx or .xlsx that is to need a password; the stream is at its begin again.
+
+    Source: [MS-CFB] 2.2 and 2.6, the place of the first directory sector; [MS-OFFCRYPTO] 2.3.4, the name in it.
+    """
+    header = stream.read(52)
+    found = False
+    if header.startswith(_OLE) and len(header) == 52:
+        (shift,), (sector,) = struct.unpack_from("<H", header, 30), struct.unpack_from("<I", header, 48)
+        stream.seek((sector + 1) << min(shift, 12))
+        found = _PROTECTED in stream.read(4096)
+    stream.seek(0)
+    return found
 
 
 @contextmanager
@@ -102,9 +116,9 @@ def _markdown_text(content: bytes, _: int) -> Converted:
 
 
 def _docx(content: bytes, limit: int) -> Converted:
+    if needs_password(io.BytesIO(content)):
+        raise UnusableDocument("password_protected", "needs a password; save it without one")
     if content.startswith(_OLE):
-        if PROTECTED in content:
-            raise UnusableDocument("password_protected", "needs a password; save it without one")
         raise UnusableDocument("damaged", "is an old Word document (.doc) by its content; save it as .docx")
     try:
         with ZipFile(io.BytesIO(content)) as archive:

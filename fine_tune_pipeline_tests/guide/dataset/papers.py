@@ -1,6 +1,7 @@
 """Small documents that the tests read: PDF and DOCX written byte by byte."""
 
 import io
+import struct
 from collections.abc import Sequence
 from email.message import EmailMessage
 from zipfile import ZipFile
@@ -83,6 +84,12 @@ def _paragraph(text: str) -> str:
 
 def _relation(kind: str, target: str) -> str:
     return f'<Relationships xmlns="{_PACKAGE}/relationships"><Relationship Id="r1" Type="{kind}" Target="{target}"/></Relationships>'
+
+
+def protected_office() -> bytes:
+    """As far as it is looked at, what Office writes for a .docx or .xlsx that needs a password: its header and its directory."""
+    header = struct.pack("<8s22xHH14xI", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", 9, 6, 2)
+    return header.ljust(3 * 512, b"\0") + "Root Entry".encode("utf-16-le").ljust(128, b"\0") + "EncryptedPackage".encode("utf-16-le")
 
 
 def message(text: str, *, subject: str = "Order 7", html: str | None = None, **attached: bytes) -> EmailMessage:

@@ -13,11 +13,10 @@ import pytest
 
 from fine_tune_pipeline.artifacts.documents import Chunk, read_chunks
 from fine_tune_pipeline.artifacts.examples import read_rows
-from fine_tune_pipeline.guide.dataset.convert import PROTECTED
 from fine_tune_pipeline.guide.dataset.documents import QUARANTINE, NoDocuments, collected_documents, opened_documents
 from fine_tune_pipeline.guide.dataset.files import MissingSource
 from fine_tune_pipeline.spec.dataset import DocumentSource
-from fine_tune_pipeline_tests.guide.dataset.papers import docx, message, pdf
+from fine_tune_pipeline_tests.guide.dataset.papers import docx, message, pdf, protected_office
 
 LETTER = b"Dear customer,\n\nyour order has been sent.\n"
 
@@ -135,7 +134,7 @@ def bomb() -> bytes:
         ("b.docx", b"PK", "damaged: "),
         ("b.docx", docx("<w:broken>"), "damaged: .*mismatched tag"),
         ("b.docx", docx(), "no_text: "),
-        ("b.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + PROTECTED, "password_protected: "),
+        ("b.docx", protected_office(), "password_protected: .*save it without one"),
         ("b.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 old", "damaged: .*old Word document"),
         ("b.docx", bomb(), "too_large: .*unpacks to 3,00"),
         ("b.html", b"<script>x()</script>", "no_text: "),
