@@ -133,8 +133,8 @@ def collect(opened_source: Opened, *, held_out: bool, seed: int) -> Collected:
     examples = [example for one in shaped for example in one.examples]
     quarantine = [one.refused for one in shaped if one.refused is not None]
     if not examples:
-        first = "; ".join(f"{row.reason}: {row.detail}" for row in quarantine[:3])
-        raise NoExamples(f"{opened_source.place}: none of {len(taken)} rows became an example. {first}")
+        reasons = "; ".join(f"{row.reason}: {row.detail}" for row in quarantine[:3])
+        raise NoExamples(f"{opened_source.place}: none of {len(taken)} rows became an example. {reasons}")
     unanswered_ends = sum(one.unanswered_end for one in shaped)
     return Collected(opened_source, held_out, len(rows), len(taken), examples, quarantine, unanswered_ends)
 
