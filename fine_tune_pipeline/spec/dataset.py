@@ -141,12 +141,12 @@ Source = Annotated[FileSource | SqlSource, Field(discriminator="type")]
 
 
 class DocumentSource(Files):
-    """Documents: PDF, DOCX, HTML, Markdown, plain text, e-mail (.eml, .mbox). They become passages, never training rows by themselves."""
+    """Documents: PDF, DOCX, HTML, Markdown, plain text, e-mail (.eml, .mbox). They become chunks, never training rows by themselves."""
 
-    name: str | None = Field(default=None, description="Shown as the passages' source; the place by default.")
+    name: str | None = Field(default=None, description="Shown as the chunks' source; the place by default.")
     licence: str | None = Field(default=None, description="Terms under which you hold these documents; shown in the data card.")
-    chunk_characters: int = Field(default=1500, ge=100, le=100_000, description="The most characters of a passage.")
-    overlap_characters: int = Field(default=150, ge=0, description="So many of them the next passage repeats, from a sentence on.")
+    chunk_characters: int = Field(default=1500, ge=100, le=100_000, description="The most characters of a piece.")
+    overlap_characters: int = Field(default=150, ge=0, description="So many of them the next chunk repeats, from a sentence on.")
     max_megabytes: float = Field(default=50, gt=0, description="A larger document, or message of an mbox, is left out and said.")
 
     @model_validator(mode="after")

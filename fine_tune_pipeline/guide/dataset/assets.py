@@ -40,7 +40,7 @@ def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
     @dg.asset(key=key, deps=feedback, group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"})
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving) -> dg.MaterializeResult:
-        """Examples as they lie in the sources, with where each came from; nothing is changed yet. Passages of documents lie beside them."""
+        """Examples as they lie in the sources, with where each came from; nothing is changed yet. Chunks of documents lie beside them."""
         corrections = serving.traffic_log(spec.name).corrections() if spec.dataset.feedback else []
         gathered = gather(spec, corrections=corrections)
         sampled = any(source.sample is not None for source in (*spec.dataset.sources, *spec.dataset.held_out))

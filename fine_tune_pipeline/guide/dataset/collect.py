@@ -1,4 +1,4 @@
-"""All sources become examples, each row at least one or in the quarantine, with ids that stay; documents become passages beside them."""
+"""All sources become examples, each row at least one or in the quarantine, with ids that stay; documents become chunks beside them."""
 
 import hashlib
 import json
@@ -71,10 +71,10 @@ def gather(spec: UseCaseSpec, *, corrections: Sequence[Mapping[str, str]] = ()) 
 
 
 def collected(gathered: Gathered, folder: Path, *, seed: int) -> Built:
-    """Write the examples of all sources and the passages of all documents into `folder`.
+    """Write the examples of all sources and the chunks of all documents into `folder`.
 
     Raises:
-        NoExamples, NoDocuments: not one row of a source became an example, not one document passages; names the first reasons.
+        NoExamples, NoDocuments: not one row of a source became an example, not one document chunks; names the first reasons.
         BrokenTemplate, ReservedColumn, UnstatedLayout, EmptySource: names the source and the field.
     """
     parts = [collect(source, held_out=False, seed=seed) for source in gathered.sources]

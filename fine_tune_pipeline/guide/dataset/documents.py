@@ -1,4 +1,4 @@
-"""Documents become passages with their place, for retrieval and for synthetic examples; those that cannot are kept with the reason."""
+"""Documents become chunks with their place, for retrieval and for synthetic examples; those that cannot are kept with the reason."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from fine_tune_pipeline.artifacts.documents import Chunk, write_chunks
 from fine_tune_pipeline.artifacts.examples import write_rows
 from fine_tune_pipeline.artifacts.quarantine import Quarantined, reasons
-from fine_tune_pipeline.guide.dataset.chunks import passages
+from fine_tune_pipeline.guide.dataset.chunks import pieces
 from fine_tune_pipeline.guide.dataset.convert import CONVERTERS, Converted, UnusableDocument, convert
 from fine_tune_pipeline.guide.dataset.files import SourceFile, ending, files_at
 from fine_tune_pipeline.guide.dataset.mail import attachments, mbox_messages, message_text
@@ -39,7 +39,7 @@ class OpenedDocuments:
     digests: Sequence[str]
 
     def what(self) -> dict[str, Any]:
-        """What decides the passages: the contents and names of the files, and how they are cut; never where they lie."""
+        """What decides the chunks: the contents and names of the files, and how they are cut; never where they lie."""
         files = [{"name": file.name, "sha256": digest} for file, digest in zip(self.files, self.digests, strict=True)]
         settings = self.source.model_dump(mode="json", exclude={"path"})
         return {**settings, "name": self.name, "files": files, "converters": {name: version(name) for name in CONVERTER_PACKAGES}}
@@ -58,7 +58,7 @@ def opened_documents(source: DocumentSource, *, locate: Callable[[str], str], fi
 
 
 def collected_documents(sources: Sequence[OpenedDocuments], folder: Path) -> dict[str, Any]:
-    """Write the passages of all documents into `folder`, one document at a time, and what was left out with the reason.
+    """Write the chunks of all documents into `folder`, one document at a time, and what was left out with the reason.
 
     Gives the numbers for the UI.
 
@@ -145,21 +145,21 @@ def _chunks_of(document: Document, count: Counts, left_out: list[Quarantined], *
 def _cut(converted: Converted, document: Document, source: OpenedDocuments, digest: str) -> Iterator[Chunk]:
     spec = source.source
     subject = converted.metadata.get("subject", "")
-    found = passages(
+    found = pieces(
         converted.text, size=spec.chunk_characters, overlap=spec.overlap_characters,
         headings=converted.headings, page_starts=converted.page_starts,
     )  # fmt: skip
-    for passage in found:
+    for piece in found:
         yield Chunk(
-            id=hashlib.sha256(f"{digest}:{passage.start}:{passage.end}".encode()).hexdigest()[:16],
-            text=converted.text[passage.start : passage.end],
+            id=hashlib.sha256(f"{digest}:{piece.start}:{piece.end}".encode()).hexdigest()[:16],
+            text=converted.text[piece.start : piece.end],
             source=source.name,
             document=document.name,
             sha256=digest,
-            start=passage.start,
-            end=passage.end,
-            heading=" > ".join(filter(None, [subject, passage.heading])),
-            page=passage.page,
+            start=piece.start,
+            end=piece.end,
+            heading=" > ".join(filter(None, [subject, piece.heading])),
+            page=piece.page,
             licence=spec.licence,
             metadata=converted.metadata,
         )

@@ -1,11 +1,11 @@
-"""Passages are exact parts of a text, small enough, under their headings, on their page, and together hold all of it."""
+"""Pieces are exact parts of a text, small enough, under their headings, on their page, and together hold all of it."""
 
 import random
 from itertools import pairwise
 
 import pytest
 
-from fine_tune_pipeline.guide.dataset.chunks import Passage, passages
+from fine_tune_pipeline.guide.dataset.chunks import Piece, pieces
 
 MARKDOWN = """Before all.
 
@@ -28,15 +28,15 @@ Free.
 """
 
 
-def cut(text: str, *, size: int = 1000, overlap: int = 0, headings: bool = True, page_starts: tuple[int, ...] = ()) -> list[Passage]:
-    return list(passages(text, size=size, overlap=overlap, headings=headings, page_starts=page_starts))
+def cut(text: str, *, size: int = 1000, overlap: int = 0, headings: bool = True, page_starts: tuple[int, ...] = ()) -> list[Piece]:
+    return list(pieces(text, size=size, overlap=overlap, headings=headings, page_starts=page_starts))
 
 
-def shown(text: str, parts: list[Passage]) -> list[str]:
+def shown(text: str, parts: list[Piece]) -> list[str]:
     return [text[part.start : part.end] for part in parts]
 
 
-def test_a_passage_stands_under_its_path_of_headings():
+def test_a_piece_stands_under_its_path_of_headings():
     parts = cut(MARKDOWN)
     assert list(zip([part.heading for part in parts], shown(MARKDOWN, parts), strict=True)) == [
         ("", "Before all."),
@@ -66,20 +66,20 @@ def test_a_long_text_is_cut_after_a_paragraph_else_a_sentence_a_word_anywhere(te
     assert shown(text, cut(text, size=20)) == wanted
 
 
-def test_the_next_passage_begins_with_the_last_sentence_or_words_of_the_one_before():
+def test_the_next_piece_begins_with_the_last_sentence_or_words_of_the_one_before():
     text = "Aaaa bbbb cccc dddd. Eeee ffff. Gggg hhhh iiii."
     assert shown(text, cut(text, size=32, overlap=12)) == ["Aaaa bbbb cccc dddd. Eeee ffff.", "Eeee ffff. Gggg hhhh iiii."]
     assert shown("aaaa bbbb cccc dddd", cut("aaaa bbbb cccc dddd", size=14, overlap=6)) == ["aaaa bbbb cccc", "cccc dddd"]
 
 
-def test_no_passage_crosses_the_end_of_a_page():
+def test_no_piece_crosses_the_end_of_a_page():
     text = "one\n\ntwo\n\nthree"
     parts = cut(text, headings=False, page_starts=(0, 5, 10))
     assert list(zip([part.page for part in parts], shown(text, parts), strict=True)) == [(1, "one"), (2, "two"), (3, "three")]
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_every_character_is_in_a_passage_of_the_wanted_size(seed):
+def test_every_character_is_in_a_piece_of_the_wanted_size(seed):
     chance = random.Random(seed)
     text = "".join(chance.choice(["a", "bb", ". ", "\n", "\n\n", " ", "\u3002", "\x0c"]) for _ in range(chance.randrange(1, 400)))
     size = chance.randrange(3, 60)

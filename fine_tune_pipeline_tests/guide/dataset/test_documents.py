@@ -1,4 +1,4 @@
-"""Documents of every kind become passages with their place; those that cannot are left out with the reason, and the others go on."""
+"""Documents of every kind become chunks with their place; those that cannot are left out with the reason, and the others go on."""
 
 import io
 import json
