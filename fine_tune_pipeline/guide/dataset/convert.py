@@ -94,7 +94,12 @@ def decoded(content: bytes) -> str:
         text = "\0" if best is None else str(best)
     if "\0" in text:
         raise UnusableDocument("not_text", "holds bytes that are no text in any known encoding; want UTF-8")
-    return text
+    return one_newline(text)
+
+
+def one_newline(text: str) -> str:
+    """The text with lines that end alike, whatever system wrote it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def html(content: bytes) -> Converted:

@@ -12,7 +12,7 @@ from mimetypes import guess_extension
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from fine_tune_pipeline.guide.dataset.convert import Converted, UnusableDocument, html, refused_if_damaged
+from fine_tune_pipeline.guide.dataset.convert import Converted, UnusableDocument, html, one_newline, refused_if_damaged
 
 
 def message_text(content: bytes) -> Converted:
@@ -24,7 +24,7 @@ def message_text(content: bytes) -> Converted:
     with refused_if_damaged():
         message = _parsed(content)
         body = message.get_body(("plain", "html"))
-        text = "" if body is None else body.get_content()
+        text = "" if body is None else one_newline(body.get_content())
         converted = html(text.encode("utf-8")) if body is not None and body.get_content_subtype() == "html" else Converted(text)
         metadata = _metadata(message)
     if not converted.text.strip():

@@ -1,7 +1,10 @@
 """Rows become examples by templates; what cannot is in the quarantine with file, row and column."""
 
+import csv
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from openpyxl import Workbook
 
@@ -213,6 +216,23 @@ def test_conversations_become_examples_with_history_and_the_broken_ones_lie_in_t
     assert quarantine[0].detail.startswith("jsonl:rows.jsonl, row 2: messages[0]: assistant at the beginning")
     assert read_steps(tmp_path / "out")[0].fixed == {"unanswered_end_left_out": 1}
     assert built.metadata["sources"][0]["taken"] == 3
+
+
+def test_conversations_are_the_same_from_json_lines_parquet_and_csv(tmp_path):
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": "b"}'}}
+    talk = [*CHAT, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "green"}]
+    row = {"id": "x", "messages": [*talk, {"role": "assistant", "content": "pear"}]}
+    jsonl(tmp_path / "rows.jsonl", [row])
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([["id", "messages"], ["x", json.dumps(row["messages"])]])
+    found = [
+        run(tmp_path, sources=[{"type": kind, "path": f"rows.{kind}", "layout": "messages", "name": "rows"}])[0][0]
+        for kind in ("jsonl", "parquet", "csv")
+    ]
+    assert {(one.role, one.prompt, one.completion) for one in found} == {("tool", "green", "pear")}
+    assert found[0].history[-1]["tool_calls"][0]["function"] == {"name": "look", "arguments": {"at": "b"}}
+    assert found[0].history == found[1].history == found[2].history
 
 
 def test_the_answers_of_one_conversation_carry_its_id(tmp_path):

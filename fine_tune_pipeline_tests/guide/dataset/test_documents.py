@@ -187,6 +187,12 @@ def test_text_is_read_in_the_usual_encodings(tmp_path, encoding):
     assert read(tmp_path)[0][0].text == text
 
 
+def test_lines_may_end_as_on_any_system(tmp_path):
+    mail = message("One.\n\nTwo.").as_bytes().replace(b"\n", b"\r\n")
+    files(tmp_path, a_md=b"# Terms #\r\n\r\nBe fair.\r\nAnd kind.\r\n", b_eml=mail)
+    assert shown(read(tmp_path)[0]) == [("a.md", "Terms", None, "Be fair.\nAnd kind."), ("b.eml", "Order 7", None, "One.\n\nTwo.")]
+
+
 def test_a_page_is_read_in_the_encoding_that_it_names(tmp_path):
     files(tmp_path, a_html='<meta charset="iso-8859-1"><p>Rückgabe</p>'.encode("latin-1"))
     assert read(tmp_path)[0][0].text == "Rückgabe"
