@@ -47,7 +47,7 @@ def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         seed = {"dataset.split.seed": spec.dataset.split.seed} if sampled else {}
         return materialized(
             store.made(
-                context, version=3, what={**gathered.what(), **seed},
+                context, version=4, what={**gathered.what(), **seed},
                 build=lambda folder: collected(gathered, folder, seed=spec.dataset.split.seed),
             )
         )  # fmt: skip
