@@ -10,6 +10,20 @@ from fine_tune_pipeline.spec.base import Section
 
 _PINNED = re.compile(r"hf://datasets/[^/@]+/[^/@]+@[0-9a-f]{40}(/|$)")
 
+Layout = Literal["columns", "messages", "sharegpt", "alpaca", "prompt_completion", "preference"]
+Turns = Literal["last", "all"]
+
+LAYOUT_COLUMNS = {
+    "messages": ("messages", "tools"),
+    "sharegpt": ("conversations", "system", "tools"),
+    "alpaca": ("instruction", "input", "output", "system"),
+    "prompt_completion": ("prompt", "completion", "tools"),
+    "preference": ("prompt", "chosen", "rejected", "tools"),
+}
+"""What each training format calls its columns."""
+
+_ONE_ANSWER = ("columns", "alpaca", "preference")
+
 
 class Columns(Section):
     """How a row becomes an example. Templates are sandboxed Jinja over the row's columns."""
@@ -17,13 +31,36 @@ class Columns(Section):
     name: str | None = Field(default=None, description="Shown as the example's source; the type and place by default.")
     prompt: str = Field(default="{{ prompt }}", description="Template of what the model is given.")
     completion: str = Field(default="{{ completion }}", description="Template of the right answer.")
+    layout: Layout = Field(
+        default="columns",
+        description="columns: by the templates. Or a training format, which needs none: messages (OpenAI chat), sharegpt, alpaca, "
+        "prompt_completion, preference.",
+    )
+    columns: dict[str, str] = Field(default={}, description="Your names of the layout's columns, such as {messages: dialogue}.")
+    turns: Turns = Field(default="last", description="Which answers of a conversation are learnt from.")
     metadata: list[str] = Field(default=[], description="Columns kept beside the example, for slices.")
     licence: str | None = Field(default=None, description="Terms under which you hold this data; shown in the data card.")
     sample: int | None = Field(default=None, ge=1, description="Take this many rows, chosen by seed; all by default.")
 
+    @model_validator(mode="after")
+    def read_one_way(self) -> Self:
+        given = self.model_fields_set
+        if self.layout != "columns" and (templates := given & {"prompt", "completion"}):
+            raise ValueError(
+                f"got layout: {self.layout} and a template for {' and '.join(sorted(templates))}; want one of them, since the layout "
+                "says where both are"
+            )
+        known = LAYOUT_COLUMNS.get(self.layout, ())
+        if unknown := sorted(set(self.columns) - set(known)):
+            wanted = f"those of the layout: {', '.join(known)}" if known else "none without a layout: the templates name the columns"
+            raise ValueError(f"columns: got {unknown[0]}, want {wanted}")
+        if "turns" in given and self.layout in _ONE_ANSWER:
+            raise ValueError(f"turns: layout: {self.layout} has one answer a row; leave turns away")
+        return self
 
-class FileColumns(Columns):
-    """Rows of files: of one, of a folder (all files of this type below it), or of a glob; each may be gzip, bzip2 or xz."""
+
+class Files(Section):
+    """Files: one, a folder (all files of the kind below it), or a glob; each may be gzip, bzip2 or xz."""
 
     path: str = Field(
         description="File, folder or glob, relative to the YAML file; or a URL that fsspec knows (s3://, gs://, abfs://, https://). "
@@ -39,6 +76,10 @@ class FileColumns(Columns):
                 "what a branch or tag names can change"
             )
         return path
+
+
+class FileColumns(Files, Columns):
+    """Rows of files: of one, of a folder (all files of this type below it), or of a glob; each may be gzip, bzip2 or xz."""
 
 
 class JsonlSource(FileColumns):
@@ -97,6 +138,24 @@ class SqlSource(Columns):
 
 
 Source = Annotated[FileSource | SqlSource, Field(discriminator="type")]
+
+
+class DocumentSource(Files):
+    """Documents: PDF, DOCX, HTML, Markdown, plain text, e-mail (.eml, .mbox). They become chunks, never training rows by themselves."""
+
+    name: str | None = Field(default=None, description="Shown as the chunks' source; the place by default.")
+    licence: str | None = Field(default=None, description="Terms under which you hold these documents; shown in the data card.")
+    chunk_characters: int = Field(default=1500, ge=100, le=100_000, description="The most characters of a piece.")
+    overlap_characters: int = Field(default=150, ge=0, description="So many of them the next chunk repeats, from a sentence on.")
+    max_megabytes: float = Field(default=50, gt=0, description="A larger document, or message of an mbox, is left out and said.")
+
+    @model_validator(mode="after")
+    def room_left(self) -> Self:
+        if 2 * self.overlap_characters >= self.chunk_characters:
+            raise ValueError(
+                f"overlap_characters: got {self.overlap_characters}, want less than half of chunk_characters, {self.chunk_characters}"
+            )
+        return self
 
 
 class FormatSpec(Section):
@@ -201,6 +260,9 @@ class DatasetSpec(Section):
 
     sources: list[Source] = Field(min_length=1)
     held_out: list[Source] = Field(default=[], description="Sources of the test set, kept apart from all training; else it is split off.")
+    documents: list[DocumentSource] = Field(
+        default=[], description="What examples can be made from and answers be looked up in; kept apart from the examples."
+    )
     minimum_examples: int = Field(default=100, ge=10)
     minimum_per_class: int = Field(default=5, ge=1, description="Training rows that each label of the task needs.")
     format: FormatSpec = FormatSpec()

@@ -308,6 +308,8 @@ def _named_files(spec: UseCaseSpec) -> Iterable[tuple[Location, str]]:
         for number, source in enumerate(sources):
             if isinstance(source, FileSource):
                 yield ("dataset", part, number, "path"), source.path
+    for number, documents in enumerate(spec.dataset.documents):
+        yield ("dataset", "documents", number, "path"), documents.path
 
 
 def _repeated_keys(node: yaml.Node, file: str) -> Iterable[Problem]:

@@ -161,6 +161,32 @@ BROKEN = {
         "use_case.Other",
         "defs.yaml:1  type: got 'fine_tune_pipeline.use_case.Other', want fine_tune_pipeline.use_case.FineTuneUseCase",
     ),
+    "layout and templates": (
+        "path: rows.jsonl",
+        "path: rows.jsonl, layout: messages, prompt: '{{ text }}'",
+        "attributes.dataset.sources.0: got layout: messages and a template for prompt; want one of them",
+    ),
+    "column of no layout": ("path: rows.jsonl", "path: rows.jsonl, columns: {messages: talk}", "columns: got messages, want none without"),
+    "column of another layout": (
+        "path: rows.jsonl",
+        "path: rows.jsonl, layout: alpaca, columns: {messages: talk}",
+        "columns: got messages, want those of the layout: instruction, input, output, system",
+    ),
+    "turns of one answer": (
+        "path: rows.jsonl",
+        "path: rows.jsonl, layout: alpaca, turns: all",
+        "turns: layout: alpaca has one answer a row",
+    ),
+    "missing documents": (
+        "path: rows.jsonl}",
+        "path: rows.jsonl}\n    documents: [{path: handbook}]",
+        "attributes.dataset.documents.0.path: got 'handbook', but there is no handbook",
+    ),
+    "overlap": (
+        "path: rows.jsonl}",
+        "path: rows.jsonl}\n    documents: [{path: rows.jsonl, chunk_characters: 200, overlap_characters: 100}]",
+        "overlap_characters: got 100, want less than half of chunk_characters, 200",
+    ),
     "no attributes": ("attributes:", "attribute:", "attributes: missing; want the use case's fields"),
 }
 

@@ -45,14 +45,14 @@ def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
     @dg.asset(key=key, deps=feedback, group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"})
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving) -> dg.MaterializeResult:
-        """Examples as they lie in the sources: prompt, completion and where each came from; nothing is changed yet."""
+        """Examples as they lie in the sources, with where each came from; nothing is changed yet. Chunks of documents lie beside them."""
         corrections = serving.traffic_log(spec.name).corrections() if spec.dataset.feedback else []
         gathered = gather(spec, corrections=corrections)
         sampled = any(source.sample is not None for source in (*spec.dataset.sources, *spec.dataset.held_out))
         seed = {"dataset.split.seed": spec.dataset.split.seed} if sampled else {}
         return materialized(
             store.made(
-                context, version=3, what={**gathered.what(), **seed},
+                context, version=4, what={**gathered.what(), **seed},
                 build=lambda folder: collected(gathered, folder, seed=spec.dataset.split.seed),
             )
         )  # fmt: skip

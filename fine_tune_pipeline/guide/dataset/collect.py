@@ -1,4 +1,4 @@
-"""Rows of the sources become examples: by templates, with an id that stays, each row either an example or in the quarantine."""
+"""All sources become examples, each row at least one or in the quarantine, with ids that stay; documents become chunks beside them."""
 
 import hashlib
 import json
@@ -8,32 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template
-from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError, UndefinedError
-from jinja2.sandbox import SandboxedEnvironment
 from tqdm import tqdm
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.documents import OpenedDocuments, collected_documents, opened_documents
 from fine_tune_pipeline.guide.dataset.rows import Row, canonical
+from fine_tune_pipeline.guide.dataset.shape import UNANSWERED_END, Shape
 from fine_tune_pipeline.guide.dataset.sources import Opened, opened
-from fine_tune_pipeline.guide.dataset.steps import MARK, Step, made, write_step
+from fine_tune_pipeline.guide.dataset.steps import Step, made, write_step
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 FEEDBACK = "production_feedback"
 """Source of the examples that people corrected at the endpoint."""
-
-RESERVED_METADATA = frozenset({MARK, "cluster", "review", "reviewed_by", "model_version", "original_id", "request_id"})
-"""Metadata that the steps write themselves."""
-
-
-class BrokenTemplate(ValueError):
-    """A template of a source is not Jinja."""
-
-
-class ReservedColumn(ValueError):
-    """A metadata column has the name of something that a step writes."""
 
 
 class EmptySource(ValueError):
@@ -41,22 +29,24 @@ class EmptySource(ValueError):
 
 
 class NoExamples(ValueError):
-    """Not one row of the sources became an example."""
+    """Not one row of a source became an example."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """Everything that goes in: sources for training, sources kept apart for the test, corrections from production."""
+    """Everything that goes in: sources for training, sources kept apart for the test, corrections from production, documents."""
 
     sources: Sequence[Opened]
     held_out: Sequence[Opened]
     corrections: Sequence[Mapping[str, str]] = ()
+    documents: Sequence[OpenedDocuments] = ()
 
     def what(self) -> dict[str, Any]:
         """What decides the output, by its place in the YAML: columns, templates and content, never a path or a URL."""
         parts = {"dataset.sources": self.sources, "dataset.held_out": self.held_out}
         slices: dict[str, Any] = {name: [_slice(source) for source in sources] for name, sources in parts.items()}
         text = json.dumps([dict(row) for row in self.corrections], sort_keys=True, ensure_ascii=False)
+        slices["dataset.documents"] = [source.what() for source in self.documents]
         slices["dataset.feedback"] = hashlib.sha256(text.encode("utf-8")).hexdigest() if self.corrections else None
         return slices
 
@@ -72,38 +62,45 @@ def gather(spec: UseCaseSpec, *, corrections: Sequence[Mapping[str, str]] = ()) 
         name: [opened(source, locate=spec.place, field=f"dataset.{name}[{number}]") for number, source in enumerate(sources)]
         for name, sources in both.items()
     }
-    return Gathered(sources=found["sources"], held_out=found["held_out"], corrections=corrections if spec.dataset.feedback else ())
+    documents = [
+        opened_documents(source, locate=spec.place, field=f"dataset.documents[{number}]")
+        for number, source in enumerate(spec.dataset.documents)
+    ]
+    taken = corrections if spec.dataset.feedback else ()
+    return Gathered(sources=found["sources"], held_out=found["held_out"], corrections=taken, documents=documents)
 
 
 def collected(gathered: Gathered, folder: Path, *, seed: int) -> Built:
-    """Write the examples of all sources into `folder`.
+    """Write the examples of all sources and the chunks of all documents into `folder`.
 
     Raises:
-        NoExamples: not one row became an example; names the first reasons.
-        BrokenTemplate, ReservedColumn, EmptySource: names the source and the field.
+        NoExamples, NoDocuments: not one row of a source became an example, not one document chunks; names the first reasons.
+        BrokenTemplate, ReservedColumn, UnstatedLayout, EmptySource: names the source and the field.
     """
     parts = [collect(source, held_out=False, seed=seed) for source in gathered.sources]
     parts += [collect(source, held_out=True, seed=seed) for source in gathered.held_out]
     kept, renamed = unique([example for part in parts for example in part.examples] + [_corrected(row) for row in gathered.corrections])
     quarantine = [row for part in parts for row in part.quarantine]
-    if not kept:
-        first = "; ".join(f"{row.reason}: {row.detail}" for row in quarantine[:3]) or "no row was taken"
-        raise NoExamples(f"dataset.sources: none of {len(quarantine)} rows became an example. {first}")
     table = [part.shown() for part in parts] + _feedback_shown(gathered.corrections)
-    step = made("collect", kept=kept, quarantine=quarantine, fixed={"id_made_unique": renamed} if renamed else {}, notes={"sources": table})
+    fixed = {"id_made_unique": renamed, UNANSWERED_END: sum(part.unanswered_ends for part in parts)}
+    documents = collected_documents(gathered.documents, folder) if gathered.documents else {}
+    notes = {"sources": table, **({"documents": documents["document_sources"]} if documents else {})}
+    step = made("collect", kept=kept, quarantine=quarantine, fixed={name: rows for name, rows in fixed.items() if rows}, notes=notes)
     write_step(folder, step, examples=kept, quarantine=quarantine, before=[])
-    return Built(metadata=_metadata(step, kept, table))
+    return Built(metadata={**_metadata(step, kept, table), **documents})
 
 
 @dataclass(frozen=True)
 class Collected:
-    """One source's examples and the rows that could not become one; `rows` is what the source holds, before any sampling."""
+    """One source's examples and the rows that could not become one; `rows` is what the source holds, `taken` what a sample leaves of it."""
 
     source: Opened
     held_out: bool
     rows: int
+    taken: int
     examples: list[Example]
     quarantine: list[Quarantined]
+    unanswered_ends: int
 
     def shown(self) -> dict[str, Any]:
         """A line of the table of sources."""
@@ -111,7 +108,7 @@ class Collected:
             "source": self.source.name,
             "held_out": self.held_out,
             "rows": self.rows,
-            "taken": len(self.examples) + len(self.quarantine),
+            "taken": self.taken,
             "examples": len(self.examples),
             "quarantined": len(self.quarantine),
             "licence": self.source.source.licence or "not stated",
@@ -122,22 +119,24 @@ def collect(opened_source: Opened, *, held_out: bool, seed: int) -> Collected:
     """Examples of one source.
 
     Raises:
-        BrokenTemplate, ReservedColumn, EmptySource: names the source and the field.
+        BrokenTemplate, ReservedColumn, UnstatedLayout, EmptySource, NoExamples: names the source and the field.
     """
-    source = opened_source.source
-    reserved = sorted(RESERVED_METADATA.intersection(source.metadata))
-    if reserved:
-        raise ReservedColumn(f"{opened_source.place}: metadata: {reserved[0]} is written by the steps; rename the column in the source")
-    templates = {name: _compiled(getattr(source, name), f"{opened_source.place}: {name}") for name in ("prompt", "completion")}
+    shape = Shape.of(opened_source, held_out=held_out)
     rows = list(opened_source.rows())
     if not rows:
         raise EmptySource(f"{opened_source.place}: holds no rows; bring some, or take the source out")
-    taken = rows if source.sample is None else sampled(rows, source.sample, seed=seed)
-    bar = tqdm(taken, desc=f"collect {opened_source.name}", unit="row", disable=None)
-    results = [_example(row, templates, opened_source, held_out=held_out) for row in bar]
-    examples = [result for result in results if isinstance(result, Example)]
-    quarantine = [result for result in results if isinstance(result, Quarantined)]
-    return Collected(opened_source, held_out, len(rows), examples, quarantine)
+    if first := next((row for row in rows if row.columns is not None), None):
+        shape.check(first)
+    sample = opened_source.source.sample
+    taken = rows if sample is None else sampled(rows, sample, seed=seed)
+    shaped = [shape.examples(row) for row in tqdm(taken, desc=f"collect {opened_source.name}", unit="row", disable=None)]
+    examples = [example for one in shaped for example in one.examples]
+    quarantine = [one.refused for one in shaped if one.refused is not None]
+    if not examples:
+        reasons = "; ".join(f"{row.reason}: {row.detail}" for row in quarantine[:3])
+        raise NoExamples(f"{opened_source.place}: none of {len(taken)} rows became an example. {reasons}")
+    unanswered_ends = sum(one.unanswered_end for one in shaped)
+    return Collected(opened_source, held_out, len(rows), len(taken), examples, quarantine, unanswered_ends)
 
 
 def sampled(rows: Sequence[Row], count: int, *, seed: int) -> list[Row]:
@@ -163,50 +162,6 @@ def unique(examples: Sequence[Example]) -> tuple[list[Example], int]:
         metadata = {**example.metadata, "original_id": example.id}
         result.append(replace(example, id=f"{example.id}-{number}", metadata=metadata))
     return result, sum(times - 1 for times in seen.values())
-
-
-def _example(row: Row, templates: Mapping[str, Template], source: Opened, *, held_out: bool) -> Example | Quarantined:
-    place = f"{source.name}, {row.place}"
-    given = None if row.columns is None else row.columns.get("id")
-    id_ = str(given) if given not in (None, "") else row.sha256[:16]
-    if row.columns is None:
-        return Quarantined(id=id_, reason="broken_row", detail=f"{place}: {row.problem}", original=row.content)
-    missing = [name for name in source.source.metadata if name not in row.columns]
-    if missing:
-        detail = f"{place}: metadata: there is no column {missing[0]!r}; the row has {_listed(row.columns)}"
-        return Quarantined(id=id_, reason="missing_column", detail=detail, original=row.content)
-    texts: dict[str, str] = {}
-    for name, template in templates.items():
-        try:
-            texts[name] = template.render(row.columns)
-        except UndefinedError as error:
-            detail = f"{place}: {name}: {error.message}; the row has {_listed(row.columns)}"
-            return Quarantined(id=id_, reason="missing_column", detail=detail, original=row.content)
-        # What a template can raise is decided by the data in it: any operator or filter may meet a value that it cannot take.
-        except (TemplateError, SecurityError, ArithmeticError, LookupError, OverflowError, TypeError, ValueError) as error:
-            detail = f"{place}: {name}: the template failed on this row ({type(error).__name__}: {error})"
-            return Quarantined(id=id_, reason="template_failed", detail=detail, original=row.content)
-    metadata = {name: _as_text(row.columns[name]) for name in source.source.metadata}
-    return Example(id=id_, prompt=texts["prompt"], completion=texts["completion"], source=source.name, held_out=held_out, metadata=metadata)
-
-
-def _compiled(template: str, place: str) -> Template:
-    environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_as_text)
-    # Jinja's own filter escapes & < > ' for HTML, which would change the text of an answer.
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    try:
-        return environment.from_string(template)
-    except TemplateSyntaxError as error:
-        raise BrokenTemplate(f"{place}: not a Jinja template (line {error.lineno}: {error.message}); got {template!r}") from error
-
-
-def _as_text(value: Any) -> str:
-    """A column's value in a template: text as it is, nothing for null, JSON for the rest, so that a nested answer stays JSON."""
-    if value is None:
-        return ""
-    if isinstance(value, dict | list | bool):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
 
 
 def _corrected(row: Mapping[str, str]) -> Example:
@@ -245,7 +200,3 @@ def _metadata(step: Step, kept: Sequence[Example], table: list[dict[str, Any]]) 
         "corrections": sum(example.source == FEEDBACK for example in kept),
         "sources": table,
     }
-
-
-def _listed(columns: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, list(columns)[:12])) or "no columns"

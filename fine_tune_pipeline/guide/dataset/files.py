@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -27,11 +28,12 @@ class UnreadableSource(ValueError):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file: `name` is what follows the place that all files of the source share."""
+    """One file: `name` is what follows the place that all files of the source share, `field` where its source stands in the YAML."""
 
     name: str
     path: str
     system: AbstractFileSystem
+    field: str
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -44,8 +46,10 @@ class SourceFile:
             # Buffered anew: the files of some places read no line of at most so many bytes.
             with self.system.open(self.path, "rb", compression="infer") as stream, io.BufferedReader(stream) as buffered:
                 yield buffered
+        except PermissionError as error:
+            raise UnreadableSource(f"{self.field} ({self.path}): may not be read ({error}); let the user who runs this read it") from error
         except _failures(self.system) as error:
-            raise UnreadableSource(f"{self.path}: cannot be read ({type(error).__name__}: {error})") from error
+            raise UnreadableSource(f"{self.field} ({self.path}): cannot be read ({type(error).__name__}: {error})") from error
 
     def sha256(self) -> str:
         """Of the unpacked bytes."""
@@ -53,13 +57,22 @@ class SourceFile:
             return stream_sha256(stream)
 
 
-def files_at(place: str, *, suffixes: Collection[str], field: str) -> list[SourceFile]:
+def ending(path: str) -> str:
+    """How a path ends, in lower case and without the ending of a packed file: `.jsonl` for `rows.JSONL.gz`."""
+    endings = PurePosixPath(path).suffixes
+    if endings and endings[-1].lower() in COMPRESSED:
+        endings = endings[:-1]
+    return endings[-1].lower() if endings else ""
+
+
+def files_at(place: str, *, suffixes: Collection[str], field: str, others: bool = False) -> list[SourceFile]:
     """All files that `place` names, in the order of their paths; of a folder those below it that end as `suffixes` say.
 
     Args:
         place: an absolute path or a URL; `*`, `**`, `?` and `[…]` as in a shell.
         suffixes: such as `.jsonl`; `.jsonl.gz` counts too.
         field: where the path stands in the YAML.
+        others: take files of a folder that end otherwise too, but for hidden ones.
 
     Raises:
         MissingSource: there is none.
@@ -70,30 +83,28 @@ def files_at(place: str, *, suffixes: Collection[str], field: str) -> list[Sourc
     except (ImportError, ValueError) as error:
         raise UnreadableSource(f"{field}: {get_protocol(place)}:// cannot be opened: {error}") from error
     try:
-        found = _found(system, root, suffixes)
+        found = _found(system, root, suffixes, others=others)
     except _failures(system) as error:
         raise UnreadableSource(f"{field}: {place} cannot be looked at ({type(error).__name__}: {error})") from error
     if not found:
         raise MissingSource(f"{field}: {place} is not there, or holds no {_listed(suffixes)}; paths begin at the folder of the YAML file")
     shared = _shared(found)
-    return [SourceFile(name=path.removeprefix(shared), path=path, system=system) for path in found]
+    return [SourceFile(name=path.removeprefix(shared), path=path, system=system, field=field) for path in found]
 
 
-def _found(system: AbstractFileSystem, root: str, suffixes: Collection[str]) -> list[str]:
+def _found(system: AbstractFileSystem, root: str, suffixes: Collection[str], *, others: bool) -> list[str]:
     # What is there by this very name goes first: names may hold the signs of a glob.
     if system.isfile(root):
         return [root]
     if system.isdir(root):
-        return sorted(path for path in system.find(root) if _ends(path, suffixes))
+        return sorted(path for path in system.find(root) if ending(path) in suffixes or (others and not _hidden(path)))
     found: dict[str, Any] = system.glob(root, detail=True) if is_glob(root) else {}
     return sorted(path for path, info in found.items() if info["type"] == "file")
 
 
-def _ends(path: str, suffixes: Collection[str]) -> bool:
-    endings = PurePosixPath(path).suffixes
-    if endings and endings[-1].lower() in COMPRESSED:
-        endings = endings[:-1]
-    return bool(endings) and endings[-1].lower() in suffixes
+def _hidden(path: str) -> bool:
+    # Office keeps ~$ files beside documents that are open.
+    return PurePosixPath(path).name.startswith((".", "~$"))
 
 
 def _shared(paths: list[str]) -> str:
@@ -103,20 +114,26 @@ def _shared(paths: list[str]) -> str:
     return first[: first.rfind("/", 0, same) + 1]
 
 
+_CLIENT_FAILURES = {
+    "http": (("aiohttp", "ClientError"),),
+    "s3": (("botocore.exceptions", "BotoCoreError"),),
+    "gs": (("aiohttp", "ClientError"), ("google.auth.exceptions", "GoogleAuthError")),
+    "abfs": (("aiohttp", "ClientError"), ("azure.core.exceptions", "AzureError")),
+}
+"""What the clients of some protocols raise that is no OSError: a server that is not reached, keys that are missing."""
+
+
 def _failures(system: AbstractFileSystem) -> tuple[type[Exception], ...]:
     """What looking at a place or reading its bytes can raise: the place says no, an archive is damaged, a server answers with an error."""
     common = (OSError, EOFError, NotImplementedError, zlib.error, lzma.LZMAError)
     protocols = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
-    if "http" in protocols:
-        from aiohttp import ClientError
-
-        return (*common, ClientError)
     if "hf" in protocols:
         from huggingface_hub.errors import HfHubHTTPError
 
         # Its bases, since a hub that is not reached raises that of the HTTP library, whose name differs by version.
         return (*common, *HfHubHTTPError.__bases__)
-    return common
+    own = [named for protocol in protocols for named in _CLIENT_FAILURES.get(protocol, ())]
+    return (*common, *(getattr(import_module(module), name) for module, name in own))
 
 
 def _listed(suffixes: Collection[str]) -> str:

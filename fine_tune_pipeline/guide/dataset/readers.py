@@ -3,6 +3,7 @@
 What is wrong with one row breaks that row; what is wrong with the file raises `UnreadableSource` with what to do.
 """
 
+import codecs
 import csv
 import io
 import json
@@ -11,8 +12,9 @@ from dataclasses import replace
 from typing import Any, BinaryIO, assert_never
 from zipfile import BadZipFile
 
+from fine_tune_pipeline.guide.dataset.convert import needs_password
 from fine_tune_pipeline.guide.dataset.files import SourceFile, UnreadableSource
-from fine_tune_pipeline.guide.dataset.rows import Row, plain
+from fine_tune_pipeline.guide.dataset.rows import Row, object_row, plain
 from fine_tune_pipeline.spec.dataset import CsvSource, ExcelSource, FileSource, JsonlSource, JsonSource, ParquetSource
 
 SHOWN_CHARACTERS = 200
@@ -20,6 +22,11 @@ SHOWN_CHARACTERS = 200
 
 LINE_BYTES = 16 * 2**20
 """A longer line breaks its row instead of filling the memory; it stays in the source."""
+
+JSON_BYTES = 256 * 2**20
+"""A JSON file is read whole, which takes some ten times its size; JSON Lines are read line by line."""
+
+PARQUET_BUFFER_BYTES = 2**20
 
 UNREADABLE_ROWS = 10
 UNREADABLE_SHARE = 0.02
@@ -45,7 +52,7 @@ def rows_of(file: SourceFile, source: FileSource, *, place: str) -> Iterator[Row
 
 def _rows(stream: BinaryIO, source: FileSource, place: str) -> Iterator[Row]:
     if isinstance(source, JsonlSource):
-        return _jsonl(stream)
+        return _jsonl(stream, place=place)
     if isinstance(source, JsonSource):
         return _json(stream, records=source.records, place=place)
     if isinstance(source, CsvSource):
@@ -57,15 +64,25 @@ def _rows(stream: BinaryIO, source: FileSource, place: str) -> Iterator[Row]:
     assert_never(source)
 
 
-def _jsonl(stream: BinaryIO) -> Iterator[Row]:
+def _jsonl(stream: BinaryIO, *, place: str) -> Iterator[Row]:
+    undecoded = number = 0
     for number, (line, rest) in enumerate(_lines(stream), start=1):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+        if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UnreadableSource(f"{place}: begins as UTF-16 does; save the file as UTF-8")
+        shown = line[:SHOWN_CHARACTERS].decode("utf-8", errors="replace")
         if rest:
-            raw = line[:SHOWN_CHARACTERS].decode("utf-8", errors="replace")
-            yield Row(number, None, f"the line has {len(line) + rest:,} bytes, want at most {LINE_BYTES:,}; it begins as shown", raw)
+            problem = f"the line has {len(line) + rest:,} bytes, want at most {LINE_BYTES:,}; it begins as shown"
+            yield Row(number, None, problem, shown)
         elif line.strip():
-            yield _json_row(number, line)
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                undecoded += 1
+                raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
+                yield Row(number, None, f"not UTF-8 text ({error.reason} at {error.start})", raw)
+            else:
+                yield _json_row(number, text)
+    _check_undecoded(undecoded, number, wanted="UTF-8", remedy="save the file as UTF-8", place=place)
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
@@ -79,33 +96,30 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
         yield line, rest
 
 
-def _json_row(number: int, line: bytes) -> Row:
-    raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
+def _json_row(number: int, line: str) -> Row:
+    raw = line.rstrip("\r\n")
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line)
     except json.JSONDecodeError as error:
         return Row(number, None, f"not JSON ({error.msg} at column {error.colno}); want one object a line", raw)
-    except UnicodeDecodeError as error:
-        return Row(number, None, f"not UTF-8 text ({error.reason} at {error.start})", raw)
     except RecursionError:
         return Row(number, None, "nested too deeply to be read", raw)
-    return _object_row(number, value, raw)
-
-
-def _object_row(number: int, value: Any, raw: str) -> Row:
-    if not isinstance(value, dict):
-        return Row(number, None, f"got {type(value).__name__}, want an object", raw)
-    try:
-        # A lone half of a surrogate pair (`"\ud83d"`) is legal JSON, but no text: nothing could write it.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        return Row(number, None, f"not UTF-8 text ({error.reason} at {error.start})", raw)
-    return Row(number, value)
+    except ValueError as error:
+        # A number of thousands of digits.
+        return Row(number, None, f"holds what cannot be read ({error})", raw)
+    # Only what is written with an escape can be no text.
+    return object_row(number, value, raw) if "\\u" in line or not isinstance(value, dict) else Row(number, value)
 
 
 def _json(stream: BinaryIO, *, records: str | None, place: str) -> Iterator[Row]:
+    content = stream.read(JSON_BYTES + 1)
+    if len(content) > JSON_BYTES:
+        raise UnreadableSource(
+            f"{place}: has more than {JSON_BYTES:,} bytes, which JSON would need in memory at once; write it as JSON Lines "
+            "(jq -c '.[]' file.json) and read it with type: jsonl"
+        )
     try:
-        value = json.loads(stream.read().decode("utf-8-sig"))
+        value = json.loads(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UnreadableSource(
             f"{place}: line {error.lineno} is not JSON ({error.msg} at column {error.colno}); one object a line is type: jsonl"
@@ -114,8 +128,15 @@ def _json(stream: BinaryIO, *, records: str | None, place: str) -> Iterator[Row]
         raise UnreadableSource(f"{place}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
     except RecursionError as error:
         raise UnreadableSource(f"{place}: nested too deeply to be read") from error
+    except ValueError as error:
+        raise UnreadableSource(f"{place}: holds what cannot be read ({error})") from error
     for number, item in enumerate(_records(value, records, place=place), start=1):
-        yield _object_row(number, item, json.dumps(item, ensure_ascii=True))
+        yield object_row(number, item, None)
+
+
+def _check_undecoded(undecoded: int, rows: int, *, wanted: str, remedy: str, place: str) -> None:
+    if undecoded > max(UNREADABLE_ROWS, UNREADABLE_SHARE * rows):
+        raise UnreadableSource(f"{place}: {undecoded} of {rows} rows are not {wanted}; {remedy}")
 
 
 def _records(value: Any, path: str | None, *, place: str) -> list[Any]:
@@ -158,11 +179,8 @@ def _csv_rows(reader: Iterator[list[str]], source: CsvSource, *, place: str) -> 
             undecoded += 1
             problem = f"not {source.encoding} text; the bytes that are none are shown as \\udc.."
             yield Row(number, None, problem, json.dumps(fields))
-    if undecoded > max(UNREADABLE_ROWS, UNREADABLE_SHARE * number):
-        raise UnreadableSource(
-            f"{place}: {undecoded} of {number} rows are not {source.encoding}; write the encoding that the file has, "
-            "such as encoding: cp1252, or save it as UTF-8"
-        )
+    remedy = "write the encoding that the file has, such as encoding: cp1252, or save it as UTF-8"
+    _check_undecoded(undecoded, number, wanted=source.encoding, remedy=remedy, place=place)
 
 
 def _check_header(header: Sequence[str], *, place: str, delimiter: str) -> None:
@@ -196,7 +214,8 @@ def _parquet(stream: BinaryIO, *, place: str) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(stream) as file:
+        # Buffered page by page: by default a whole row group is in memory, which may be the whole file.
+        with pq.ParquetFile(stream, pre_buffer=False, buffer_size=PARQUET_BUFFER_BYTES) as file:
             number = 0
             for batch in file.iter_batches(batch_size=1000):
                 for columns in batch.to_pylist():
@@ -210,6 +229,8 @@ def _excel(stream: BinaryIO, *, sheet: str | None, place: str) -> Iterator[Row]:
     from openpyxl import load_workbook
     from openpyxl.utils.exceptions import InvalidFileException
 
+    if needs_password(stream):
+        raise UnreadableSource(f"{place}: needs a password; save it without one")
     try:
         book = load_workbook(stream, read_only=True, data_only=True)
     except (BadZipFile, InvalidFileException, KeyError, ValueError) as error:
@@ -226,7 +247,7 @@ def _excel(stream: BinaryIO, *, sheet: str | None, place: str) -> Iterator[Row]:
         if header is None:
             header = _excel_header(cells, place=place)
         else:
-            yield _excel_row(number, cells, header)
+            yield replace(_excel_row(number, cells, header), sheet=page.title)
     if header is None:
         raise UnreadableSource(f"{place}: the sheet {page.title!r} is empty; want a header and rows")
 

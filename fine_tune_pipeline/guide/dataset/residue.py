@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.guide.dataset.collect import RESERVED_METADATA
+from fine_tune_pipeline.guide.dataset.shape import RESERVED_METADATA
 from fine_tune_pipeline.guide.dataset.turns import words
 
 CHECKABLE = ("CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "PHONE_NUMBER")

@@ -10,7 +10,7 @@ from typing import Any
 class Row:
     """One row; `number` counts from 1 as the reader of the file would (for CSV without the header). `columns` is None if it is broken.
 
-    `file` says which one where a source has several.
+    `file` says which one where a source has several, `sheet` which one of a workbook.
     """
 
     number: int
@@ -18,6 +18,7 @@ class Row:
     problem: str = ""
     raw: str = ""
     file: str = ""
+    sheet: str = ""
 
     @property
     def place(self) -> str:
@@ -31,6 +32,24 @@ class Row:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(canonical(self.content).encode("utf-8")).hexdigest()
+
+
+def object_row(number: int, value: Any, raw: str | None) -> Row:
+    """The row of a JSON value, broken if it is no object or no text that could be written; `raw` is how it stands in its source."""
+    if not isinstance(value, dict):
+        return Row(number, None, f"got {type(value).__name__}, want an object", json.dumps(value) if raw is None else raw)
+    if lone := _lone_surrogate(value):
+        return Row(number, None, lone, json.dumps(value) if raw is None else raw)
+    return Row(number, value)
+
+
+def _lone_surrogate(value: dict[str, Any]) -> str | None:
+    # A lone half of a surrogate pair (`"\ud83d"`) is legal JSON, but no text: nothing could write it.
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"not UTF-8 text ({error.reason} at {error.start})"
+    return None
 
 
 def plain(value: Any) -> Any:

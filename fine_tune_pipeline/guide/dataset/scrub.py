@@ -12,8 +12,8 @@ from fine_tune_pipeline.artifacts.examples import Example, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.parts import Gathered, Work, Worked, total
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
-from fine_tune_pipeline.guide.dataset.collect import RESERVED_METADATA
 from fine_tune_pipeline.guide.dataset.residue import CHECKABLE, Residue, residue, shown
+from fine_tune_pipeline.guide.dataset.shape import RESERVED_METADATA
 from fine_tune_pipeline.guide.dataset.steps import Step, marked, of_parts, write_parts
 from fine_tune_pipeline.guide.dataset.turns import with_words, words
 from fine_tune_pipeline.guide.objective.task import Task, parsed, task_of

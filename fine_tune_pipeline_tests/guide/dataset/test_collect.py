@@ -1,12 +1,18 @@
 """Rows become examples by templates; what cannot is in the quarantine with file, row and column."""
 
+import csv
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from openpyxl import Workbook
 
+from fine_tune_pipeline.artifacts.documents import read_chunks
 from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
-from fine_tune_pipeline.guide.dataset.collect import FEEDBACK, BrokenTemplate, EmptySource, NoExamples, ReservedColumn, collected, gather
+from fine_tune_pipeline.guide.dataset.collect import FEEDBACK, EmptySource, NoExamples, collected, gather
+from fine_tune_pipeline.guide.dataset.shape import BrokenTemplate, ReservedColumn, UnstatedLayout
 from fine_tune_pipeline.guide.dataset.steps import read_steps
 from fine_tune_pipeline_tests.guide.dataset.make import ids, jsonl, use_case
 
@@ -55,11 +61,10 @@ def test_a_row_without_a_column_names_source_row_and_column(tmp_path):
     ["{{ text + 1 }}", "{{ 1 // (text | length - 1) }}", "{{ ''.__class__.__mro__ }}", "{{ range(10**9) | list }}"],
 )
 def test_a_template_that_fails_on_a_row_costs_only_that_row(tmp_path, template):
-    jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": "apple"}])
-    (tmp_path / "fine.jsonl").write_text('{"prompt": "b", "completion": "pear"}\n', encoding="utf-8")
-    both = [*source(prompt=template, completion="{{ label }}"), {"type": "jsonl", "path": "fine.jsonl"}]
-    kept, quarantine, _ = run(tmp_path, sources=both)
-    assert [example.prompt for example in kept] == ["b"]
+    jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": "apple"}, {"text": "a fine one", "label": "pear", "fine": True}])
+    prompt = "{{ text if fine is defined else " + template.strip("{} ") + " }}"
+    kept, quarantine, _ = run(tmp_path, sources=source(prompt=prompt, completion="{{ label }}"))
+    assert [example.prompt for example in kept] == ["a fine one"]
     assert [row.reason for row in quarantine] in (["template_failed"], ["missing_column"])
 
 
@@ -79,6 +84,14 @@ def test_if_no_row_becomes_an_example_the_first_reasons_are_told(tmp_path):
     jsonl(tmp_path / "rows.jsonl", [{"text": "a"}] * 5)
     with pytest.raises(NoExamples, match=r"none of 5 rows .*'prompt' is undefined"):
         run(tmp_path)
+
+
+def test_a_source_whose_schema_has_changed_stops_though_others_are_fine(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "apple"}])
+    jsonl(tmp_path / "renamed.jsonl", [{"prompt": "b", "fruit": "pear"}] * 4)
+    wanted = r"dataset\.sources\[1\] .*none of 4 rows became an example\. missing_column: .*'completion' is undefined; the row has 'prompt'"
+    with pytest.raises(NoExamples, match=wanted):
+        run(tmp_path, sources=[*source(), {"type": "jsonl", "path": "renamed.jsonl"}])
 
 
 def test_ids_are_the_rows_own_else_their_content_and_always_unique(tmp_path):
@@ -184,3 +197,89 @@ def test_rows_of_several_files_are_told_apart_in_the_quarantine_and_sampled_in_t
     some, _, _ = run(tmp_path, sources=[{"type": "jsonl", "path": "in", "sample": 7}])
     order = [example.prompt for example in kept]
     assert [order.index(example.prompt) for example in some] == sorted(order.index(example.prompt) for example in some)
+
+
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "apple"}, {"role": "user", "content": "b"}]
+
+
+def test_conversations_become_examples_with_history_and_the_broken_ones_lie_in_the_quarantine(tmp_path):
+    talk = [*CHAT, {"role": "assistant", "content": "pear"}]
+    rows = [{"id": "x", "messages": talk, "shop": 1}, {"messages": talk[1:], "shop": 1}, {"messages": CHAT, "shop": 2}]
+    jsonl(tmp_path / "rows.jsonl", rows)
+    kept, quarantine, built = run(tmp_path, sources=source(layout="messages", metadata=["shop"], licence="own"))
+    assert [(example.prompt, example.completion, example.history, example.metadata) for example in kept] == [
+        ("b", "pear", talk[:2], {"shop": "1"}),
+        ("a", "apple", [], {"shop": "2"}),
+    ]
+    assert (kept[0].licence, kept[0].provenance) == ("own", {"file": "rows.jsonl", "row": "1"})
+    assert [(row.reason, row.original) for row in quarantine] == [("roles_out_of_order", rows[1])]
+    assert quarantine[0].detail.startswith("jsonl:rows.jsonl, row 2: messages[0]: assistant at the beginning")
+    assert read_steps(tmp_path / "out")[0].fixed == {"unanswered_end_left_out": 1}
+    assert built.metadata["sources"][0]["taken"] == 3
+
+
+def test_conversations_are_the_same_from_json_lines_parquet_and_csv(tmp_path):
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": "b"}'}}
+    talk = [*CHAT, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "green"}]
+    row = {"id": "x", "messages": [*talk, {"role": "assistant", "content": "pear"}]}
+    jsonl(tmp_path / "rows.jsonl", [row])
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([["id", "messages"], ["x", json.dumps(row["messages"])]])
+    found = [
+        run(tmp_path, sources=[{"type": kind, "path": f"rows.{kind}", "layout": "messages", "name": "rows"}])[0][0]
+        for kind in ("jsonl", "parquet", "csv")
+    ]
+    assert {(one.role, one.prompt, one.completion) for one in found} == {("tool", "green", "pear")}
+    assert found[0].history[-1]["tool_calls"][0]["function"] == {"name": "look", "arguments": {"at": "b"}}
+    assert found[0].history == found[1].history == found[2].history
+
+
+def test_the_answers_of_one_conversation_carry_its_id(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"id": "x", "messages": [*CHAT, {"role": "assistant", "content": "pear"}]}])
+    kept, _, built = run(tmp_path, sources=source(layout="messages", turns="all"))
+    assert ids(kept) == ["x:1", "x:2"]
+    assert {example.metadata["conversation"] for example in kept} == {"x"}
+    assert [example.provenance["answer"] for example in kept] == ["1", "2"]
+    assert (built.metadata["sources"][0]["taken"], built.metadata["sources"][0]["examples"]) == (1, 2)
+
+
+def test_rows_in_a_training_format_are_refused_with_what_to_write(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", ["broken", {"dialogue": CHAT}])
+    wanted = (
+        r"dataset\.sources\[0\].*row 2 has the columns 'dialogue'; write layout: messages and columns: \{messages: dialogue\}, or templates"
+    )
+    with pytest.raises(UnstatedLayout, match=wanted):
+        run(tmp_path)
+    kept, _, _ = run(tmp_path, sources=source(prompt="{{ dialogue[0].content }}", completion="{{ dialogue[1].content }}"))
+    assert [example.prompt for example in kept] == ["a"]
+
+
+def test_a_sheet_and_a_file_of_several_are_in_the_provenance(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        jsonl(tmp_path / "in" / f"{name}.jsonl", [{"prompt": name, "completion": "apple"}])
+    book = Workbook()
+    book.active.title = "fruit"
+    for row in (["prompt", "completion"], ["x", "apple"]):
+        book.active.append(row)
+    book.save(tmp_path / "rows.xlsx")
+    kept, _, _ = run(tmp_path, sources=[{"type": "jsonl", "path": "in"}, {"type": "excel", "path": "rows.xlsx"}])
+    assert [example.provenance for example in kept] == [
+        {"file": "a.jsonl", "row": "1"},
+        {"file": "b.jsonl", "row": "1"},
+        {"file": "rows.xlsx", "sheet": "fruit", "row": "2"},
+    ]
+
+
+def test_documents_lie_beside_the_examples_and_never_among_them(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "apple"}])
+    (tmp_path / "handbook.md").write_text("# Fruit\n\nApples are red.\n", encoding="utf-8")
+    kept, quarantine, built = run(tmp_path, documents=[{"path": "handbook.md", "licence": "own"}])
+    assert (len(kept), quarantine) == (1, [])
+    assert [(chunk.heading, chunk.text) for chunk in read_chunks(tmp_path / "out")] == [("Fruit", "Apples are red.")]
+    assert built.metadata["documents"] == built.metadata["document_chunks"] == 1
+    assert read_steps(tmp_path / "out")[0].notes["documents"][0]["licence"] == "own"
+    before = gather(use_case(tmp_path, documents=[{"path": "handbook.md"}])).what()
+    (tmp_path / "handbook.md").write_text("# Fruit\n\nApples are green.\n", encoding="utf-8")
+    assert gather(use_case(tmp_path, documents=[{"path": "handbook.md"}])).what() != before

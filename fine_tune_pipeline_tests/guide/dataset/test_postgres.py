@@ -7,7 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from sqlalchemy import create_engine, text
 
-from fine_tune_pipeline.guide.dataset.sources import FETCHED_ROWS, FailedQuery, Opened, opened
+from fine_tune_pipeline.guide.dataset.queries import FETCHED_ROWS, FailedQuery
+from fine_tune_pipeline.guide.dataset.sources import Opened, opened
 from fine_tune_pipeline.spec.dataset import SqlSource
 from fine_tune_pipeline_tests.guide.dataset.postgres import BINARIES, postgres, stop
 

@@ -2,7 +2,9 @@
 
 import gzip
 import lzma
+import random
 import sqlite3
+import tracemalloc
 from contextlib import closing
 from datetime import date
 from decimal import Decimal
@@ -13,15 +15,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import HfFileSystem, constants
 from openpyxl import Workbook
 
 from fine_tune_pipeline.guide.dataset import readers
 from fine_tune_pipeline.guide.dataset.files import MissingSource, UnreadableSource
-from fine_tune_pipeline.guide.dataset.sources import FailedQuery, NoDatabaseUrl, Opened, opened, source_name
+from fine_tune_pipeline.guide.dataset.queries import FailedQuery, NoDatabaseUrl
+from fine_tune_pipeline.guide.dataset.sources import Opened, opened, source_name
 from fine_tune_pipeline.spec.dataset import CsvSource, ExcelSource, JsonlSource, JsonSource, ParquetSource, Source, SqlSource
 from fine_tune_pipeline.spec.paths import is_url
 from fine_tune_pipeline_tests.guide.dataset.hub import COMMIT, ID, hub
+from fine_tune_pipeline_tests.guide.dataset.papers import protected_office
 from fine_tune_pipeline_tests.web import Quiet, web_server
 
 
@@ -219,7 +224,7 @@ def test_packed_and_plain_bytes_are_the_same_source(tmp_path):
 
 def test_a_cut_off_archive_is_refused(tmp_path):
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-20])
-    with pytest.raises(UnreadableSource, match=r"rows\.jsonl\.gz: cannot be read"):
+    with pytest.raises(UnreadableSource, match=r"dataset\.sources\[0\] \(.*rows\.jsonl\.gz\): cannot be read"):
         open_at(tmp_path, JsonlSource(type="jsonl", path="rows.jsonl.gz"))
 
 
@@ -345,6 +350,12 @@ def test_a_workbook_without_what_is_wanted_is_refused(tmp_path, sheets, sheet, s
         list(open_at(tmp_path, ExcelSource(type="excel", path="rows.xlsx", sheet=sheet)).rows())
 
 
+def test_a_workbook_that_needs_a_password_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "rows.xlsx").write_bytes(protected_office())
+    with pytest.raises(UnreadableSource, match=r"dataset\.sources\[0\] \(.*rows\.xlsx\): needs a password; save it without one"):
+        list(open_at(tmp_path, ExcelSource(type="excel", path="rows.xlsx")).rows())
+
+
 @pytest.mark.parametrize("content", [b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 an old or protected workbook", b"PK\x03\x04 cut off"])
 def test_what_is_no_workbook_is_refused_with_what_to_do(tmp_path, content):
     (tmp_path / "rows.xlsx").write_bytes(content)
@@ -368,3 +379,103 @@ def test_a_dataset_of_the_hub_is_read_at_its_commit(tmp_path, monkeypatch):
 def test_a_file_whose_own_name_looks_like_a_glob_is_that_file(tmp_path):
     (tmp_path / "rows[1].jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
     assert columns(open_at(tmp_path, JsonlSource(type="jsonl", path="rows[1].jsonl"))) == [{"text": "a"}]
+
+
+def test_a_file_that_may_not_be_read_is_refused_with_its_field(tmp_path, monkeypatch):
+    def refuse(system: LocalFileSystem, path: str, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    # The tests may run as a user whom no permission stops.
+    monkeypatch.setattr(LocalFileSystem, "_open", refuse)
+    with pytest.raises(
+        UnreadableSource, match=r"dataset\.sources\[0\] \(.*rows\.jsonl\): may not be read .*let the user who runs this read it"
+    ):
+        open_at(tmp_path, JsonlSource(type="jsonl", path="rows.jsonl"))
+
+
+def test_jsonl_in_another_encoding_is_refused_with_what_to_do(tmp_path):
+    source = JsonlSource(type="jsonl", path="rows.jsonl")
+    (tmp_path / "rows.jsonl").write_bytes('{"text": "café"}\n'.encode("cp1252") * 20)
+    with pytest.raises(UnreadableSource, match=r"20 of 20 rows are not UTF-8; save the file as UTF-8"):
+        list(open_at(tmp_path, source).rows())
+    (tmp_path / "rows.jsonl").write_bytes('{"text": "café"}\n'.encode("utf-16"))
+    with pytest.raises(UnreadableSource, match="begins as UTF-16 does"):
+        list(open_at(tmp_path, source).rows())
+
+
+def test_a_number_that_cannot_be_read_breaks_its_row(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"n": ' + "9" * 5000 + '}\n{"n": 1}\n', encoding="utf-8")
+    broken, fine = open_at(tmp_path, JsonlSource(type="jsonl", path="rows.jsonl")).rows()
+    assert "holds what cannot be read" in broken.problem
+    assert fine.columns == {"n": 1}
+    (tmp_path / "rows.json").write_text('[{"n": ' + "9" * 5000 + "}]", encoding="utf-8")
+    with pytest.raises(UnreadableSource, match="holds what cannot be read"):
+        list(open_at(tmp_path, JsonSource(type="json", path="rows.json")).rows())
+
+
+def test_a_line_of_ten_megabytes_is_a_row_and_one_that_is_too_long_costs_no_more_memory(tmp_path):
+    with (tmp_path / "rows.jsonl").open("wb") as stream:
+        stream.write(b'{"text": "' + b"x" * 10_000_000 + b'"}\n{"text": "')
+        for _ in range(200):
+            stream.write(b"y" * 1_000_000)
+        stream.write(b'"}\n{"text": "b"}\n')
+    tracemalloc.start()
+    long, longer, fine = (
+        (row.number, len(str(row.columns)), row.problem) for row in open_at(tmp_path, JsonlSource(type="jsonl", path="rows.jsonl")).rows()
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert long[:2] == (1, 10_000_012)
+    assert "the line has 200,000,013 bytes, want at most 16,777,216" in longer[2]
+    assert fine == (3, 13, "")
+    assert peak < 120_000_000
+
+
+def test_a_quote_that_is_never_closed_is_refused_before_it_fills_the_memory(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b'text\n"' + b"a\n" * 9_000_000)
+    with pytest.raises(UnreadableSource, match=r"is not CSV \(field larger than field limit.*an unclosed quote is the usual cause"):
+        list(open_at(tmp_path, CsvSource(type="csv", path="rows.csv")).rows())
+
+
+def test_json_that_would_fill_the_memory_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "JSON_BYTES", 20)
+    (tmp_path / "rows.json").write_text('[{"text": "a long text"}]', encoding="utf-8")
+    with pytest.raises(UnreadableSource, match=r"has more than 20 bytes.*write it as JSON Lines \(jq -c"):
+        list(open_at(tmp_path, JsonSource(type="json", path="rows.json")).rows())
+
+
+def test_a_half_written_parquet_file_is_refused(tmp_path):
+    pq.write_table(pa.table({"text": ["a"] * 1000}), tmp_path / "rows.parquet")
+    whole = (tmp_path / "rows.parquet").read_bytes()
+    (tmp_path / "rows.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableSource, match=r"rows\.parquet\): not a Parquet file, or not all of one"):
+        list(open_at(tmp_path, ParquetSource(type="parquet", path="rows.parquet")).rows())
+
+
+def test_a_large_row_group_is_not_in_memory_at_once(tmp_path):
+    texts = [random.Random(number).randbytes(500).hex() for number in range(60_000)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "rows.parquet", row_group_size=60_000)
+    del texts
+    pool = pa.default_memory_pool()
+    before, most = pool.bytes_allocated(), 0
+    for row in open_at(tmp_path, ParquetSource(type="parquet", path="rows.parquet")).rows():
+        most = max(most, pool.bytes_allocated() - before) if row.number % 1000 == 1 else most
+    assert most < 20_000_000
+
+
+def test_rows_of_a_query_are_not_in_memory_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_DATABASE", database(tmp_path / "one.db", [(number, f"{number} " + "x" * 1000) for number in range(10_000)]))
+    tracemalloc.start()
+    found = open_at(tmp_path, sql())
+    rows = sum(1 for _ in found.rows())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert rows == 10_000
+    assert peak < 5_000_000
+
+
+def test_the_columns_of_a_query_stay_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_DATABASE", database(tmp_path / "one.db", [(1, "a")]))
+    [row] = open_at(tmp_path, sql("SELECT body, id FROM message")).rows()
+    assert list(row.columns or ()) == ["body", "id"]
