@@ -4,7 +4,7 @@ import codecs
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from fine_tune_pipeline.spec.base import Section
 
@@ -253,6 +253,45 @@ class SplitSpec(Section):
     validation: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.2, ge=0, lt=1, description="Ignored when `held_out` sources are given; then it must be left out.")
     seed: int = 0
+    shared_words: int | None = Field(
+        default=8,
+        ge=5,
+        description="So many words in a row of a user's own text, and two prompts belong on one side; null: only near duplicates do. "
+        "Boilerplate that stands in many rows, and what the template says, do not count.",
+    )
+
+
+class BenchmarkSpec(Section):
+    """Texts that the tuned model will be judged on elsewhere, so that training must not see them."""
+
+    type: Literal["jsonl", "json", "csv", "parquet", "excel"]
+    path: str = Field(description="As of a source.")
+    name: str | None = Field(default=None, description="Shown in the data card; the type and place by default.")
+    text: str = Field(default="{{ text }}", description="Template of the text to look for, over the row's columns.")
+    records: str | None = Field(default=None, description="As of a json source.")
+    delimiter: str | None = Field(default=None, description="As of a csv source.")
+    encoding: str | None = Field(default=None, description="As of a csv source.")
+    sheet: str | None = Field(default=None, description="As of an excel source.")
+
+    @model_validator(mode="after")
+    def a_source(self) -> Self:
+        try:
+            self.source()
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            field = str(wrong["loc"][-1])
+            if wrong["type"] == "extra_forbidden":
+                raise ValueError(f"{field}: a {self.type} file has no such field; leave it out") from error
+            raise ValueError(f"{field}: {wrong['msg'].removeprefix('Value error, ')}") from error
+        return self
+
+    def source(self) -> FileSource:
+        """The same as a source whose prompt is the text."""
+        given = self.model_dump(exclude={"text"}, exclude_none=True)
+        return _FILE_SOURCE.validate_python({**given, "prompt": self.text, "completion": ""})
+
+
+_FILE_SOURCE: TypeAdapter[FileSource] = TypeAdapter(Annotated[FileSource, Field(discriminator="type")])
 
 
 class DatasetSpec(Section):
@@ -263,6 +302,7 @@ class DatasetSpec(Section):
     documents: list[DocumentSource] = Field(
         default=[], description="What examples can be made from and answers be looked up in; kept apart from the examples."
     )
+    benchmarks: list[BenchmarkSpec] = Field(default=[], description="Rows that are like one of these texts are not trained on.")
     minimum_examples: int = Field(default=100, ge=10)
     minimum_per_class: int = Field(default=5, ge=1, description="Training rows that each label of the task needs.")
     format: FormatSpec = FormatSpec()

@@ -310,6 +310,8 @@ def _named_files(spec: UseCaseSpec) -> Iterable[tuple[Location, str]]:
                 yield ("dataset", part, number, "path"), source.path
     for number, documents in enumerate(spec.dataset.documents):
         yield ("dataset", "documents", number, "path"), documents.path
+    for number, benchmark in enumerate(spec.dataset.benchmarks):
+        yield ("dataset", "benchmarks", number, "path"), benchmark.path
 
 
 def _repeated_keys(node: yaml.Node, file: str) -> Iterable[Problem]:

@@ -9,6 +9,8 @@ import dagster as dg
 from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
+from fine_tune_pipeline.guide.dataset.benchmarks import opened_benchmarks, read_benchmark
+from fine_tune_pipeline.guide.dataset.benchmarks import what as what_of
 from fine_tune_pipeline.guide.dataset.clean import cleaned
 from fine_tune_pipeline.guide.dataset.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.difference import compared
@@ -159,28 +161,32 @@ def reviewed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
 def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that training reads, after `reviewed_examples`."""
     key = [spec.name, "dataset"]
+    contamination = {"no_contamination": "No training row is like a text of a benchmark."} if spec.dataset.benchmarks else {}
 
     @dg.asset(
         key=key, deps=[[spec.name, "reviewed_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"},
         check_specs=blocking(
             key,
+            **contamination,
             schema="Every completion is a valid answer of the task.",
             minimum_size="There are enough examples, and no part is empty.",
             classes_covered="Every class of the task has enough training rows.",
-            no_leakage="No test or validation prompt is a near duplicate of a training prompt.",
+            no_leakage="No test or validation prompt is a near duplicate of a training prompt, or shares a run of words with one.",
         ),
     )  # fmt: skip
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
         """Training, validation and test examples, as prompt/completion and as chat, with the data card that says how they came about."""
         reviewed = store.current(spec.name, "reviewed_examples")
-        task, section = read_task(spec), spec.dataset
+        task, section, benchmarks = read_task(spec), spec.dataset, opened_benchmarks(spec)
         what: dict[str, Any] = {
             "dataset.split": section.split, "dataset.minimum_examples": section.minimum_examples,
-            "dataset.minimum_per_class": section.minimum_per_class, **_task(task),
+            "dataset.minimum_per_class": section.minimum_per_class, **what_of(benchmarks), **_task(task),
         }  # fmt: skip
         kept = store.made(
-            context, version=3, what=what, upstream={"reviewed_examples": reviewed},
-            build=lambda folder: published(reviewed.folder, folder, spec=section, task=task, use_case=spec.name),
+            context, version=4, what=what, upstream={"reviewed_examples": reviewed},
+            build=lambda folder: published(
+                reviewed.folder, folder, spec=section, task=task, use_case=spec.name, benchmarks=list(map(read_benchmark, benchmarks))
+            ),
         )  # fmt: skip
         beside = Built() if kept.reused else compared(store.open(), kept.artifact)
         if moved := beside.metadata.get("rows_moved"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.lengths import lengths
+from fine_tune_pipeline.guide.dataset.contamination import BENCHMARK_REASONS
 from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.disclosure import shortened
 from fine_tune_pipeline.guide.dataset.languages import languages
@@ -20,7 +21,10 @@ from fine_tune_pipeline.spec.dataset import DatasetSpec, SplitSpec
 OPEN = "(any answer)"
 """Stands for the class of an answer that has none."""
 
-DUPLICATES = ("exact_duplicate", "near_duplicate", "semantic_duplicate", "contradictory_labels", "duplicate_of_held_out")
+DUPLICATES = (
+    *("exact_duplicate", "near_duplicate", "semantic_duplicate", "contradictory_labels"),
+    *("duplicate_of_held_out", "shares_words_with_held_out", *BENCHMARK_REASONS),
+)
 """Reasons for which a row leaves because another one is like it."""
 
 SYNTHETIC = "synthetic"
@@ -65,6 +69,7 @@ def card(steps: Sequence[Step], parts: Split, *, use_case: str, task: Task, spec
         "seen_by_people": sum(example.metadata.get("review") in LOOKED_AT for example in everything),
         "synthetic": {name: sum(SYNTHETIC in example.metadata for example in rows) for name, rows in parts.parts().items()},
         "split": _split(parts, spec.split),
+        "benchmarks": notes["split"].get("benchmarks", []),
         "classes": classes(parts, task),
         "languages": languages(everything),
         "characters": {name: characters(examples) for name, examples in parts.parts().items()},
@@ -108,7 +113,8 @@ def _duplicates(steps: Sequence[Step], kept: Sequence[Example]) -> dict[str, Any
 def _split(parts: Split, spec: SplitSpec) -> Mapping[str, Any]:
     where = "the `held_out` sources, which no other part has seen" if parts.by_held_out else f"split off ({spec.test:.0%})"
     text = (
-        f"Test: {where}. Validation: {spec.validation:.0%} of the rest. By a hash of the id (seed {spec.seed}), like prompts together, "
-        "so that an example keeps its side when data grows."
+        f"Test: {where}. Validation: {spec.validation:.0%} of the rest. By a hash of the id (seed {spec.seed}), like prompts together"
+        + (f", also those that share {spec.shared_words} words in a row" if spec.shared_words else "")
+        + ", so that an example keeps its side when data grows."
     )
     return {"by_held_out": parts.by_held_out, "validation": spec.validation, "seed": spec.seed, "said": text}

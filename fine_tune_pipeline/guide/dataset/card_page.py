@@ -28,7 +28,20 @@ def card_page(content: Content) -> Page:
 
 
 def _all(content: Content) -> list[Section]:
-    made = (_limits, _sources, _funnel, _quarantined, _duplicates, _personal_data, _review, _split, _classes, _languages, _lengths)
+    made = (
+        _limits,
+        _sources,
+        _funnel,
+        _quarantined,
+        _duplicates,
+        _personal_data,
+        _review,
+        _split,
+        _benchmarks,
+        _classes,
+        _languages,
+        _lengths,
+    )
     return [section for make in made for section in make(content)]
 
 
@@ -106,6 +119,14 @@ def _split(content: Content) -> Iterator[Section]:
     rows, made = content["rows"], content["synthetic"]
     records = [{"part": name, "rows": rows[name], "synthetic": made[name]} for name in rows]
     yield table("Split", records, text=content["split"]["said"])
+
+
+def _benchmarks(content: Content) -> Iterator[Section]:
+    if content["benchmarks"]:
+        text = "Rows that are like a text of one of these, or share a run of words with one, were taken out before the split."
+        yield table("Benchmarks", content["benchmarks"], text=text)
+    else:
+        yield Section("Benchmarks", "None was given (`dataset.benchmarks`), so none was looked for.")
 
 
 def _classes(content: Content) -> Iterator[Section]:

@@ -1,31 +1,78 @@
 """Looks for test and validation prompts that training has seen, without trusting the steps that should have kept them apart.
 
-Exact: every pair of prompts that share a shingle is counted through an inverted index, no hashing trick proposes candidates.
+By other means than they use, and exact: an index of rare shingles (prefix filter) instead of MinHash, runs of words, no hashes.
 """
 
+import heapq
+import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
-
-from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD, Pair, shingles
+from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD, Pair, jaccard, plain_text, shingles
+from fine_tune_pipeline.guide.dataset.own_words import Overlap, most_rows, run_strings
 
 
-def leaks(train: Sequence[Example], other: Sequence[Example], *, threshold: float = LEAK_JACCARD) -> list[Pair]:
-    """Pairs (place in `train`, place in `other`) whose prompts are at least so similar, most similar first."""
-    if not train or not other:
-        return []
-    sets = shingles([example.prompt for example in train])
-    sizes = np.array([len(one) for one in sets])
-    flat = np.concatenate(sets)
-    owner = np.repeat(np.arange(len(sets)), sizes)
-    order = np.argsort(flat, kind="stable")
-    flat, owner = flat[order], owner[order]
+class SharedWords(NamedTuple):
+    """A place in the training rows, one in the others, and words in a row that stand in both."""
+
+    first: int
+    second: int
+    words: str
+
+
+def leaks(train: Sequence[str], other: Sequence[str], *, threshold: float = LEAK_JACCARD) -> list[Pair]:
+    """Pairs (place in `train`, place in `other`) of texts that are at least so similar, most similar first; every one of them.
+
+    Of two sets of n and m shingles with that similarity, the rarest n - ceil(threshold * n) + 1 of one and the rarest of the other, counted
+    alike, have a shingle in common (prefix filter): only texts that share a rare one are compared.
+    """
+    texts = [plain_text(text) for text in other]
+    rows = Counter(shingle for text in texts for shingle in shingles(text))
+    index: dict[str, list[int]] = defaultdict(list)
+    for place, text in enumerate(texts):
+        for shingle in _rarest(shingles(text), rows, threshold):
+            index[shingle].append(place)
     found = []
-    for place, mine in enumerate(shingles([example.prompt for example in other])):
-        begin, end = np.searchsorted(flat, mine, side="left"), np.searchsorted(flat, mine, side="right")
-        owners = np.concatenate([owner[first:last] for first, last in zip(begin, end, strict=True)])
-        shared = np.bincount(owners, minlength=len(sets))
-        similarity = shared / (sizes + len(mine) - shared)
-        found += [Pair(int(row), place, float(similarity[row])) for row in np.flatnonzero(similarity >= threshold)]
-    return sorted(found, key=lambda pair: -pair.jaccard)
+    for first, text in enumerate(train):
+        mine = shingles(plain_text(text))
+        for second in {place for shingle in _rarest(mine, rows, threshold) for place in index.get(shingle, ())}:
+            theirs = shingles(texts[second])
+            if min(len(mine), len(theirs)) >= threshold * max(len(mine), len(theirs)):
+                found.append(Pair(first, second, jaccard(mine, theirs)))
+    return sorted((pair for pair in found if pair.jaccard >= threshold), key=lambda pair: -pair.jaccard)
+
+
+def shared(
+    train: Sequence[Sequence[str]], other: Sequence[Sequence[str]], *, counted: Sequence[Sequence[str]], overlap: Overlap
+) -> list[SharedWords]:
+    """Of each training row that holds a run of the own words of a row of `other`: the first such run, and that row.
+
+    Args:
+        train: of each row its texts.
+        other: likewise.
+        counted: all rows that the split saw: a run that stands in many of them is boilerplate, and so is what overlaps it.
+    """
+    rows = Counter({run: 0 for row in other for _, run in run_strings(row, overlap)})
+    for row in counted:
+        rows.update({run for _, run in run_strings(row, overlap) if run in rows})
+    common = {run for run, count in rows.items() if count > most_rows(len(counted))}
+    owner: dict[str, int] = {}
+    for place, row in enumerate(other):
+        runs = list(run_strings(row, overlap))
+        words = len(runs[0][1].split()) if runs else 0
+        covered = {word for begin, run in runs if run in common for word in range(begin, begin + words)}
+        for begin, run in runs:
+            if covered.isdisjoint(range(begin, begin + words)):
+                owner.setdefault(run, place)
+    found: dict[int, SharedWords] = {}
+    for place, row in enumerate(train):
+        for _, run in run_strings(row, overlap):
+            if run in owner:
+                found.setdefault(place, SharedWords(place, owner[run], run))
+    return list(found.values())
+
+
+def _rarest(pieces: set[str], rows: Counter[str], threshold: float) -> list[str]:
+    count = len(pieces) - math.ceil(threshold * len(pieces) - 1e-9) + 1
+    return heapq.nsmallest(count, pieces, key=lambda piece: (rows[piece], piece))

@@ -11,9 +11,10 @@ from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.quarantine import write_quarantine
 from fine_tune_pipeline.guide.dataset.card import card, classes
 from fine_tune_pipeline.guide.dataset.card_page import card_page
+from fine_tune_pipeline.guide.dataset.contamination import Benchmark, contamination
 from fine_tune_pipeline.guide.dataset.croissant import write_croissant
-from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD
-from fine_tune_pipeline.guide.dataset.leakage import leaks
+from fine_tune_pipeline.guide.dataset.leak_checks import no_contamination, no_leakage
+from fine_tune_pipeline.guide.dataset.own_words import Overlap, literals
 from fine_tune_pipeline.guide.dataset.record_schema import write_parquet, write_schemas
 from fine_tune_pipeline.guide.dataset.split import Split, split
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, read_steps
@@ -29,12 +30,12 @@ _NAMED = 10
 """So many ids or classes are named in a check."""
 
 
-def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, use_case: str) -> Built:
+def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, use_case: str, benchmarks: Sequence[Benchmark] = ()) -> Built:
     """Split the examples of the folder `reviewed` and write the dataset into `folder`."""
     examples = read_examples(reviewed / EXAMPLES)
-    parts = split(examples, spec=spec.split, task=task)
+    parts = split(examples, spec=spec.split, task=task, template=overlap_of(spec).template, benchmarks=benchmarks)
     everything = [example for part in parts.parts().values() for example in part]
-    step = made("split", kept=everything, quarantine=parts.quarantine)
+    step = made("split", kept=everything, quarantine=parts.quarantine, notes={"benchmarks": contamination(benchmarks, parts.quarantine)})
     assert step.rows_in == len(examples), f"split: {len(examples)} in, {step.rows_in} out"
     before = read_steps(reviewed)
     content = card([*before, step], parts, use_case=use_case, task=task, spec=spec)
@@ -48,8 +49,13 @@ def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, us
             "review": content["review"]["policy"],
         },
         markdown={"card": markdown(card_page(content))},
-        checks=checks(parts, spec=spec, task=task),
+        checks=checks(parts, spec=spec, task=task, benchmarks=benchmarks),
     )
+
+
+def overlap_of(spec: DatasetSpec) -> Overlap:
+    """What two rows may not share; the literals of the prompt templates are not the user's own words."""
+    return Overlap(spec.split.shared_words, literals(source.prompt for source in (*spec.sources, *spec.held_out)))
 
 
 def write_dataset(folder: Path, parts: Split, content: dict[str, Any], *, task: Task) -> None:
@@ -73,9 +79,11 @@ def chat(example: Example) -> dict[str, Any]:
     return {"messages": messages} | ({"tools": example.tools} if example.tools else {})
 
 
-def checks(parts: Split, *, spec: DatasetSpec, task: Task) -> list[Check]:
-    """The four that decide whether training may begin."""
-    return [_schema(parts, task), _minimum_size(parts, spec), _classes_covered(parts, spec, task), _no_leakage(parts)]
+def checks(parts: Split, *, spec: DatasetSpec, task: Task, benchmarks: Sequence[Benchmark] = ()) -> list[Check]:
+    """Those that decide whether training may begin."""
+    overlap = overlap_of(spec)
+    found = [_schema(parts, task), _minimum_size(parts, spec), _classes_covered(parts, spec, task), no_leakage(parts, overlap)]
+    return [*found, no_contamination(parts, benchmarks, overlap)] if benchmarks else found
 
 
 def _schema(parts: Split, task: Task) -> Check:
@@ -115,19 +123,6 @@ def _classes_covered(parts: Split, spec: DatasetSpec, task: Task) -> Check:
     if short:
         text += f" Too few: {_some([f'{name} ({rows})' for name, rows in short.items()])}. Add examples of these classes."
     return Check(name="classes_covered", passed=not short, description=text, metadata={"short": len(short), "minimum": least})
-
-
-def _no_leakage(parts: Split) -> Check:
-    found = {name: leaks(parts.train, examples) for name, examples in parts.parts().items() if name != "train"}
-    rows = sum(len({pair.second for pair in pairs}) for pairs in found.values())
-    text = (
-        f"{rows} test or validation prompts are near duplicates of a training prompt (Jaccard of 5-character shingles >= {LEAK_JACCARD})."
-    )
-    if rows:
-        others = parts.parts()
-        named = [f"{parts.train[pair.first].id} ~ {others[name][pair.second].id}" for name, pairs in found.items() for pair in pairs]
-        text += f" Pairs: {_some(named)}. Take one of each pair out of its source."
-    return Check(name="no_leakage", passed=not rows, description=text, metadata={"rows": rows, "jaccard": LEAK_JACCARD})
 
 
 def _some(names: Sequence[str]) -> str:

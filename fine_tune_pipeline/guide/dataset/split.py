@@ -3,19 +3,27 @@
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.contamination import Benchmark, benchmarks_in_training, held_out_in_training, written
 from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER
-from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD, Pair, groups, near_pairs
-from fine_tune_pipeline.guide.dataset.steps import out
+from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD, LEAK_MISSED, groups, near_pairs
+from fine_tune_pipeline.guide.dataset.own_words import Overlap, links, runs_of
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import SplitSpec
 
 LEAST = 2 / 3
 """Of its share in validation and test each class gets at least so much."""
+
+LARGE_SHARE = 0.01
+LARGE_ROWS = 50
+"""A group with more rows than both is training's: in one domain enough rows are connected through others that no part could hold them."""
 
 PARTS = ("train", "validation", "test")
 
@@ -35,47 +43,50 @@ class Split:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def split(examples: Sequence[Example], *, spec: SplitSpec, task: Task) -> Split:
+def split(
+    examples: Sequence[Example], *, spec: SplitSpec, task: Task, template: tuple[str, ...] = (), benchmarks: Sequence[Benchmark] = ()
+) -> Split:
     """Divide examples by the hash of the id of the first of each group of like prompts.
 
-    Held-out examples are the test; only without any, a test is split off. A share holds for the whole and, in expectation, for each class.
+    Prompts are alike if they are near duplicates, lie in one cluster, or share a run of `spec.shared_words` words that are the user's own.
+    Held-out examples are the test; only without any, a test is split off. What resembles one of them, or a benchmark, is quarantined.
+    A share holds for the whole and, in expectation, for each class.
+
     The one exception to the hash: where it gives a class less than two thirds of its share in a part, the class's next groups go there.
-    Only such groups can move back when data grows. (Exact quotas per class would move others with every new row.)
+    Only such groups can move back when data grows. (Exact quotas per class would move others with every new row.) A new row that is like
+    rows of two sides joins their groups, which then are on one side.
+
+    The id decides, not the text: it is the hash of the row's content unless the source names its rows, and then the name outlives a
+    correction of the text. A row whose typo is mended must not go from the training set into the test of the model that learned it.
+
+    Args:
+        template: literals of the prompt templates, see `own_words.literals`.
     """
+    overlap = Overlap(spec.shared_words, template)
     held_out = [example for example in examples if example.held_out]
-    pairs = near_pairs([example.prompt for example in examples], LEAK_JACCARD)
-    leaking = _too_like(examples, pairs)
-    rest = [number for number, example in enumerate(examples) if not example.held_out and number not in leaking]
+    pairs = near_pairs([example.question for example in examples], LEAK_JACCARD, missed=LEAK_MISSED)
+    runs = runs_of(list(map(written, examples)), overlap)
+    gone = benchmarks_in_training(examples, benchmarks, overlap=overlap)
+    gone |= held_out_in_training(examples, pairs, runs, overlap=overlap)
+    rest = [number for number, example in enumerate(examples) if not example.held_out and number not in gone]
+    alike = chain((pair[:2] for pair in pairs), links(runs.where(np.isin(runs.owner, rest))))
     shares = {"validation": spec.validation} if held_out else {"test": spec.test, "validation": spec.validation}
-    side = _sides(_grouped(examples, rest, pairs), shares=shares, seed=spec.seed, task=task)
+    side = _sides(_grouped(examples, rest, alike), shares=shares, seed=spec.seed, task=task)
     parts: dict[str, list[Example]] = {name: [examples[number] for number in rest if side[number] == name] for name in PARTS}
-    quarantine = [
-        out(examples[number], "duplicate_of_held_out", f"{pair.jaccard:.2f} like {examples[other].id} after personal data was replaced")
-        for number, (other, pair) in sorted(leaking.items())
-    ]
+    quarantine = [row for _, row in sorted(gone.items())]
     return Split(parts["train"], parts["validation"], held_out or parts["test"], quarantine, by_held_out=bool(held_out))
 
 
-def _too_like(examples: Sequence[Example], pairs: Sequence[Pair]) -> dict[int, tuple[int, Pair]]:
-    """Places of examples that a held-out one resembles, and which."""
-    found: dict[int, tuple[int, Pair]] = {}
-    for pair in pairs:
-        for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
-            if examples[other].held_out and not examples[one].held_out:
-                found[one] = (other, pair)
-    return found
-
-
-def _grouped(examples: Sequence[Example], places: Sequence[int], pairs: Sequence[Pair]) -> list[list[tuple[int, Example]]]:
-    """Examples that must stay together: near duplicates as they are now, and those that an earlier step put in one cluster."""
+def _grouped(examples: Sequence[Example], places: Sequence[int], alike: Iterable[tuple[int, int]]) -> list[list[tuple[int, Example]]]:
+    """Examples that must stay together: those that are alike, and those that an earlier step put in one cluster."""
     allowed = set(places)
-    links = [pair for pair in pairs if pair.first in allowed and pair.second in allowed]
+    joined = [(first, second) for first, second in alike if first in allowed and second in allowed]
     first_of: dict[str, int] = {}
     for place in places:
         first = first_of.setdefault(examples[place].metadata.get(CLUSTER, examples[place].id), place)
         if first != place:
-            links.append(Pair(first, place, 1.0))
-    root = groups(len(examples), links)
+            joined.append((first, place))
+    root = groups(len(examples), joined)
     members: dict[int, list[tuple[int, Example]]] = defaultdict(list)
     for place in places:
         members[root[place]].append((place, examples[place]))
@@ -85,10 +96,12 @@ def _grouped(examples: Sequence[Example], places: Sequence[int], pairs: Sequence
 def _sides(grouped: Sequence[Sequence[tuple[int, Example]]], *, shares: Mapping[str, float], seed: int, task: Task) -> dict[int, str]:
     """Place -> name of its part."""
     ranked = sorted(grouped, key=lambda group: _rank(group[0][1].id, seed))
-    part = [_part(_rank(group[0][1].id, seed), shares) for group in ranked]
+    large = max(LARGE_ROWS, LARGE_SHARE * sum(map(len, grouped)))
+    part = ["train" if len(group) > large else _part(_rank(group[0][1].id, seed), shares) for group in ranked]
     classes: dict[str, list[int]] = defaultdict(list)
     for number, group in enumerate(ranked):
-        classes[task.class_of(group[0][1].completion)].append(number)
+        if len(group) <= large:
+            classes[task.class_of(group[0][1].completion)].append(number)
     for numbers in classes.values():
         for name, share in shares.items():
             for number in _missing(numbers, ranked, part, name=name, share=share):

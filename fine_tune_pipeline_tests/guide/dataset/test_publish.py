@@ -1,15 +1,17 @@
 """The dataset's files, checks and card."""
 
 import json
-from dataclasses import asdict
+import random
+from dataclasses import asdict, replace
 
 import pyarrow.parquet as pq
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_examples, read_rows, write_examples, write_rows
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
+from fine_tune_pipeline.guide.dataset.contamination import Benchmark
 from fine_tune_pipeline.guide.dataset.publish import checks, published
-from fine_tune_pipeline.guide.dataset.split import Split
+from fine_tune_pipeline.guide.dataset.split import Split, split
 from fine_tune_pipeline.guide.dataset.steps import Step
 from fine_tune_pipeline_tests.guide.dataset.make import FRUIT, OPEN, example, use_case
 from fine_tune_pipeline_tests.guide.dataset.test_split import rows
@@ -93,9 +95,9 @@ def parts(train=None, validation=None, test=None, by_held_out=False):
     )  # fmt: skip
 
 
-def verdict(name, split, tmp_path, *, task=FRUIT, **dataset):
+def verdict(name, made, tmp_path, *, task=FRUIT, **dataset):
     spec = use_case(tmp_path, **{"minimum_examples": 20, **dataset}).dataset
-    return next(check for check in checks(split, spec=spec, task=task) if check.name == name)
+    return next(check for check in checks(made, spec=spec, task=task) if check.name == name)
 
 
 def test_schema_fails_on_one_wrong_answer_and_names_it(tmp_path):
@@ -127,4 +129,76 @@ def test_no_leakage_fails_on_one_near_duplicate_across_parts_and_names_the_pair(
     assert verdict("no_leakage", parts(), tmp_path).passed
     failed = verdict("no_leakage", parts(test=[example("t", "a 3 a 3 a 3 a 3")]), tmp_path)
     assert not failed.passed
-    assert "a3 ~ t" in failed.description
+    assert "a3 ~ t (1.00)" in failed.description
+
+
+SAID = "i was charged twice for the same coffee"
+
+
+def test_no_leakage_fails_on_words_that_are_shared_and_names_them(tmp_path):
+    leaking = parts(train=[example("t", f"hello {SAID} and so on and so forth"), *parts().train], test=[example("h", f"At noon {SAID}!")])
+    failed = verdict("no_leakage", leaking, tmp_path)
+    assert not failed.passed
+    assert f"t ~ h (`{SAID}`)" in failed.description
+    assert verdict("no_leakage", leaking, tmp_path, split={"shared_words": None}).passed
+    template = {"type": "jsonl", "path": "rows.jsonl", "prompt": SAID + " {{ text }}"}
+    assert verdict("no_leakage", leaking, tmp_path, sources=[template]).passed
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_check_passes_what_the_split_has_made_and_nothing_torn_apart(tmp_path, seed):
+    draw = random.Random(seed)
+    texts = [" ".join(draw.choices("abcdefgh", weights=[9, 5, 2, 2, 1, 1, 1, 1], k=draw.randrange(5, 25))) for _ in range(300)]
+    examples = [example(str(n), text, ("apple", "pear")[n % 2], held_out=seed % 2 == 1 and n % 5 == 0) for n, text in enumerate(texts)]
+    spec = use_case(tmp_path, split={"shared_words": 6, "seed": seed}).dataset
+    made = split(examples, spec=spec.split, task=FRUIT)
+    assert verdict("no_leakage", made, tmp_path, split={"shared_words": 6}).passed
+    torn = replace(made, train=made.train[::2], test=[*made.test, *made.train[1::2]])
+    assert not verdict("no_leakage", torn, tmp_path, split={"shared_words": 6}).passed
+
+
+BENCHMARK = Benchmark("exam", texts=[f"Question 1: {SAID}, why?", "What is the fee for a new card abroad"], rows=["q1", "q2"], unreadable=1)
+
+
+def test_rows_that_a_benchmark_holds_are_quarantined_and_counted_in_the_card(tmp_path):
+    folder = tmp_path / "reviewed"
+    folder.mkdir()
+    leaking = [
+        example("a", "what is the fee for a new card abroad?"),
+        example("b", f"Hello, {SAID}; help me please with this matter"),
+        example("c", "tell me a story", f"apple. Once {SAID} at noon"),
+    ]
+    write_examples(folder / "examples.jsonl", [*rows(197), *leaking])
+    write_rows(folder / "steps.jsonl", map(asdict, STEPS))
+    out = tmp_path / "out"
+    out.mkdir()
+    spec = use_case(tmp_path).dataset
+    built = published(folder, out, spec=spec, task=OPEN, use_case="fruit", benchmarks=[BENCHMARK])
+    assert {row.id: (row.reason, row.detail) for row in read_quarantine(out)} == {
+        "a": ("duplicate_of_benchmark", "1.00 like q2 of the benchmark exam"),
+        "b": ("shares_words_with_benchmark", f"shares `{SAID}` with q1 of the benchmark exam"),
+        "c": ("shares_words_with_benchmark", f"shares `{SAID}` with q1 of the benchmark exam"),
+    }
+    card = json.loads((out / "card.json").read_text(encoding="utf-8"))
+    counts = {"duplicate_of_benchmark": 1, "shares_words_with_benchmark": 2}
+    assert card["benchmarks"] == [{"benchmark": "exam", "rows": 2, "unreadable": 1, **counts}]
+    assert "| exam | 2 | 1 | 1 | 2 |" in built.markdown["card"]
+    assert {check.name: check.passed for check in built.checks}["no_contamination"]
+
+
+@pytest.mark.parametrize(
+    "row", [example("x", "what is THE fee for a new card abroad"), example("x", f"so {SAID}"), example("x", "y", SAID)]
+)
+def test_no_contamination_fails_on_one_such_training_row_and_names_it(tmp_path, row):
+    spec = use_case(tmp_path, minimum_examples=20).dataset
+    made = parts(train=[*parts().train, row])
+    failed = next(check for check in checks(made, spec=spec, task=OPEN, benchmarks=[BENCHMARK]) if check.name == "no_contamination")
+    assert not failed.passed
+    assert "x ~ q" in failed.description
+    assert "of exam" in failed.description
+
+
+def test_without_benchmarks_nothing_is_said_to_be_clean_of_them(reviewed, tmp_path):
+    out, built = publish(reviewed, tmp_path)
+    assert "no_contamination" not in {check.name for check in built.checks}
+    assert "so none was looked for" in (out / "card.md").read_text(encoding="utf-8")

@@ -96,3 +96,73 @@ def test_training_rows_that_became_like_a_held_out_one_are_quarantined():
     result = split(examples, spec=SPEC, task=FRUIT)
     assert [(row.id, row.reason) for row in result.quarantine] == [("t", "duplicate_of_held_out")]
     assert "t" not in sides(result)
+
+
+SAID = "i was charged twice for the same coffee"
+
+
+def test_rows_that_share_eight_words_are_on_one_side():
+    pairs = [
+        example(f"{n}{which}", f"{text} w{n}a w{n}b w{n}c w{n}d w{n}e w{n}f w{n}g w{n}h {text}")
+        for n in range(60)
+        for which, text in (("a", "x" * 90), ("b", "y" * 90))
+    ]
+    found = sides(split([*rows(40), *pairs], spec=SPEC, task=FRUIT))
+    assert all(found[f"{n}a"] == found[f"{n}b"] for n in range(60))
+    assert len({found[f"{n}a"] for n in range(60)}) == 3
+    apart = sides(split([*rows(40), *pairs], spec=SplitSpec(validation=0.15, test=0.2, shared_words=None), task=FRUIT))
+    assert any(apart[f"{n}a"] != apart[f"{n}b"] for n in range(60))
+
+
+def test_training_rows_that_share_words_with_a_held_out_one_are_quarantined_and_named():
+    own = [example("t", f"hello there, {SAID}, can you look into it please"), example("u", "my card was charged twice")]
+    result = split([*own, *rows(20), example("h", f"At the station {SAID}!", held_out=True)], spec=SPEC, task=FRUIT)
+    assert [(row.id, row.reason) for row in result.quarantine] == [("t", "shares_words_with_held_out")]
+    assert f"`{SAID}` with h" in result.quarantine[0].detail
+    assert "u" in sides(result)
+
+
+def test_what_the_assistant_said_before_is_nobodys_own_words():
+    before = [{"role": "system", "content": SAID}, {"role": "user", "content": "hm"}, {"role": "assistant", "content": SAID + " indeed"}]
+    own = [example("t", "and why did that happen to me of all people", history=before)]
+    result = split([*own, *rows(20), example("h", f"At the station {SAID}!", held_out=True)], spec=SPEC, task=FRUIT)
+    assert result.quarantine == []
+    asked = [example("t", "and then?", history=[{"role": "user", "content": SAID}])]
+    result = split([*asked, *rows(20), example("h", f"At the station {SAID}!", held_out=True)], spec=SPEC, task=FRUIT)
+    assert [row.id for row in result.quarantine] == ["t"]
+
+
+def test_a_row_between_two_others_that_is_taken_out_does_not_let_them_part():
+    words = " ".join(f"w{n}" for n in range(8))
+    for n in range(30):
+        three = [
+            example(f"a{n}", f"{'x' * 99} {words}"),
+            example(f"b{n}", f"{'y' * 50} {words} {SAID}"),
+            example(f"c{n}", f"{'z' * 99} {words}"),
+        ]
+        held_out = example("h", f"{'q' * 90} {SAID}", held_out=True)
+        result = split([*rows(20, seed=n), *three, held_out], spec=SplitSpec(validation=0.5, seed=n), task=FRUIT)
+        found = sides(result)
+        assert ids(result.quarantine) == [f"b{n}"]
+        assert found[f"a{n}"] == found[f"c{n}"]
+
+
+def test_a_group_too_large_for_any_part_is_training():
+    chain_of_rows = [
+        example(f"c{n}", " ".join(f"v{k}" for k in range(n * 8, n * 8 + 16)) + " " + f"{n * 7919} " * 20, ("apple", "pear")[n % 2])
+        for n in range(60)
+    ]
+    for seed in range(6):
+        spec = SplitSpec(validation=0.15, test=0.2, seed=seed)
+        result = split([*rows(200), *chain_of_rows], spec=spec, task=FRUIT)
+        assert {side for id_, side in sides(result).items() if id_.startswith("c")} == {"train"}
+        assert 20 <= len(result.test) <= 70
+
+
+def test_a_row_that_joins_a_group_at_its_end_moves_no_other():
+    examples = rows(400)
+    before = sides(split(examples, spec=SPEC, task=FRUIT))
+    grown = [*examples, *(example(f"new{n}", f"{examples[n].prompt} and more") for n in range(0, 400, 10))]
+    after = sides(split(grown, spec=SPEC, task=FRUIT))
+    assert sum(after[id_] != before[id_] for id_ in before) <= 8  # the ones that fill up a class may go back
+    assert all(after[f"new{n}"] == after[examples[n].id] for n in range(0, 400, 10))
