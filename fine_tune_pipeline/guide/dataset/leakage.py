@@ -7,10 +7,14 @@ import heapq
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD, Pair, jaccard, plain_text, shingles
 from fine_tune_pipeline.guide.dataset.own_words import Overlap, most_rows, run_strings
+
+_KEPT_SETS = 8192
+"""So many texts' shingles are kept at hand, about 40 MB."""
 
 
 class SharedWords(NamedTuple):
@@ -25,22 +29,37 @@ def leaks(train: Sequence[str], other: Sequence[str], *, threshold: float = LEAK
     """Pairs (place in `train`, place in `other`) of texts that are at least so similar, most similar first; every one of them.
 
     Of two sets of n and m shingles with that similarity, the rarest n - ceil(threshold * n) + 1 of one and the rarest of the other, counted
-    alike, have a shingle in common (prefix filter): only texts that share a rare one are compared.
+    alike, have a shingle in common (prefix filter): only texts that share a rare one are compared, and only while enough shingles are left
+    after it (positional filter; Xiao et al., Efficient Similarity Joins for Near Duplicate Detection, 2008).
     """
     texts = [plain_text(text) for text in other]
     rows = Counter(shingle for text in texts for shingle in shingles(text))
-    index: dict[str, list[int]] = defaultdict(list)
+    index: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    sizes = []
     for place, text in enumerate(texts):
-        for shingle in _rarest(shingles(text), rows, threshold):
-            index[shingle].append(place)
+        theirs = shingles(text)
+        sizes.append(len(theirs))
+        for position, shingle in enumerate(_rarest(theirs, rows, threshold)):
+            index[shingle].append((place, position))
+    pieces = lru_cache(_KEPT_SETS)(lambda place: shingles(texts[place]))
     found = []
     for first, text in enumerate(train):
         mine = shingles(plain_text(text))
-        for second in {place for shingle in _rarest(mine, rows, threshold) for place in index.get(shingle, ())}:
-            theirs = shingles(texts[second])
-            if min(len(mine), len(theirs)) >= threshold * max(len(mine), len(theirs)):
-                found.append(Pair(first, second, jaccard(mine, theirs)))
+        likely = _likely([index.get(shingle, []) for shingle in _rarest(mine, rows, threshold)], len(mine), sizes, threshold)
+        found += [Pair(first, second, jaccard(mine, pieces(second))) for second in likely]
     return sorted((pair for pair in found if pair.jaccard >= threshold), key=lambda pair: -pair.jaccard)
+
+
+def _likely(hits: Sequence[Sequence[tuple[int, int]]], size: int, sizes: Sequence[int], threshold: float) -> list[int]:
+    """Places of texts that share enough of the rare shingles; `hits` are, for each of them, the texts that have it too and where."""
+    shared: dict[int, int] = {}
+    for position, places in enumerate(hits):
+        for place, other in places:
+            before = shared.get(place, 0)
+            possible = before + min(size - position, sizes[place] - other)
+            enough = possible * (1 + threshold) >= threshold * (size + sizes[place]) - 1e-9
+            shared[place] = before + 1 if enough else -size - position
+    return [place for place, count in shared.items() if count > 0]
 
 
 def shared(
