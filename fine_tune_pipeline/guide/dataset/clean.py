@@ -12,8 +12,9 @@ import regex
 from fine_tune_pipeline.artifacts.examples import Example, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
-from fine_tune_pipeline.guide.dataset.deduplicate import deduplicate
+from fine_tune_pipeline.guide.dataset.deduplicate import Answers, deduplicate
 from fine_tune_pipeline.guide.dataset.mend import mend, mend_answer
+from fine_tune_pipeline.guide.dataset.semantic import Embed, Meant, semantic_duplicates
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, MARK, made, marked, out, read_steps, write_step
 from fine_tune_pipeline.guide.dataset.suspects import suspects
 from fine_tune_pipeline.guide.dataset.turns import with_words, words
@@ -71,8 +72,12 @@ class Cleaned:
     fixed: dict[str, int]
 
 
-def clean(examples: Sequence[Example], *, spec: CleanSpec, task: Task) -> Cleaned:
-    """Mend, refuse, deduplicate and mark."""
+def clean(examples: Sequence[Example], *, spec: CleanSpec, task: Task, embed: Embed | None = None) -> Cleaned:
+    """Mend, refuse, deduplicate and mark.
+
+    Args:
+        embed: sentence embeddings; needed if `spec.semantic_duplicates` is given.
+    """
     mended = [_mended(example, spec) for example in examples]
     repairs = {example.id: done for example, done in mended}
     valid, quarantine = [], []
@@ -83,15 +88,26 @@ def clean(examples: Sequence[Example], *, spec: CleanSpec, task: Task) -> Cleane
         else:
             quarantine.append(refused)
     result = deduplicate(valid, task=task, threshold=spec.near_duplicate_jaccard)
-    doubts = suspects([example for example in result.kept if not example.held_out], task=task)
-    kept = [marked(example, doubts[example.id]) if example.id in doubts else example for example in result.kept]
+    meant = _meant(result.kept, spec=spec, task=task, embed=embed)
+    doubts = suspects([example for example in meant.kept if not example.held_out], task=task)
+    kept = [marked(example, doubts[example.id]) if example.id in doubts else example for example in meant.kept]
     fixed = Counter(repair for example in kept for repair in repairs[example.id])
-    return Cleaned(kept, quarantine + result.quarantine, dict(fixed.most_common()))
+    return Cleaned(kept, [*quarantine, *result.quarantine, *meant.quarantine], dict(fixed.most_common()))
 
 
-def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task) -> Built:
+def _meant(examples: list[Example], *, spec: CleanSpec, task: Task, embed: Embed | None) -> Meant:
+    if spec.semantic_duplicates is None:
+        return Meant(examples, [])
+    assert embed is not None, "semantic_duplicates is given, but nothing that embeds"
+    answers = Answers(task, spec.near_duplicate_jaccard)
+    return semantic_duplicates(
+        examples, embed=embed, cosine=spec.semantic_duplicates, remove=spec.semantic_action == "remove", answers=answers
+    )
+
+
+def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task, embed: Embed | None = None) -> Built:
     """Clean the examples of the folder `raw` into `folder`."""
-    result = clean(read_examples(raw / EXAMPLES), spec=spec, task=task)
+    result = clean(read_examples(raw / EXAMPLES), spec=spec, task=task, embed=embed)
     doubtful = sum(MARK in example.metadata for example in result.kept)
     step = made("clean", kept=result.kept, quarantine=result.quarantine, fixed=result.fixed, notes={"marked": doubtful})
     before = read_steps(raw)

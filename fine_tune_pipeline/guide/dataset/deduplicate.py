@@ -42,7 +42,7 @@ def deduplicate(examples: Sequence[Example], *, task: Task, threshold: float) ->
     Args:
         threshold: Jaccard similarity from which two are near duplicates.
     """
-    answers = _Answers(task, threshold)
+    answers = Answers(task, threshold)
     quarantine: list[Quarantined] = []
     settled = [example for side in (True, False) for example in _settled(examples, held_out=side, answers=answers, quarantine=quarantine)]
     settled = _without_held_out_prompts(settled, quarantine)
@@ -53,7 +53,7 @@ def deduplicate(examples: Sequence[Example], *, task: Task, threshold: float) ->
 
 
 @dataclass(frozen=True)
-class _Answers:
+class Answers:
     """How the answers of a task are compared."""
 
     task: Task
@@ -83,7 +83,7 @@ def _record(example: Example) -> set[str]:
     return shingles(plain_text(f"{example.question}\n{example.completion}"))
 
 
-def _settled(examples: Sequence[Example], *, held_out: bool, answers: _Answers, quarantine: list[Quarantined]) -> list[Example]:
+def _settled(examples: Sequence[Example], *, held_out: bool, answers: Answers, quarantine: list[Quarantined]) -> list[Example]:
     """One example of each question, the best first; the others go to the quarantine."""
     same: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
@@ -98,7 +98,7 @@ def _settled(examples: Sequence[Example], *, held_out: bool, answers: _Answers, 
     return sorted(kept, key=lambda example: (example.source != FEEDBACK, -answers.worth(example)))
 
 
-def _winner(group: Sequence[Example], answers: _Answers) -> Example | None:
+def _winner(group: Sequence[Example], answers: Answers) -> Example | None:
     corrected = [example for example in group if example.source == FEEDBACK]
     if corrected:
         return corrected[-1]
@@ -109,7 +109,7 @@ def _winner(group: Sequence[Example], answers: _Answers) -> Example | None:
     return max((example for example, number in zip(group, voice, strict=True) if number == best), key=answers.worth)
 
 
-def _loser(example: Example, winner: Example | None, group: Sequence[Example], answers: _Answers) -> Quarantined:
+def _loser(example: Example, winner: Example | None, group: Sequence[Example], answers: Answers) -> Quarantined:
     if winner is None:
         others = ", ".join(other.id for other in group if not answers.same(other, example))
         return out(example, "contradictory_labels", f"same prompt, other answer: {others}; no answer has a majority, so none is kept")
@@ -134,7 +134,7 @@ def _without_held_out_prompts(settled: Sequence[Example], quarantine: list[Quara
 
 
 def _first_of_each(
-    settled: Sequence[Example], pairs: Pairs, *, answers: _Answers, marks: bool, quarantine: list[Quarantined]
+    settled: Sequence[Example], pairs: Pairs, *, answers: Answers, marks: bool, quarantine: list[Quarantined]
 ) -> list[Example]:
     """Walk through the examples, held-out ones and the best first, and keep those that resemble none kept before."""
     order = np.argsort(pairs.second, kind="stable")
@@ -157,7 +157,7 @@ def _first_of_each(
     return [replace(example, metadata={**example.metadata, CLUSTER: settled[roots[place]].id}) for place, example in kept.items()]
 
 
-def _near_duplicate(example: Example, before: Sequence[Pair], kept: dict[int, Example], answers: _Answers) -> Quarantined | None:
+def _near_duplicate(example: Example, before: Sequence[Pair], kept: dict[int, Example], answers: Answers) -> Quarantined | None:
     for pair in sorted(before, key=lambda pair: -pair.jaccard):
         first = kept[pair.first]
         said = f"{pair.jaccard:.2f} like {first.id}"
