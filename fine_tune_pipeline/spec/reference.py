@@ -43,7 +43,8 @@ def _table(title: str, model: type[BaseModel]) -> str:
 
 def _tag(model: type[BaseModel]) -> str:
     field = model.model_fields.get("type")
-    return str(typing.get_args(field.annotation)[0]) if field else ""
+    values = typing.get_args(field.annotation) if field else ()
+    return str(values[0]) if len(values) == 1 else ""
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
