@@ -24,8 +24,8 @@ template make 64 thousand pairs, not half a million. A pair with the first of a 
 _BATCH = 512
 """Documents whose shingles fit into the processor's cache."""
 
-_WAITING = 8_000_000
-"""So many pairs, with repetitions, are held before each is kept once: 64 MB."""
+_WAITING = 2_000_000
+"""So many pairs, with repetitions, are held before the unlikely ones are dropped: 16 MB, and some times as much while that is done."""
 
 _TAIL = 1e-7
 """A pair at the threshold is passed over by its signature this rarely."""
@@ -47,13 +47,24 @@ def candidates(plain: Sequence[str], threshold: float, *, missed: float = MISSED
         missed: of the pairs that lie exactly at the threshold, at most this share may be missed.
     """
     found = signatures(plain, rows=rows_per_band(threshold, missed=missed))
-    count, codes, waiting = len(plain), np.empty(0, dtype=np.int64), []
-    for band in found.bands:
-        waiting += [first * count + second for first, second in _agreeing(band)]
+    fewest, kept, waiting = fewest_agreements(threshold), [], []
+    for first, second in (pair for band in found.bands for pair in _agreeing(band)):
+        waiting.append(first * len(plain) + second)
         if sum(map(len, waiting)) > _WAITING:
-            codes, waiting = _each_once([codes, *waiting]), []
-    pairs = np.stack(np.divmod(_each_once([codes, *waiting]), max(count, 1)), axis=1)
-    return pairs[_agreements(found.digests, pairs) >= fewest_agreements(threshold)]
+            kept.append(_likely(waiting, found.digests, fewest))
+            waiting = []
+    kept.append(_likely(waiting, found.digests, fewest))
+    return _places(_each_once(kept), len(plain))
+
+
+def _likely(codes: Sequence[NDArray[np.int64]], digests: NDArray[np.uint8], fewest: int) -> NDArray[np.int64]:
+    """Of pairs, as numbers, those whose signatures agree often enough, each once."""
+    each = _each_once(codes)
+    return each[_agreements(digests, _places(each, len(digests))) >= fewest]
+
+
+def _places(codes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    return np.stack(np.divmod(codes, max(count, 1)), axis=1)
 
 
 def rows_per_band(threshold: float, *, missed: float = MISSED_SHARE) -> int:
@@ -129,7 +140,7 @@ def _agreeing(keys: NDArray[np.uint32]) -> Iterator[tuple[NDArray[np.int64], NDA
 
 def _each_once(codes: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Sorted, each once. (`np.unique` hashes, which takes ten times as long here.)"""
-    ordered = np.sort(np.concatenate(codes))
+    ordered = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *codes]))
     return ordered[np.diff(ordered, prepend=-1) != 0]
 
 
