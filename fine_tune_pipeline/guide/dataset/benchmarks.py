@@ -35,14 +35,12 @@ def read_benchmark(benchmark: Opened) -> Benchmark:
     """The texts of a benchmark; a row that cannot be read is counted.
 
     Raises:
-        NoBenchmarkTexts: names the field and the first reason.
-        BrokenTemplate, EmptySource: names the field.
+        NoBenchmarkTexts, NoExamples, BrokenTemplate, EmptySource: names the field.
     """
     rows = collect(benchmark, held_out=True, seed=0)
     named = [(example.id, example.prompt) for example in rows.examples if example.prompt.strip()]
     if not named:
-        first = "; ".join(row.detail for row in rows.quarantine[:1]) or "every text is empty"
-        raise NoBenchmarkTexts(f"{benchmark.place}: none of {rows.rows} rows gave a text: {first}")
+        raise NoBenchmarkTexts(f"{benchmark.place}: none of {rows.rows} rows gave a text: every text is empty; see `text`")
     return Benchmark(
         name=benchmark.name, texts=[text for _, text in named], rows=[id_ for id_, _ in named], unreadable=rows.rows - len(named)
     )

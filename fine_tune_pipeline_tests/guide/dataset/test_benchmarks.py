@@ -3,6 +3,7 @@
 import pytest
 
 from fine_tune_pipeline.guide.dataset.benchmarks import NoBenchmarkTexts, opened_benchmarks, read_benchmark, what
+from fine_tune_pipeline.guide.dataset.collect import NoExamples
 from fine_tune_pipeline.guide.dataset.files import MissingSource
 from fine_tune_pipeline_tests.guide.dataset.make import jsonl, use_case
 
@@ -24,7 +25,10 @@ def test_a_csv_has_its_own_fields(tmp_path):
 
 def test_a_benchmark_of_which_no_row_gives_a_text_is_an_error_that_names_it(tmp_path):
     jsonl(tmp_path / "exam.jsonl", [{"question": "Why?"}])
-    with pytest.raises(NoBenchmarkTexts, match=r"dataset\.benchmarks\[0\] .*none of 1 rows gave a text.*'text' is undefined.*question"):
+    with pytest.raises(NoExamples, match=r"dataset\.benchmarks\[0\] .*none of 1 rows.*'text' is undefined.*question"):
+        read_benchmark(benchmark(tmp_path))
+    jsonl(tmp_path / "exam.jsonl", [{"text": " "}])
+    with pytest.raises(NoBenchmarkTexts, match=r"dataset\.benchmarks\[0\] .*none of 1 rows gave a text: every text is empty"):
         read_benchmark(benchmark(tmp_path))
 
 
