@@ -13,7 +13,10 @@ OWN = {
     "raw_examples": {"held_out", "corrections", "sources"},
     "clean_examples": {"marked_for_review"},
     "scrubbed_examples": {"rows_with_personal_data", "replacements", "detector", "personal_data", "examples"},
-    "reviewed_examples": {"policy", "handed_out", "waiting", "refused_verdicts", "reviewers", "review"},
+    "reviewed_examples": {
+        *("policy", "handed_out", "waiting", "refused_verdicts", "reviewers", "review", "judged_twice"),
+        *("random_rows_looked_at", "random_rows_with_personal_data"),
+    },
     "dataset": {
         *("train", "validation", "test", "coverage", "review", "card"),
         *("compared_with", "rows_added", "rows_removed", "rows_changed", "rows_moved", "class_shift", "difference"),
