@@ -9,6 +9,9 @@ from fine_tune_pipeline.programs.personal_data import Span
 from fine_tune_pipeline.programs.recognizers.lists import names, places, words
 
 SCORE = 0.6
+GROUPS = {"PERSON": "known_names", "LOCATION": "known_places"}
+"""Entity -> group of rules that finds it here."""
+
 _LETTERS = r"[\p{L}\p{M}]+(?:['’\-][\p{L}\p{M}]{2,})*"
 _JOINED_BEFORE = frozenset("@/_#.-’'")
 _MOST_PARTS = 4
