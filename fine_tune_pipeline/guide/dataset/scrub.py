@@ -151,7 +151,10 @@ def scrubbed(done: Gathered, folder: Path, *, spec: PiiSpec, before: Sequence[St
 def _residue_check(left: Residue, spec: PiiSpec) -> Check:
     passed = left.share <= spec.residue_limit
     looked = ", ".join(kind for kind in CHECKABLE if kind in spec.entities) or "no kind"
-    said = f"{len(left.ids)} of {left.total} rows still hold a checkable identifier (looked for: {looked}); limit {spec.residue_limit:.1%}."
+    said = (
+        f"{len(left.ids)} of {left.total} rows still hold a checkable identifier (looked for: {looked}); limit {spec.residue_limit:.1%}. "
+        "Names and places cannot be checked so, and recall is never 1: the data card estimates the rest from rows that people looked at."
+    )
     todo = f" Found {shown(left)}. Look at these rows of clean_examples: correct them in the source, or raise dataset.pii.residue_limit."
     return Check(
         name="pii_residue", passed=passed, description=said if passed else said + todo,
