@@ -74,27 +74,33 @@ Detect = Callable[[Sequence[str]], list[list[Any]]]
 
 
 def measured(one: Set, rows: Sequence[dict[str, Any]], detect: Detect, tokens: Callable[[str], Any]) -> list[Measured]:
+    """Both halves of a set, and all of it."""
+    sides = {side: [row for row in rows if half(one.group(row)) == side] for side in ("tuned", "held back")}
+    scored = {side: _scored(one, mine, detect, tokens) for side, mine in sides.items()}
+    everything = tuple(left + right for left, right in zip(*scored.values(), strict=True))
+    return [_measured(one, side, len(sides.get(side, rows)), score) for side, score in {**scored, "all": everything}.items()]
+
+
+def _scored(one: Set, rows: Sequence[dict[str, Any]], detect: Detect, tokens: Callable[[str], Any]) -> tuple[Any, Any, float]:
+    """By characters, by spans, CPU seconds."""
     from fine_tune_pipeline.programs.detection_scores import NOTHING, Range, by_characters, by_spans
 
-    result = []
-    for side in ("tuned", "held back"):
-        mine = [row for row in rows if half(one.group(row)) == side]
-        began = time.process_time()
-        found = detect([row["text"] for row in mine])
-        cpu_seconds = time.process_time() - began
-        characters, spans = NOTHING, NOTHING
-        for row, seen in zip(mine, found, strict=True):
-            there = [Range(span["start"], span["end"]) for span in row["spans"] if span["canonical"] in one.entities]
-            ranges = [Range(span.start, span.end) for span in seen]
-            characters += by_characters(ranges, there)
-            spans += by_spans(ranges, there, tokens(row["text"]))
-        result.append(
-            Measured(
-                one.name, side, len(mine), *(round(x, 3) for x in (characters.precision, characters.recall, characters.f2, spans.f2)),
-                cpu_seconds=round(cpu_seconds, 1),
-            )
-        )  # fmt: skip
-    return result
+    began = time.process_time()
+    found = detect([row["text"] for row in rows])
+    cpu_seconds = time.process_time() - began
+    characters, spans = NOTHING, NOTHING
+    for row, seen in zip(rows, found, strict=True):
+        there = [Range(span["start"], span["end"]) for span in row["spans"] if span["canonical"] in one.entities]
+        ranges = [Range(span.start, span.end) for span in seen]
+        characters += by_characters(ranges, there)
+        spans += by_spans(ranges, there, tokens(row["text"]))
+    return characters, spans, cpu_seconds
+
+
+def _measured(one: Set, side: str, rows: int, scored: Sequence[Any]) -> Measured:
+    characters, spans, cpu_seconds = scored
+    figures = (round(number, 3) for number in (characters.precision, characters.recall, characters.f2, spans.f2))
+    return Measured(one.name, side, rows, *figures, cpu_seconds=round(cpu_seconds, 1))
 
 
 def false_names(texts: Sequence[str], detect: Detect) -> float:
