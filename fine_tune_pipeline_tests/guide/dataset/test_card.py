@@ -61,7 +61,7 @@ def test_a_limit_that_does_not_hold_is_not_named(tmp_path):
 
 
 def test_what_people_found_in_a_random_sample_becomes_an_estimate(tmp_path):
-    seen = {"random_rows_looked_at": 100, "random_rows_with_personal_data": 2}
+    seen = {"residue_sample": {"looked_at": 100, "still_private": 2}}
     steps = [replace(step, notes={**step.notes, **seen}) if step.name == "review" else step for step in STEPS]
     limits = "\n".join(content(tmp_path, train=[example("a", "apple")], steps=steps)["limits"])
     assert "2 of 100 rows drawn at random (2.0%): with 95% confidence at most 6.2%" in limits
