@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from fine_tune_pipeline.artifacts.manifest import Check
-
 LEVEL = 0.95
 
 
@@ -41,24 +39,3 @@ class Estimate:
             f"({self.share:.1%}): with {LEVEL:.0%} confidence at most {self.upper:.1%} of the rows hold some, {most:,} of {rows:,}. "
             "People miss some too: the recall of detectors and reviewers is never 1."
         )
-
-
-def estimate_check(estimate: Estimate, *, rows: int, limit: float) -> Check:
-    """Whether the upper bound is within the limit; a sample too small to say so fails as well.
-
-    Args:
-        limit: share of rows that may hold personal data, by the upper bound.
-    """
-    passed = estimate.upper <= limit
-    todo = "" if passed else " Correct these rows at their source, find what was missed (dataset.pii), or let people look at more rows."
-    return Check(
-        name="pii_residue",
-        passed=passed,
-        description=f"{estimate.said(rows)} Limit of the upper bound: {limit:.1%}.{todo}",
-        metadata={
-            "looked_at": estimate.looked_at,
-            "with_personal_data": estimate.with_personal_data,
-            "upper": estimate.upper,
-            "limit": limit,
-        },
-    )
