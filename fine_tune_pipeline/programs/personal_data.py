@@ -94,12 +94,22 @@ def plausible(span: Span, text: str) -> Span | None:
     return Span(start, end, span.entity, span.score, span.origin) if span.entity in ("PERSON", "LOCATION") else span
 
 
-def known(spans: Iterable[Span], text: str) -> dict[str, str]:
-    """What was found in a text, with its type, to be looked for elsewhere too; of people's names also the single words."""
+def unedged(value: str) -> str:
+    """A value without the marks at its edges."""
+    return value.strip(_EDGES)
+
+
+def known(spans: Iterable[Span], text: str, *, allow: Iterable[str] = ()) -> dict[str, str]:
+    """What was found in a text, with its type, to be looked for elsewhere too; of people's names also the single words.
+
+    Args:
+        allow: values that are not looked for, whatever their case.
+    """
     found = {text[span.start : span.end]: span.entity for span in spans}
     parts = [part.strip(_EDGES) for name, entity in found.items() if entity == "PERSON" for part in name.split()]
     names = {part: "PERSON" for part in parts if part[:1].isupper() and part.casefold() not in STOP_WORDS}
-    return {value: entity for value, entity in (names | found).items() if len(value) >= SHORTEST_REPEATED}
+    left = {value.casefold() for value in allow}
+    return {value: entity for value, entity in (names | found).items() if len(value) >= SHORTEST_REPEATED and value.casefold() not in left}
 
 
 def repeated(found: Mapping[str, str], text: str, *, besides: Sequence[Span] = ()) -> list[Span]:

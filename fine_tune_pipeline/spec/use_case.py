@@ -8,12 +8,13 @@ from pydantic import Field, PrivateAttr
 
 from fine_tune_pipeline.spec.base import Section
 from fine_tune_pipeline.spec.base_model import BaseModelSpec
-from fine_tune_pipeline.spec.dataset import DatasetSpec
+from fine_tune_pipeline.spec.dataset import DatasetSpec, PiiSpec
 from fine_tune_pipeline.spec.deployment import DeploymentSpec
 from fine_tune_pipeline.spec.environment import EnvironmentSpec
 from fine_tune_pipeline.spec.evaluation import EvaluationSpec
 from fine_tune_pipeline.spec.objective import ObjectiveSpec
 from fine_tune_pipeline.spec.paths import is_url
+from fine_tune_pipeline.spec.pii_detectors import GlinerDetector, PiiDetector, TransformersDetector
 from fine_tune_pipeline.spec.technique import Auto, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
 
@@ -52,6 +53,17 @@ class UseCaseSpec(Section):
         """A path of the use case: `${NAME}` is taken from the environment, relative ones begin at the use case's folder."""
         expanded = Path(os.path.expandvars(path))
         return expanded if expanded.is_absolute() else self.folder / expanded
+
+    @property
+    def pii(self) -> PiiSpec:
+        """Section `dataset.pii` for where it is used: folders of models are absolute."""
+        pii = self.dataset.pii
+        return pii.model_copy(update={"detectors": [self._placed(one) for one in pii.detectors]})
+
+    def _placed(self, detector: PiiDetector) -> PiiDetector:
+        if isinstance(detector, TransformersDetector | GlinerDetector) and detector.is_folder:
+            return detector.model_copy(update={"model": str(self.file(detector.model))})
+        return detector
 
     def place(self, path: str) -> str:
         """A path of the use case as a place that may also be a URL, which is left as it is."""

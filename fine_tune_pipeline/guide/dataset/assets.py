@@ -1,7 +1,6 @@
 """Step 3, prepare the dataset: five assets in the order of the data."""
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from fine_tune_pipeline.guide.dataset.scrub import scrubbed
 from fine_tune_pipeline.guide.dataset.semantic import Embed
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
 from fine_tune_pipeline.guide.objective.task import Task, read_task
+from fine_tune_pipeline.programs.recognizers.identity import identities, installed
 from fine_tune_pipeline.programs.stand_ins import StandIns
 from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.data_engine import DataEngine
@@ -32,6 +32,7 @@ from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
+from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import advisory, blocking, materialized
 
@@ -104,7 +105,7 @@ def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         """Training examples in which personal data is replaced, by its type such as `<PERSON>` or by a pseudonym."""
         clean = store.current(spec.name, "clean_examples")
-        pii, task, variable = spec.dataset.pii, read_task(spec), personal_data_key.variable
+        pii, task, variable = spec.pii, read_task(spec), personal_data_key.variable
         settings = {"pii": pii.model_dump(mode="json"), "task": task.described(), "key_variable": variable}
 
         def build(folder: Path, parts: Path) -> Built:
@@ -113,7 +114,7 @@ def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
             return scrubbed(done, folder, spec=pii, before=before)
 
         stand_ins = StandIns.from_environment(pii, variable=variable)
-        what = {"dataset.pii": pii, "pii_key": stand_ins.key_id, "detector": _versions(), **_task(task)}
+        what = {"dataset.pii": spec.dataset.pii, "pii_key": stand_ins.key_id, "detector": _detector(pii), **_task(task)}
         return materialized(store.made(context, version=2, what=what, upstream={"clean_examples": clean}, build_in_parts=build))
 
     return asset
@@ -213,11 +214,10 @@ def _embed() -> Embed:
     return lambda texts: embed_texts(texts, encoder)
 
 
-def _versions(packages: Sequence[str] = DETECTOR_PACKAGES) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    return {package: installed(package) for package in packages}
+
+
+def _detector(pii: PiiSpec) -> dict[str, Any]:
+    """What finds personal data: packages, and further detectors by their content, if there are any."""
+    return {**_versions(DETECTOR_PACKAGES), **({"detectors": identities(pii)} if pii.detectors else {})}

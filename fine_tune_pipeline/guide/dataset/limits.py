@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fine_tune_pipeline.guide.dataset.residue_estimate import Estimate
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import DatasetSpec
 
@@ -48,6 +49,8 @@ def _unseen(content: Mapping[str, Any]) -> Iterator[str]:
 def _personal_data(content: Mapping[str, Any], spec: DatasetSpec) -> Iterator[str]:
     looked = ", ".join(spec.pii.entities) or "nothing"
     yield f"Personal data was looked for as {looked}. No detector finds all of it: some may be left, above all names and places."
+    sample = content["review"].get("residue_sample", {})
+    yield Estimate(sample.get("looked_at", 0), sample.get("still_private", 0)).said(sum(content["rows"].values()))
     if content["residue_rows"]:
         yield f"{content['residue_rows']:,} rows still hold something that looks like an identifier (dataset.pii.residue_limit allows it)."
 

@@ -11,6 +11,7 @@ from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.guide.dataset.agreement import Agreement, agreement
+from fine_tune_pipeline.guide.dataset.residue_estimate import Estimate
 from fine_tune_pipeline.guide.dataset.review_round import Round
 from fine_tune_pipeline.guide.dataset.review_sample import ResidueSample, Sample, content_of, residue_sample
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, out, read_steps, write_step
@@ -124,8 +125,13 @@ def _left_out(notes: Mapping[str, Any]) -> str:
     return f" The limit `most` left {sum(left.values())} out ({parts}); {gone} of them may not go on unseen and are in the quarantine."
 
 
-def _seen(residue: ResidueSample) -> dict[str, int]:
-    return {"random_rows_looked_at": residue.looked_at, "random_rows_with_personal_data": residue.still_private}
+def _seen(residue: ResidueSample) -> dict[str, float]:
+    upper = Estimate(residue.looked_at, residue.still_private).upper
+    return {
+        "random_rows_looked_at": residue.looked_at,
+        "random_rows_with_personal_data": residue.still_private,
+        "share_with_personal_data_at_most": round(upper, 4),
+    }
 
 
 def _applied(

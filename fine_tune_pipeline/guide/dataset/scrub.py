@@ -57,7 +57,15 @@ class Scrubbed:
     changed: list[str]
 
 
-def scrub(examples: Sequence[Example], *, detect: Detect, task: Task, stand_in: StandIn = type_tag, remove: bool = False) -> Scrubbed:
+def scrub(
+    examples: Sequence[Example],
+    *,
+    detect: Detect,
+    task: Task,
+    stand_in: StandIn = type_tag,
+    remove: bool = False,
+    allow: Sequence[str] = (),
+) -> Scrubbed:
     """Replace personal data, by its type such as `<PERSON>` or otherwise, or quarantine the examples that hold any.
 
     Args:
@@ -66,11 +74,12 @@ def scrub(examples: Sequence[Example], *, detect: Detect, task: Task, stand_in: 
         task: decides whether a completion is still valid; where a replacement would break it, the text is left and the example marked.
         stand_in: what is written instead.
         remove: quarantine instead of going on.
+        allow: values that stay even where they are part of what was found elsewhere in the row.
     """
     spans = _detected(examples, detect, task)
     kept, quarantine, total, changed = [], [], Counter[str](), []
     for example in examples:
-        new, found, unsure = _one(example, spans, detect, task, stand_in)
+        new, found, unsure = _one(example, spans, detect, task, stand_in, allow)
         total.update(found)
         if found:
             changed.append(example.id)
@@ -103,7 +112,7 @@ def scrub_work(settings: Mapping[str, Any]) -> Work:
 def scrubbed_part(examples: Sequence[Example], *, spec: PiiSpec, task: Task, detect: Detect, stand_ins: StandIns) -> Worked:
     """Take personal data out of some examples, and look whether any is left."""
     stand_in = stand_ins.fresh()
-    result = scrub(examples, detect=detect, task=task, stand_in=stand_in, remove=spec.operator == "remove")
+    result = scrub(examples, detect=detect, task=task, stand_in=stand_in, remove=spec.operator == "remove", allow=spec.allow)
     left = residue(result.examples, spec.entities, known=stand_in.issued)
     gone = {row.id for row in result.quarantine}
     changed = {"rows": len(result.changed), "kept": sum(id_ not in gone for id_ in result.changed)}
@@ -142,7 +151,10 @@ def scrubbed(done: Gathered, folder: Path, *, spec: PiiSpec, before: Sequence[St
 def _residue_check(left: Residue, spec: PiiSpec) -> Check:
     passed = left.share <= spec.residue_limit
     looked = ", ".join(kind for kind in CHECKABLE if kind in spec.entities) or "no kind"
-    said = f"{len(left.ids)} of {left.total} rows still hold a checkable identifier (looked for: {looked}); limit {spec.residue_limit:.1%}."
+    said = (
+        f"{len(left.ids)} of {left.total} rows still hold a checkable identifier (looked for: {looked}); limit {spec.residue_limit:.1%}. "
+        "Names and places cannot be checked so, and recall is never 1: the data card estimates the rest from rows that people looked at."
+    )
     todo = f" Found {shown(left)}. Look at these rows of clean_examples: correct them in the source, or raise dataset.pii.residue_limit."
     return Check(
         name="pii_residue", passed=passed, description=said if passed else said + todo,
@@ -183,12 +195,12 @@ def _free_texts(completion: str, task: Task) -> list[str]:
 
 
 def _one(
-    example: Example, spans: Mapping[str, list[Span]], detect: Detect, task: Task, stand_in: StandIn
+    example: Example, spans: Mapping[str, list[Span]], detect: Detect, task: Task, stand_in: StandIn, allow: Sequence[str]
 ) -> tuple[Example, Counter[str], list[str]]:
     """The example without personal data, what was replaced in it, and the entities that the detector or the task left unsure."""
     answers = _free_texts(example.completion, task)
     here = {text: spans[text] for text in _texts(example, task)}
-    values = {value: entity for text, found in here.items() for value, entity in known(found, text).items()}
+    values = {value: entity for text, found in here.items() for value, entity in known(found, text, allow=allow).items()}
     full = {text: merged([*found, *repeated(values, text, besides=found)], text) for text, found in here.items()}
     completion, replaced_answers, left = _completion(example.completion, {text: full[text] for text in answers}, task, stand_in)
     metadata, columns = _metadata(example.metadata, detect, stand_in)

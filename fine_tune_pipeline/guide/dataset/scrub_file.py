@@ -79,7 +79,7 @@ def scrub_file(
     written, said, changed = [], [], 0
     for start in tqdm(range(0, len(rows), _BATCH), desc="scrub", unit=f"x{_BATCH} rows", disable=None):
         batch = rows[start : start + _BATCH]
-        for number, (row, spans) in enumerate(zip(batch, _spans(batch, detect), strict=True), start=start + 1):
+        for number, (row, spans) in enumerate(zip(batch, _spans(batch, detect, stand_in.pii.allow), strict=True), start=start + 1):
             written.append(_replaced(row, spans, stand_in))
             changed += bool(spans)
             # An id that holds personal data would carry it into the findings.
@@ -93,14 +93,14 @@ def scrub_file(
     return ScrubbedFile(rows=len(rows), changed=changed, found=dict(sorted(Counter(finding["entity"] for finding in said).items())))
 
 
-def _spans(rows: Sequence[Mapping[str, Any]], detect: Detect) -> list[dict[Place, list[Span]]]:
+def _spans(rows: Sequence[Mapping[str, Any]], detect: Detect, allow: Sequence[str]) -> list[dict[Place, list[Span]]]:
     """Per row the places that hold personal data, and where in them; a value found in one place is also looked for in the row's others."""
     texts = [dict(_texts(row)) for row in rows]
     once = list(dict.fromkeys(text for places in texts for text in places.values()))
     found = dict(zip(once, detect(once), strict=True)) if once else {}
     result = []
     for places in texts:
-        values = {value: entity for text in places.values() for value, entity in known(found[text], text).items()}
+        values = {value: entity for text in places.values() for value, entity in known(found[text], text, allow=allow).items()}
         full = {place: merged([*found[text], *repeated(values, text, besides=found[text])], text) for place, text in places.items()}
         result.append({place: spans for place, spans in full.items() if spans})
     return result

@@ -108,7 +108,7 @@ def serve_request(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel
         device=on.device,
         answer_schema=task.schema,
         answer_labels=tuple(task.labels or ()),
-        pii=spec.dataset.pii,
+        pii=spec.pii,
         conversations=any(row.asked.beside() for row in read_examples(sources.dataset.file("train.jsonl"))),
     )
 

@@ -56,8 +56,15 @@ def test_a_limit_that_does_not_hold_is_not_named(tmp_path):
     seen = {"review": "accept"}
     train = [example(f"a{n}", f"{ENGLISH} {n}", ("apple", "pear")[n % 2], metadata=seen) for n in range(40)]
     test = [example(f"t{n}", f"{ENGLISH} {n}", ("apple", "pear")[n % 2], metadata=seen) for n in range(200)]
-    assert [limit.split()[0] for limit in content(tmp_path, train=train, test=test)["limits"]] == ["Personal", "Lengths"]
+    assert [limit.split()[0] for limit in content(tmp_path, train=train, test=test)["limits"]] == ["Personal", "Nobody", "Lengths"]
     assert not any("Class" in limit for limit in content(tmp_path, train=train, task=OPEN)["limits"])
+
+
+def test_what_people_found_in_a_random_sample_becomes_an_estimate(tmp_path):
+    seen = {"residue_sample": {"looked_at": 100, "still_private": 2}}
+    steps = [replace(step, notes={**step.notes, **seen}) if step.name == "review" else step for step in STEPS]
+    limits = "\n".join(content(tmp_path, train=[example("a", "apple")], steps=steps)["limits"])
+    assert "2 of 100 rows drawn at random (2.0%): with 95% confidence at most 6.2%" in limits
 
 
 def test_duplicates_are_counted_over_all_steps_and_what_is_left_is_said(tmp_path):

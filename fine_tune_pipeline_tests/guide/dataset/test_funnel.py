@@ -15,7 +15,7 @@ OWN = {
     "scrubbed_examples": {"rows_with_personal_data", "replacements", "detector", "personal_data", "examples"},
     "reviewed_examples": {
         *("policy", "handed_out", "waiting", "refused_verdicts", "reviewers", "review", "judged_twice"),
-        *("random_rows_looked_at", "random_rows_with_personal_data"),
+        *("random_rows_looked_at", "random_rows_with_personal_data", "share_with_personal_data_at_most"),
     },
     "dataset": {
         *("train", "validation", "test", "coverage", "review", "card"),
