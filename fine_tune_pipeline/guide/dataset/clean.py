@@ -9,13 +9,17 @@ from typing import Any
 
 import regex
 
-from fine_tune_pipeline.artifacts.examples import Example, read_examples
+from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.boilerplate import NAME as BOILERPLATE
+from fine_tune_pipeline.guide.dataset.boilerplate import Cut, without_boilerplate
 from fine_tune_pipeline.guide.dataset.deduplicate import deduplicate
 from fine_tune_pipeline.guide.dataset.mend import mend, mend_answer
+from fine_tune_pipeline.guide.dataset.rule_table import FILE as RULE_FILE
+from fine_tune_pipeline.guide.dataset.rule_table import rule_table, with_texts
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, MARK, made, marked, out, read_steps, write_step
-from fine_tune_pipeline.guide.dataset.suspects import suspects
+from fine_tune_pipeline.guide.dataset.suspects import Doubts, Embed, suspects
 from fine_tune_pipeline.guide.dataset.turns import with_words, words
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import CleanSpec
@@ -64,39 +68,74 @@ _REFUSAL = regex.compile(
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Examples that may go on, the others with reasons, and how many of the kept were mended, by repair."""
+    """Examples that may go on, the others with reasons, and what was done: id of a kept row -> repairs, lines cut, labels doubted."""
 
     kept: list[Example]
     quarantine: list[Quarantined]
-    fixed: dict[str, int]
+    repaired: dict[str, list[str]]
+    boilerplate: dict[str, int]
+    doubts: Doubts
+
+    @property
+    def fixed(self) -> dict[str, int]:
+        """Kept rows that were mended, by repair."""
+        return dict(Counter(name for names in self.repaired.values() for name in names).most_common())
 
 
-def clean(examples: Sequence[Example], *, spec: CleanSpec, task: Task) -> Cleaned:
-    """Mend, refuse, deduplicate and mark."""
-    mended = [_mended(example, spec) for example in examples]
-    repairs = {example.id: done for example, done in mended}
+def clean(examples: Sequence[Example], *, spec: CleanSpec, task: Task, embed: Embed | None = None) -> Cleaned:
+    """Mend, refuse, deduplicate and mark.
+
+    Args:
+        embed: gives the meaning of prompts to the search for wrong labels; without it their words alone decide.
+    """
+    mended, repairs, lines = _all_mended(examples, spec, task)
     valid, quarantine = [], []
-    for example, _ in mended:
+    for example in mended:
         refused = _refused(example, spec, task)
         if refused is None:
             valid.append(example)
         else:
             quarantine.append(refused)
     result = deduplicate(valid, task=task, threshold=spec.near_duplicate_jaccard)
-    doubts = suspects([example for example in result.kept if not example.held_out], task=task)
-    kept = [marked(example, doubts[example.id]) if example.id in doubts else example for example in result.kept]
-    fixed = Counter(repair for example in kept for repair in repairs[example.id])
-    return Cleaned(kept, quarantine + result.quarantine, dict(fixed.most_common()))
+    doubts = _doubts(result.kept, spec, task, embed)
+    kept = [marked(example, doubts.said[example.id]) if example.id in doubts.said else example for example in result.kept]
+    repaired = {example.id: repairs[example.id] for example in kept if repairs[example.id]}
+    return Cleaned(kept, quarantine + result.quarantine, repaired, lines, doubts)
 
 
-def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task) -> Built:
+def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task, embed: Embed | None = None) -> Built:
     """Clean the examples of the folder `raw` into `folder`."""
-    result = clean(read_examples(raw / EXAMPLES), spec=spec, task=task)
+    before = read_examples(raw / EXAMPLES)
+    result = clean(before, spec=spec, task=task, embed=embed)
+    table = rule_table(quarantine=result.quarantine, repaired=result.repaired, kept=result.kept)
     doubtful = sum(MARK in example.metadata for example in result.kept)
-    step = made("clean", kept=result.kept, quarantine=result.quarantine, fixed=result.fixed, notes={"marked": doubtful})
-    before = read_steps(raw)
-    write_step(folder, step, examples=result.kept, quarantine=result.quarantine, before=before)
-    return Built(metadata={**step.metadata(before=before), "marked_for_review": doubtful})
+    notes = {"marked": doubtful, "rules": table, "labels_judged": result.doubts.judged, "labels_judged_by": result.doubts.by}
+    step = made("clean", kept=result.kept, quarantine=result.quarantine, fixed=result.fixed, notes=notes)
+    steps = read_steps(raw)
+    write_step(folder, step, examples=result.kept, quarantine=result.quarantine, before=steps)
+    write_rows(folder / RULE_FILE, with_texts(table, before))
+    if result.boilerplate:
+        write_rows(folder / "boilerplate.jsonl", ({"line": line, "rows": rows} for line, rows in result.boilerplate.items()))
+    shown: dict[str, Any] = {"rules": table} if table else {}
+    if result.doubts.judged:
+        shown |= {"labels_judged": result.doubts.judged, "labels_judged_by": result.doubts.by}
+    return Built(metadata={**step.metadata(before=steps), "marked_for_review": doubtful, **shown})
+
+
+def _all_mended(examples: Sequence[Example], spec: CleanSpec, task: Task) -> tuple[list[Example], dict[str, list[str]], dict[str, int]]:
+    """The examples after all repairs, the repairs that changed each, and the lines that were cut as boilerplate."""
+    done = [_mended(example, spec) for example in examples]
+    mended, repairs = [example for example, _ in done], {example.id: names for example, names in done}
+    cut = Cut(mended, [], {}) if BOILERPLATE in spec.skip else without_boilerplate(mended, task=task)
+    for id_ in cut.ids:
+        repairs[id_].append(BOILERPLATE)
+    return cut.examples, repairs, cut.lines
+
+
+def _doubts(examples: Sequence[Example], spec: CleanSpec, task: Task, embed: Embed | None) -> Doubts:
+    if "label_disagrees" in spec.skip:
+        return Doubts({}, 0, "nothing")
+    return suspects([example for example in examples if not example.held_out], task=task, embed=embed)
 
 
 def _mended(example: Example, spec: CleanSpec) -> tuple[Example, list[str]]:
