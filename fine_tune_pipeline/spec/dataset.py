@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.more import MoreSpec
 
 _PINNED = re.compile(r"hf://datasets/[^/@]+/[^/@]+@[0-9a-f]{40}(/|$)")
 
@@ -273,3 +274,4 @@ class DatasetSpec(Section):
     review: ReviewSpec = ReviewSpec()
     split: SplitSpec = SplitSpec()
     feedback: bool = Field(default=True, description="Take reviewed corrections from the endpoint's traffic log as further examples.")
+    more: MoreSpec | None = Field(default=None, description="Rows labelled by rules, and made ones; none by default.")

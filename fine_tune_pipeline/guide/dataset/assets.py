@@ -14,6 +14,8 @@ from fine_tune_pipeline.guide.dataset.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.difference import compared
 from fine_tune_pipeline.guide.dataset.disclosure import disclosed
 from fine_tune_pipeline.guide.dataset.embedding import PACKAGE, embedder, encoder_version
+from fine_tune_pipeline.guide.dataset.making import Making
+from fine_tune_pipeline.guide.dataset.more import with_more
 from fine_tune_pipeline.guide.dataset.publish import published
 from fine_tune_pipeline.guide.dataset.review import reviewed
 from fine_tune_pipeline.guide.dataset.review_queue import ReviewQueue
@@ -29,6 +31,7 @@ from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
+from fine_tune_pipeline.spec.dataset import DatasetSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import advisory, blocking, materialized
 
@@ -45,18 +48,22 @@ def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     feedback = [["traffic_log", spec.name]] if spec.dataset.feedback else []
 
     @dg.asset(key=key, deps=feedback, group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"})
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving) -> dg.MaterializeResult:
-        """Examples as they lie in the sources, with where each came from; nothing is changed yet. Chunks of documents lie beside them."""
+    def asset(
+        context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving, personal_data_key: PersonalDataKey
+    ) -> dg.MaterializeResult:
+        """Examples as they lie in the sources, not yet changed, with where each came from; those that were made; chunks of documents beside."""
         corrections = serving.traffic_log(spec.name).corrections() if spec.dataset.feedback else []
         gathered = gather(spec, corrections=corrections)
         sampled = any(source.sample is not None for source in (*spec.dataset.sources, *spec.dataset.held_out))
         seed = {"dataset.split.seed": spec.dataset.split.seed} if sampled else {}
-        return materialized(
-            store.made(
-                context, version=4, what={**gathered.what(), **seed},
-                build=lambda folder: collected(gathered, folder, seed=spec.dataset.split.seed),
-            )
-        )  # fmt: skip
+        making = None if spec.dataset.more is None else Making(spec, store.open(), key=personal_data_key.read() or "")
+
+        def build(folder: Path) -> Built:
+            built = collected(gathered, folder, seed=spec.dataset.split.seed)
+            return built if making is None else with_more(folder, built, making.means())
+
+        what = {**gathered.what(), **seed, **({} if making is None else {**making.what(), "detector": _versions()})}
+        return materialized(store.made(context, version=4, what=what, build=build))
 
     return asset
 
@@ -181,7 +188,7 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
         task, section = read_task(spec), spec.dataset
         what: dict[str, Any] = {
             "dataset.split": section.split, "dataset.minimum_examples": section.minimum_examples,
-            "dataset.minimum_per_class": section.minimum_per_class, **_task(task),
+            "dataset.minimum_per_class": section.minimum_per_class, **_task(task), **_placing(section),
         }  # fmt: skip
         kept = store.made(
             context, version=3, what=what, upstream={"reviewed_examples": reviewed},
@@ -198,6 +205,12 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
 def _task(task: Task) -> dict[str, Any]:
     """What of the task decides which answers are valid."""
     return {"objective.task": task.described()}
+
+
+def _placing(section: DatasetSpec) -> dict[str, Any]:
+    """What of `dataset.more` decides which made rows come into training."""
+    more = section.more
+    return {} if more is None else {"dataset.more.most_share": more.most_share, "dataset.more.balance": more.balance}
 
 
 def _versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ import regex
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.dataset.duplicates import plain_text
+from fine_tune_pipeline.guide.dataset.made_rows import apart
 from fine_tune_pipeline.guide.objective.task import Task
 
 NAME = "boilerplate"
@@ -40,7 +41,8 @@ class Cut:
 
 def without_boilerplate(examples: Sequence[Example], *, task: Task) -> Cut:
     """Cut lines of boilerplate off both ends of prompts; answers are never touched, and a prompt that is nothing else stays whole."""
-    lines = common_lines(examples, task=task)
+    # Made rows repeat what they were made from: only rows of the sources say what is common.
+    lines = common_lines(apart(examples)[0], task=task)
     if not lines:
         return Cut(list(examples), [], {})
     result = [replace(example, prompt=_cut(example.prompt, lines)) for example in examples]

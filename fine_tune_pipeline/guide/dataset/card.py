@@ -11,6 +11,7 @@ from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.disclosure import shortened
 from fine_tune_pipeline.guide.dataset.languages import languages
 from fine_tune_pipeline.guide.dataset.limits import UNKNOWN_LICENCE, known_limits
+from fine_tune_pipeline.guide.dataset.made_rows import kinds
 from fine_tune_pipeline.guide.dataset.review import said
 from fine_tune_pipeline.guide.dataset.split import Split
 from fine_tune_pipeline.guide.dataset.steps import Step, funnel
@@ -65,6 +66,7 @@ def card(steps: Sequence[Step], parts: Split, *, use_case: str, task: Task, spec
         "seen_by_people": sum(example.metadata.get("review") in LOOKED_AT for example in everything),
         "synthetic": {name: sum(SYNTHETIC in example.metadata for example in rows) for name, rows in parts.parts().items()},
         "split": _split(parts, spec.split),
+        "made_rows": kinds(parts.train),
         "classes": classes(parts, task),
         "languages": languages(everything),
         "characters": {name: characters(examples) for name, examples in parts.parts().items()},

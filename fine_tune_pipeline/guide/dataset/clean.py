@@ -15,6 +15,7 @@ from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.guide.dataset.boilerplate import NAME as BOILERPLATE
 from fine_tune_pipeline.guide.dataset.boilerplate import Cut, without_boilerplate
 from fine_tune_pipeline.guide.dataset.deduplicate import deduplicate
+from fine_tune_pipeline.guide.dataset.made_rows import apart, unlike_others
 from fine_tune_pipeline.guide.dataset.mend import mend, mend_answer
 from fine_tune_pipeline.guide.dataset.rule_table import FILE as RULE_FILE
 from fine_tune_pipeline.guide.dataset.rule_table import rule_table, with_texts
@@ -96,11 +97,13 @@ def clean(examples: Sequence[Example], *, spec: CleanSpec, task: Task, embed: Em
             valid.append(example)
         else:
             quarantine.append(refused)
-    result = deduplicate(valid, task=task, threshold=spec.near_duplicate_jaccard)
+    real, made_rows = apart(valid)
+    result = deduplicate(real, task=task, threshold=spec.near_duplicate_jaccard)
+    others = unlike_others(made_rows, result.kept, threshold=spec.near_duplicate_jaccard)
     doubts = _doubts(result.kept, spec, task, embed)
-    kept = [marked(example, doubts.said[example.id]) if example.id in doubts.said else example for example in result.kept]
+    kept = [marked(example, doubts.said[example.id]) if example.id in doubts.said else example for example in result.kept] + others.kept
     repaired = {example.id: repairs[example.id] for example in kept if repairs[example.id]}
-    return Cleaned(kept, quarantine + result.quarantine, repaired, lines, doubts)
+    return Cleaned(kept, [*quarantine, *result.quarantine, *others.quarantine], repaired, lines, doubts)
 
 
 def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task, embed: Embed | None = None) -> Built:
@@ -177,9 +180,15 @@ def _repeated(texts: dict[str, str]) -> str | None:
     return None
 
 
+def refusal_in(text: str) -> str | None:
+    """The words by which a text refuses to answer, None if it does not."""
+    found = _REFUSAL.search(text)
+    return found.group() if found else None
+
+
 def _refusal(completion: str) -> str | None:
-    found = _REFUSAL.search(completion)
-    return f"the completion refuses to answer: {found.group()!r}" if found else None
+    said = refusal_in(completion)
+    return None if said is None else f"the completion refuses to answer: {said!r}"
 
 
 def _foreign(prompt: str, languages: Sequence[str]) -> str | None:

@@ -14,9 +14,11 @@ from fine_tune_pipeline.guide.dataset.card_page import card_page
 from fine_tune_pipeline.guide.dataset.croissant import write_croissant
 from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD
 from fine_tune_pipeline.guide.dataset.leakage import leaks
+from fine_tune_pipeline.guide.dataset.made_rows import SYNTHETIC, apart, kinds
 from fine_tune_pipeline.guide.dataset.record_schema import write_parquet, write_schemas
 from fine_tune_pipeline.guide.dataset.split import Split, split
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, read_steps
+from fine_tune_pipeline.guide.dataset.training_only import with_made
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.pages.document import html, markdown
 from fine_tune_pipeline.spec.dataset import DatasetSpec
@@ -32,7 +34,8 @@ _NAMED = 10
 def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, use_case: str) -> Built:
     """Split the examples of the folder `reviewed` and write the dataset into `folder`."""
     examples = read_examples(reviewed / EXAMPLES)
-    parts = split(examples, spec=spec.split, task=task)
+    real, made_rows = apart(examples)
+    parts = with_made(split(real, spec=spec.split, task=task), made_rows, spec=spec.more, task=task)
     everything = [example for part in parts.parts().values() for example in part]
     step = made("split", kept=everything, quarantine=parts.quarantine)
     assert step.rows_in == len(examples), f"split: {len(examples)} in, {step.rows_in} out"
@@ -44,6 +47,7 @@ def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, us
         metadata={
             **step.metadata(before=before),
             **{name: len(rows) for name, rows in parts.parts().items()},
+            "made_rows": [{"kind": kind, "training_rows": rows} for kind, rows in kinds(parts.train).items()],
             "coverage": coverage,
             "review": content["review"]["policy"],
         },
@@ -92,7 +96,7 @@ def _schema(parts: Split, task: Task) -> Check:
 
 
 def _minimum_size(parts: Split, spec: DatasetSpec) -> Check:
-    own = len(parts.train) + len(parts.validation) + (0 if parts.by_held_out else len(parts.test))
+    own = len(apart(parts.train)[0]) + len(parts.validation) + (0 if parts.by_held_out else len(parts.test))
     empty = [name for name, examples in parts.parts().items() if not examples]
     enough = own >= spec.minimum_examples and not empty
     text = f"{own} examples from the sources, want at least {spec.minimum_examples} (dataset.minimum_examples)."
@@ -105,7 +109,7 @@ def _minimum_size(parts: Split, spec: DatasetSpec) -> Check:
 
 def _classes_covered(parts: Split, spec: DatasetSpec, task: Task) -> Check:
     least = spec.minimum_per_class
-    counts = Counter(task.class_of(example.completion) for example in parts.train)
+    counts = Counter(task.class_of(example.completion) for example in parts.train if SYNTHETIC not in example.metadata)
     short = {name: counts[name] for name in task.classes if counts[name] < least}
     if not task.classes:
         return Check(name="classes_covered", passed=True, description="The task is open: it has no classes to cover.")

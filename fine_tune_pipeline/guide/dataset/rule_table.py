@@ -24,6 +24,7 @@ SAID = {
     "near_duplicate": "nearly the prompt of another row, with the same answer",
     "contradictory_labels": "same prompt as another row, with another answer",
     "duplicate_of_held_out": "too like a row that is kept apart for the test",
+    "origin_quarantined": "made from a row that was taken out",
     "mojibake": "characters that were read in the wrong encoding",
     "unicode_form": "one way to write a character (NFC)",
     "invisible_characters": "control characters and those of no width",

@@ -12,7 +12,6 @@ from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.objective.task import ClassificationTask, Task, as_text, parsed
 
-
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """Unit vectors of texts, rows x width, in order."""
 
