@@ -56,7 +56,7 @@ def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         gathered = gather(spec, corrections=corrections)
         sampled = any(source.sample is not None for source in (*spec.dataset.sources, *spec.dataset.held_out))
         seed = {"dataset.split.seed": spec.dataset.split.seed} if sampled else {}
-        making = None if spec.dataset.more is None else Making(spec, store.open(), key=personal_data_key.read() or "")
+        making = _making(spec, store, personal_data_key)
 
         def build(folder: Path) -> Built:
             built = collected(gathered, folder, seed=spec.dataset.split.seed)
@@ -205,6 +205,13 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
 def _task(task: Task) -> dict[str, Any]:
     """What of the task decides which answers are valid."""
     return {"objective.task": task.described()}
+
+
+def _making(spec: UseCaseSpec, store: ArtifactStore, key: PersonalDataKey) -> Making | None:
+    """What makes further rows, where the use case asks for any."""
+    if spec.dataset.more is None:
+        return None
+    return Making(spec, store.open(), StandIns.from_environment(spec.dataset.pii, variable=key.variable))
 
 
 def _placing(section: DatasetSpec) -> dict[str, Any]:

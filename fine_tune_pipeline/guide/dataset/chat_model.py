@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from fine_tune_pipeline.artifacts.asked import Asked
+from fine_tune_pipeline.artifacts.replies import Replies
 from fine_tune_pipeline.spec.more import ChatModel
 
 LONGEST_WAIT_SECONDS = 60.0
@@ -56,12 +56,12 @@ class Chat:
     """A model that can be asked.
 
     Args of the constructor:
-        asked: answers of before.
+        replies: answers of before.
         wait: called with seconds between two tries.
     """
 
     spec: ChatModel
-    asked: Asked
+    replies: Replies
     wait: Callable[[float], None] = time.sleep
 
     def answers(self, questions: Sequence[Question]) -> list[str | NoAnswer]:
@@ -75,7 +75,7 @@ class Chat:
         requests = [self._request(question) for question in questions]
         found: dict[int, str | NoAnswer] = {}
         for place, request in enumerate(requests):
-            if (known := self.asked.answer(request)) is not None:
+            if (known := self.replies.answer(request)) is not None:
                 found[place] = known
         missing = [place for place in range(len(requests)) if place not in found]
         if missing:
@@ -112,7 +112,7 @@ class Chat:
                 break
             self.wait(min(again_in, LONGEST_WAIT_SECONDS))
         if isinstance(answer, str):
-            self.asked.keep(request, answer)
+            self.replies.keep(request, answer)
         return answer
 
     def _try(self, client: httpx.Client, request: dict[str, Any], number: int) -> tuple[str | NoAnswer, float | None]:

@@ -1,12 +1,12 @@
-"""What `dataset.more` of a use case needs from outside: the store for answers and evaluations, the detector of personal data, the key."""
+"""What `dataset.more` of a use case needs from outside: the store for answers and evaluations, the detector of personal data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fine_tune_pipeline.artifacts.asked import Asked
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.replies import Replies
 from fine_tune_pipeline.artifacts.store import Store
 from fine_tune_pipeline.guide.dataset.chat_model import Chat
 from fine_tune_pipeline.guide.dataset.hard import Slice, found_by
@@ -24,11 +24,11 @@ _PLACE = {"url", "key_variable", "timeout_seconds", "tries", "parallel"}
 
 @dataclass(frozen=True)
 class Making:
-    """A use case that makes rows; `key` is that of pseudonyms and hashes."""
+    """A use case that makes rows."""
 
     spec: UseCaseSpec
     store: Store
-    key: str
+    stand_ins: StandIns
 
     def what(self) -> dict[str, Any]:
         """What decides the rows: the section without places, the code of rules, how personal data is replaced, the seed."""
@@ -38,7 +38,7 @@ class Making:
             "labelling_code": code_sha256(more.labelling, self.spec.folder) if more.labelling else {},
             "objective.task": {"type": task.type, "labels": task.labels, "schema": task.schema},
             "dataset.pii": dataset.pii,
-            "pii_key": self._stand_ins.key_id,
+            "pii_key": self.stand_ins.key_id,
             "dataset.split.seed": dataset.split.seed,
         }
 
@@ -62,10 +62,6 @@ class Making:
     def _task(self) -> Task:
         return read_task(self.spec)
 
-    @cached_property
-    def _stand_ins(self) -> StandIns:
-        return StandIns(self.spec.dataset.pii, key=self.key)
-
     def _hard(self) -> Sequence[Slice]:
         hard = self._more.hard
         return [] if hard is None else found_by(self.store, self.spec.name, hard, task=self._task)
@@ -75,10 +71,10 @@ class Making:
         from fine_tune_pipeline.programs.scrubbing import detector
 
         pii = self.spec.dataset.pii
-        return scrub(rows, detect=detector(pii), task=self._task, stand_in=self._stand_ins, remove=pii.operator == "remove").examples
+        return scrub(rows, detect=detector(pii), task=self._task, stand_in=self.stand_ins, remove=pii.operator == "remove").examples
 
     def _chat(self, model: ChatModel) -> Chat:
-        return Chat(model, Asked(self.store.root / self.spec.name / "asked"))
+        return Chat(model, Replies(self.store.root / self.spec.name / "replies"))
 
 
 def _without_place(value: Any) -> Any:

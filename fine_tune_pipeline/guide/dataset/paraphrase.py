@@ -1,7 +1,6 @@
 """Variants by a model: the prompt in other words, refused where something is lost."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import regex
 
@@ -35,7 +34,7 @@ def paraphrased(rows: Sequence[tuple[Example, int]], chat: Chat) -> tuple[list[E
         if problem is None:
             made.append(new)
         else:
-            refused.append(Quarantined(new.id, problem.reason, problem.detail, asdict(new)))
+            refused.append(Quarantined(new.id, problem.reason, problem.detail, new.row()))
     return made, refused
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from upath import UPath
 
-from fine_tune_pipeline.artifacts.asked import Asked
+from fine_tune_pipeline.artifacts.replies import Replies
 from fine_tune_pipeline.guide.dataset.chat_model import (
     LONGEST_WAIT_SECONDS,
     Chat,
@@ -26,7 +26,7 @@ class Asker:
 
     def __init__(self, folder, url, **fields):
         self.waits = []
-        self.chat = Chat(ChatModel(url=url, model="tiny", **fields), Asked(UPath(folder)), wait=self.waits.append)
+        self.chat = Chat(ChatModel(url=url, model="tiny", **fields), Replies(UPath(folder)), wait=self.waits.append)
 
     def answers(self, questions=ASK):
         return self.chat.answers(questions)

@@ -13,6 +13,7 @@ from fine_tune_pipeline.guide.dataset.making import Making
 from fine_tune_pipeline.guide.dataset.more import Means, NoDocuments, with_more
 from fine_tune_pipeline.guide.dataset.scrub import scrub
 from fine_tune_pipeline.guide.dataset.steps import made, read_steps
+from fine_tune_pipeline.programs.stand_ins import StandIns
 from fine_tune_pipeline.spec.more import MoreSpec
 from fine_tune_pipeline_tests.guide.dataset.make import FRUIT, OPEN, Words, example, use_case
 from fine_tune_pipeline_tests.guide.dataset.model_server import model_server, said
@@ -132,7 +133,7 @@ def test_documents_are_scrubbed_before_a_model_sees_them(tmp_path):
     bad = {**QUESTION, "quote": "Margaret owns the mill"}
     with model_server(lambda request, before: said(json.dumps([QUESTION, bad]))) as model:
         spec = use_case(tmp_path, more={"questions": {"ask": {**MODEL, "url": model.url}}})
-        chat = Making(spec, House(tmp_path).store.open(), key="")._chat
+        chat = Making(spec, House(tmp_path).store.open(), StandIns())._chat
         built, examples, quarantine = raw.more(means(tmp_path, task=OPEN, chat=chat, questions={"ask": {**MODEL, "url": model.url}}))
         assert model.users() == ["<PERSON> owns the mill."]
     [row] = examples[40:]
@@ -149,7 +150,7 @@ def test_documents_are_scrubbed_before_a_model_sees_them(tmp_path):
 def test_where_a_model_is_asked_does_not_matter_and_what_is_asked_does(tmp_path):
     def what(**ask):
         augment = {"type": "paraphrases", "ask": {**MODEL, **ask}}
-        return Making(use_case(tmp_path, more={"augment": [augment]}), House(tmp_path).store.open(), key="").what()
+        return Making(use_case(tmp_path, more={"augment": [augment]}), House(tmp_path).store.open(), StandIns()).what()
 
     assert what() == what(url="https://elsewhere/v1", key_variable="KEY", tries=9, parallel=1, timeout_seconds=5)
     assert what() != what(model="larger")

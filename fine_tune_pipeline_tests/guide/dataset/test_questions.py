@@ -5,8 +5,8 @@ import json
 import pytest
 from upath import UPath
 
-from fine_tune_pipeline.artifacts.asked import Asked
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.replies import Replies
 from fine_tune_pipeline.guide.dataset.chat_model import Chat
 from fine_tune_pipeline.guide.dataset.paraphrase import paraphrased
 from fine_tune_pipeline.guide.dataset.questions import Passage, asked_about, chosen_passages, read_answer
@@ -49,7 +49,7 @@ def test_what_cannot_be_proved_is_refused_with_a_reason(answer, reason):
 
 
 def chat(folder, url):
-    return Chat(ChatModel(url=url, model="tiny", tries=1), Asked(UPath(folder)))
+    return Chat(ChatModel(url=url, model="tiny", tries=1), Replies(UPath(folder)))
 
 
 def test_each_passage_is_asked_once_and_gives_at_most_so_many(tmp_path):

@@ -13,7 +13,7 @@ from upath import UPath
 
 
 @dataclass(frozen=True)
-class Asked:
+class Replies:
     """One JSON file a request below `root`, a folder or a URL that fsspec knows."""
 
     root: UPath
