@@ -11,7 +11,7 @@ from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.disclosure import shortened
 from fine_tune_pipeline.guide.dataset.languages import languages
 from fine_tune_pipeline.guide.dataset.limits import UNKNOWN_LICENCE, known_limits
-from fine_tune_pipeline.guide.dataset.made_rows import kinds
+from fine_tune_pipeline.guide.dataset.made_rows import SYNTHETIC, kinds
 from fine_tune_pipeline.guide.dataset.review import said
 from fine_tune_pipeline.guide.dataset.split import Split
 from fine_tune_pipeline.guide.dataset.steps import Step, funnel
@@ -23,9 +23,6 @@ OPEN = "(any answer)"
 
 DUPLICATES = ("exact_duplicate", "near_duplicate", "semantic_duplicate", "contradictory_labels", "duplicate_of_held_out")
 """Reasons for which a row leaves because another one is like it."""
-
-SYNTHETIC = "synthetic"
-"""Metadata of an example that no person wrote."""
 
 PRIVATE_STEPS = ("scrub", "review")
 """A row may leave these because of the personal data in it, so the card names it and quotes nothing."""

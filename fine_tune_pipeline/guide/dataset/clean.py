@@ -119,10 +119,8 @@ def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task, embed: Embe
     write_rows(folder / RULE_FILE, with_texts(table, before))
     if result.boilerplate:
         write_rows(folder / "boilerplate.jsonl", ({"line": line, "rows": rows} for line, rows in result.boilerplate.items()))
-    shown: dict[str, Any] = {"rules": table} if table else {}
-    if result.doubts.judged:
-        shown |= {"labels_judged": result.doubts.judged, "labels_judged_by": result.doubts.by}
-    return Built(metadata={**step.metadata(before=steps), "marked_for_review": doubtful, **shown})
+    judged = {"labels_judged": result.doubts.judged, "labels_judged_by": result.doubts.by}
+    return Built(metadata={**step.metadata(before=steps), "marked_for_review": doubtful, **judged, "rules": table})
 
 
 def _all_mended(examples: Sequence[Example], spec: CleanSpec, task: Task) -> tuple[list[Example], dict[str, list[str]], dict[str, int]]:

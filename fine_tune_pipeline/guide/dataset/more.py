@@ -8,7 +8,7 @@ from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_rows
 from fine_tune_pipeline.artifacts.manifest import Built
-from fine_tune_pipeline.artifacts.quarantine import Quarantined, read_quarantine, reasons
+from fine_tune_pipeline.artifacts.quarantine import Quarantined, read_quarantine
 from fine_tune_pipeline.guide.dataset.augment import Plan, planned, source_of, variant
 from fine_tune_pipeline.guide.dataset.balance import NoClasses, balancing
 from fine_tune_pipeline.guide.dataset.chat_model import Chat
@@ -18,7 +18,7 @@ from fine_tune_pipeline.guide.dataset.labelling import is_unlabelled, label
 from fine_tune_pipeline.guide.dataset.made_rows import LABELLED_BY, SYNTHETIC, kinds, most_made
 from fine_tune_pipeline.guide.dataset.paraphrase import paraphrased
 from fine_tune_pipeline.guide.dataset.questions import Passage, asked_about, chosen_passages
-from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, Step, read_steps, write_step
+from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, read_steps, write_step
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.more import ChatModel, MoreSpec, Paraphrases
 
@@ -58,11 +58,6 @@ class More:
     labelling: list[dict[str, Any]]
     made: list[dict[str, Any]]
 
-    @property
-    def new(self) -> int:
-        """Rows, kept or not, that no source holds."""
-        return sum(line["rows"] for line in self.made)
-
 
 def with_more(folder: Path, built: Built, means: Means) -> Built:
     """Add rows to those that `collected` wrote into `folder`; they count as rows of further sources.
@@ -78,11 +73,10 @@ def with_more(folder: Path, built: Built, means: Means) -> Built:
     sources = [*step.notes["sources"], *result.made]
     tables = {"labelling": result.labelling, "hard_slices": [vars(one) for one in means.hard]}
     shown = {name: rows for name, rows in tables.items() if rows}
-    notes = {**step.notes, "sources": sources, **shown}
-    rows_in, kept = step.rows_in + result.new, len(result.examples)
-    step = replace(step, rows_in=rows_in, kept=kept, quarantined=reasons(quarantine), notes=notes)
+    step = made(step.name, kept=result.examples, quarantine=quarantine, fixed=step.fixed, notes={**step.notes, "sources": sources, **shown})
     write_step(folder, step, examples=result.examples, quarantine=quarantine, before=before)
-    return built.model_copy(update={"metadata": {**built.metadata, **_numbers(step, result), "sources": sources, **shown}})
+    numbers = {**step.metadata(before=before), **_numbers(result.examples)}
+    return built.model_copy(update={"metadata": {**built.metadata, **numbers, "sources": sources, **shown}})
 
 
 def more(examples: Sequence[Example], passages: Sequence[Passage], means: Means) -> More:
@@ -90,14 +84,14 @@ def more(examples: Sequence[Example], passages: Sequence[Passage], means: Means)
     spec = means.spec
     rows, unlabelled, table = _labelled(examples, means)
     origins = [row for row in examples if not row.held_out and row.completion.strip()]
-    plans = _plans(origins, means)
+    plans = [plan for plan in _plans(origins, means) if _changes_something(plan, means)]
     asked = chosen_passages(passages, spec.questions.chunks, seed=means.seed) if spec.questions else []
     room = most_made(sum(not row.held_out for row in rows), spec.most_share)
     plans = sorted(sorted(plans, key=lambda plan: plan.rank)[:room], key=lambda plan: plan.origin.id)
-    made, refused = _made(plans, means)
+    variants, refused = _variants(plans, means)
     answered, unusable = _questions(asked, means)
-    made, refused = _each_once([*made, *answered]), [*refused, *unusable]
-    return More([*rows, *made], [*unlabelled, *refused], table, _sources(made, refused))
+    new, gone = _each_once([*variants, *answered]), [*refused, *unusable]
+    return More([*rows, *new], [*unlabelled, *gone], table, _sources(new, gone))
 
 
 def passages_of(folder: Path) -> list[Passage]:
@@ -132,23 +126,28 @@ def _plans(origins: Sequence[Example], means: Means) -> list[Plan]:
     return plans
 
 
-def _made(plans: Sequence[Plan], means: Means) -> tuple[list[Example], list[Quarantined]]:
+def _changes_something(plan: Plan, means: Means) -> bool:
+    """Whether it should take a place within the share; what a model will say is not known before."""
+    return isinstance(plan.how, Paraphrases) or variant(plan.origin, plan.how, number=plan.number, seed=means.seed) is not None
+
+
+def _variants(plans: Sequence[Plan], means: Means) -> tuple[list[Example], list[Quarantined]]:
     """The planned variants, of scrubbed rows; a plan that finds nothing to change makes nothing."""
     needed = list({plan.origin.id: plan.origin for plan in plans}.values())
     clean = {row.id: row for row in means.scrub(needed)} if needed else {}
-    made: list[Example] = []
+    found: list[Example] = []
     refused: list[Quarantined] = []
     for plan in plans:
         if plan.origin.id in clean and not isinstance(plan.how, Paraphrases):
             new = variant(clean[plan.origin.id], plan.how, number=plan.number, seed=means.seed)
-            made += [] if new is None else [new]
+            found += [] if new is None else [new]
     for how in dict.fromkeys(plan.how.ask.model_dump_json() for plan in plans if isinstance(plan.how, Paraphrases)):
         ask = ChatModel.model_validate_json(how)
         mine = [(clean[plan.origin.id], plan.number) for plan in plans if plan.origin.id in clean and getattr(plan.how, "ask", None) == ask]
         by_model, unusable = paraphrased(mine, means.chat(ask))
-        made += by_model
+        found += by_model
         refused += unusable
-    return made, refused
+    return found, refused
 
 
 def _questions(passages: Sequence[Passage], means: Means) -> tuple[list[Example], list[Quarantined]]:
@@ -165,15 +164,15 @@ def _questions(passages: Sequence[Passage], means: Means) -> tuple[list[Example]
     return asked_about(scrubbed, means.chat(spec.ask), each=spec.per_chunk)
 
 
-def _each_once(made: Sequence[Example]) -> list[Example]:
+def _each_once(rows: Sequence[Example]) -> list[Example]:
     """Ids hold a hash of the text: the same variant made twice is one row."""
-    return list({row.id: row for row in made}.values())
+    return list({row.id: row for row in rows}.values())
 
 
-def _sources(made: Sequence[Example], refused: Sequence[Quarantined]) -> list[dict[str, Any]]:
+def _sources(new: Sequence[Example], refused: Sequence[Quarantined]) -> list[dict[str, Any]]:
     """Lines for the table of sources, one for each kind of made rows."""
     bad = Counter(row.id.rsplit("~", 1)[1].split("-")[0] for row in refused)
-    good = kinds(made)
+    good = kinds(new)
     return [_line(kind, good=good.get(kind, 0), bad=bad[kind]) for kind in dict.fromkeys([*good, *bad])]
 
 
@@ -182,7 +181,6 @@ def _line(kind: str, *, good: int, bad: int) -> dict[str, Any]:
     return {"source": source_of(kind), "held_out": False, **counts, "licence": "as what it was made from"}
 
 
-def _numbers(step: Step, result: More) -> dict[str, Any]:
-    made = sum(SYNTHETIC in row.metadata for row in result.examples)
-    labelled = sum(LABELLED_BY in row.metadata for row in result.examples)
-    return {**step.metadata(), "made": made, "labelled_by_rules": labelled}
+def _numbers(examples: Sequence[Example]) -> dict[str, int]:
+    synthetic = sum(SYNTHETIC in row.metadata for row in examples)
+    return {"made": synthetic, "labelled_by_rules": sum(LABELLED_BY in row.metadata for row in examples)}

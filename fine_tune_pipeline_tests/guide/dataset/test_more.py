@@ -82,6 +82,12 @@ def test_not_more_is_made_than_may_be_used(tmp_path):
     assert len(examples) == 50
 
 
+def test_a_way_that_finds_nothing_to_change_takes_no_place_within_the_share(tmp_path):
+    augment = [{"type": "phrases", "share": 1.0, "copies": 9, "phrases": {"vegetable": ["root"]}}, {"type": "typos", "share": 0.25}]
+    _, examples, _ = Raw(tmp_path, rows()).more(means(tmp_path, most_share=0.2, augment=augment))
+    assert len(examples) == 50
+
+
 def test_balance_fills_small_classes(tmp_path):
     _, examples, _ = Raw(tmp_path, rows()).more(means(tmp_path, most_share=0.5, balance={"ratio": 1.0}))
     # 30 apples and 10 pears; the few that come out alike are one.
