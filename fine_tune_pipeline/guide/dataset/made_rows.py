@@ -63,10 +63,10 @@ def unlike_others(made: Sequence[Example], real: Sequence[Example], *, threshold
         return Sorted([], [])
     rows = [*real, *made]
     near: dict[int, list[tuple[int, float]]] = {}
-    for pair in near_pairs([row.prompt for row in rows], min(threshold, LEAK_JACCARD)):
+    for pair in near_pairs([row.question for row in rows], min(threshold, LEAK_JACCARD)):
         near.setdefault(pair.second, []).append((pair.first, pair.jaccard))
     by_id = {row.id: row for row in real}
-    seen = {plain_text(row.prompt): row for row in real}
+    seen = {plain_text(row.question): row for row in real}
     kept: dict[int, Example] = dict(enumerate(real))
     quarantine = []
     for place, row in enumerate(made, start=len(real)):
@@ -75,7 +75,7 @@ def unlike_others(made: Sequence[Example], real: Sequence[Example], *, threshold
         if gone is not None:
             quarantine.append(gone)
             continue
-        seen[plain_text(row.prompt)] = row
+        seen[plain_text(row.question)] = row
         origin = by_id.get(origin_of(row) or "")
         cluster = row.id if origin is None else origin.metadata.get(CLUSTER, origin.id)
         kept[place] = replace(row, metadata={**row.metadata, CLUSTER: cluster})
@@ -138,7 +138,7 @@ def _like_held(made: Sequence[Example], held: Sequence[Example]) -> dict[str, Qu
     if not made:
         return {}
     found = {}
-    for pair in near_pairs([row.prompt for row in (*held, *made)], LEAK_JACCARD):
+    for pair in near_pairs([row.question for row in (*held, *made)], LEAK_JACCARD):
         if pair.first < len(held) <= pair.second:
             row = made[pair.second - len(held)]
             found[row.id] = out(
@@ -155,7 +155,7 @@ def _origin_gone(row: Example, by_id: dict[str, Example]) -> Quarantined | None:
 
 
 def _twin(row: Example, seen: dict[str, Example]) -> Quarantined | None:
-    twin = seen.get(plain_text(row.prompt))
+    twin = seen.get(plain_text(row.question))
     if twin is None:
         return None
     reason = "duplicate_of_held_out" if twin.held_out else "exact_duplicate"

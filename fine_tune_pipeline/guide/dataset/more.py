@@ -1,7 +1,7 @@
 """Rows beside those of the sources: labels by vote, variants, questions about documents. They join `raw_examples`, before any check."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,12 @@ def passages_of(folder: Path) -> list[Passage]:
     """Parts of documents that lie beside the examples."""
     path = folder / DOCUMENTS
     rows = read_rows(path) if path.exists() else []
-    return [Passage(row["id"], row["text"], ", ".join(filter(None, (row["document"], row.get("heading", ""))))) for row in rows]
+    return [Passage(row["id"], row["text"], _place(row)) for row in rows]
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    page = f"page {row['page']}" if row.get("page") else ""
+    return ", ".join(filter(None, (row["document"], page, row.get("heading", ""))))
 
 
 def _labelled(examples: Sequence[Example], means: Means) -> tuple[list[Example], list[Quarantined], list[dict[str, Any]]]:

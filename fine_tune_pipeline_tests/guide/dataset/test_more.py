@@ -135,7 +135,10 @@ QUESTION = {"question": "Who owns it?", "answer": "<PERSON>.", "quote": "<PERSON
 
 def test_documents_are_scrubbed_before_a_model_sees_them(tmp_path):
     raw = Raw(tmp_path, rows())
-    write_rows(tmp_path / "documents.jsonl", [{"id": "d1", "text": "Margaret owns the mill.", "document": "mill.pdf", "heading": "Owners"}])
+    write_rows(
+        tmp_path / "documents.jsonl",
+        [{"id": "d1", "text": "Margaret owns the mill.", "document": "mill.pdf", "heading": "Owners", "page": 4}],
+    )
     bad = {**QUESTION, "quote": "Margaret owns the mill"}
     with model_server(lambda request, before: said(json.dumps([QUESTION, bad]))) as model:
         spec = use_case(tmp_path, more={"questions": {"ask": {**MODEL, "url": model.url}}})
@@ -147,7 +150,7 @@ def test_documents_are_scrubbed_before_a_model_sees_them(tmp_path):
         "Who owns it?",
         "<PERSON>.",
         "d1",
-        "mill.pdf, Owners",
+        "mill.pdf, page 4, Owners",
     )
     assert [one.reason for one in quarantine] == ["quote_not_in_source"]
     assert built.metadata["sources"][-1]["quarantined"] == 1
