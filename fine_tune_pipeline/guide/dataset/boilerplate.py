@@ -1,6 +1,6 @@
 """Lines that stand at the begin or end of many prompts and say nothing about them: greetings, signatures, notices."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +23,9 @@ MOST_SHARE = 0.5
 
 MOST_OF_ONE_CLASS = 0.6
 """A line whose rows have one answer so often tells something, unless that answer is as frequent everywhere."""
+
+COUNTED_ROWS = 100_000
+"""In more rows than this only every second one, third one, … is looked at for candidates, so that not every line is held in memory."""
 
 _EDGE_LINES = 6
 """So far from either end boilerplate is looked for."""
@@ -55,15 +58,23 @@ def common_lines(examples: Sequence[Example], *, task: Task) -> dict[str, int]:
 
     What ends with a colon announces what follows, and what goes with one answer tells something: both stay.
     """
-    rows: dict[str, list[int]] = defaultdict(list)
-    for place, example in enumerate(examples):
-        for line in _edges(example.prompt):
-            rows[line].append(place)
     least = max(LEAST_ROWS, LEAST_SHARE * len(examples))
+    candidates = _frequent(examples, least=least)
+    rows: dict[str, list[int]] = {line: [] for line in candidates}
+    for place, example in enumerate(examples if candidates else []):
+        for line in _edges(example.prompt) & candidates:
+            rows[line].append(place)
     frequent = {line: places for line, places in rows.items() if least <= len(places) <= MOST_SHARE * len(examples)}
     answers = [task.class_of(example.completion) for example in examples] if frequent and task.classes else []
     kept = {line: len(places) for line, places in frequent.items() if not _tells(places, answers)}
     return dict(sorted(kept.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _frequent(examples: Sequence[Example], *, least: float) -> set[str]:
+    """Lines that may stand in so many rows. Of very many rows a part is looked at: it holds half of what is expected of a common line."""
+    step = 1 + len(examples) // COUNTED_ROWS
+    counts = Counter(line for example in examples[::step] for line in _edges(example.prompt))
+    return {line for line, count in counts.items() if count >= (least if step == 1 else least / step / 2)}
 
 
 def _edges(prompt: str) -> set[str]:

@@ -30,7 +30,7 @@ FEWEST_ROWS = 50
 """Below this the classifier knows nothing."""
 
 MOST_ROWS = 20_000
-"""So many rows are judged, chosen by hash. 10,003 of 77 classes took 21 CPU seconds, and 67 more for the embeddings; both grow with the rows."""
+"""So many rows are judged, chosen by hash. 10,003 of 77 classes took 21 CPU seconds, and 67 more for the embeddings."""
 
 _FOLDS = 5
 _INVERSE_REGULARISATION = 10.0

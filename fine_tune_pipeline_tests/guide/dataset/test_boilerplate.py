@@ -2,6 +2,7 @@
 
 import pytest
 
+from fine_tune_pipeline.guide.dataset import boilerplate
 from fine_tune_pipeline.guide.dataset.boilerplate import LEAST_ROWS, common_lines, without_boilerplate
 from fine_tune_pipeline.guide.dataset.clean import clean
 from fine_tune_pipeline.spec.dataset import CleanSpec
@@ -22,6 +23,12 @@ def test_lines_at_the_ends_of_many_prompts_are_cut_and_counted():
     assert cut.examples[0].prompt == "message number 0 says 0"
     assert cut.lines == {"dear all": 30, "kind regards": 30, "the orchard team": 30}
     assert (len(cut.ids), cut.examples[99].prompt) == (30, "message number 99 says 693")
+
+
+def test_of_very_many_rows_a_part_is_looked_at_and_the_counts_are_those_of_all(monkeypatch):
+    monkeypatch.setattr(boilerplate, "COUNTED_ROWS", 30)
+    assert common_lines(rows(SIGNED), task=FRUIT) == {"kind regards": 30, "the orchard team": 30}
+    assert common_lines(rows(SIGNED, signed=LEAST_ROWS - 1), task=FRUIT) == {}
 
 
 @pytest.mark.parametrize("signed", [LEAST_ROWS - 1, 51])
