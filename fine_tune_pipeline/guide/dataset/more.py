@@ -1,12 +1,13 @@
 """Rows beside those of the sources: labels by vote, variants, questions about documents. They join `raw_examples`, before any check."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_rows
+from fine_tune_pipeline.artifacts.documents import read_chunks
+from fine_tune_pipeline.artifacts.examples import Example, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.quarantine import Quarantined, read_quarantine
 from fine_tune_pipeline.guide.dataset.augment import Plan, planned, source_of, variant
@@ -22,14 +23,11 @@ from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, read_steps, w
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.more import ChatModel, MoreSpec, Paraphrases
 
-DOCUMENTS = "documents.jsonl"
-"""Parts of documents, where the sources hold some."""
-
 Scrub = Callable[[Sequence[Example]], list[Example]]
 """Takes personal data out of examples; those that may not be used at all do not come back."""
 
 
-class NoDocuments(ValueError):
+class NothingToAskAbout(ValueError):
     """Questions are wanted, and no source holds documents."""
 
 
@@ -64,7 +62,7 @@ def with_more(folder: Path, built: Built, means: Means) -> Built:
 
     Raises:
         UnknownLabel, MissingFunction, BrokenRule: of labelling, names the rule.
-        NoClasses, BrokenVariant, NoDocuments: of augmentation, balance and questions.
+        NoClasses, BrokenVariant, NothingToAskAbout: of augmentation, balance and questions.
         NoModelKey, ModelRefused, ModelUnreachable: of the models that are asked.
     """
     result = more(read_examples(folder / EXAMPLES), passages_of(folder), means)
@@ -96,14 +94,7 @@ def more(examples: Sequence[Example], passages: Sequence[Passage], means: Means)
 
 def passages_of(folder: Path) -> list[Passage]:
     """Parts of documents that lie beside the examples."""
-    path = folder / DOCUMENTS
-    rows = read_rows(path) if path.exists() else []
-    return [Passage(row["id"], row["text"], _place(row)) for row in rows]
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    page = f"page {row['page']}" if row.get("page") else ""
-    return ", ".join(filter(None, (row["document"], page, row.get("heading", ""))))
+    return [Passage(chunk.id, chunk.text, chunk.place) for chunk in read_chunks(folder)]
 
 
 def _labelled(examples: Sequence[Example], means: Means) -> tuple[list[Example], list[Quarantined], list[dict[str, Any]]]:
@@ -162,7 +153,7 @@ def _questions(passages: Sequence[Passage], means: Means) -> tuple[list[Example]
     if means.task.type in ("classification", "extraction"):
         raise NoClasses(f"dataset.more.questions: answers of the task {means.task.type} are not written about documents; leave it out")
     if not passages:
-        raise NoDocuments("dataset.more.questions: there are no documents to ask about; name some in dataset.documents")
+        raise NothingToAskAbout("dataset.more.questions: there are no documents to ask about; name some in dataset.documents")
     as_rows = [Example(id=passage.id, prompt=passage.text, completion="-") for passage in passages]
     texts = {row.id: row.prompt for row in means.scrub(as_rows)}
     scrubbed = [replace(passage, text=texts[passage.id]) for passage in passages if passage.id in texts]

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
+from fine_tune_pipeline.artifacts.documents import Chunk, write_chunks
 from fine_tune_pipeline.artifacts.examples import read_examples, read_rows, write_examples, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine, write_quarantine
 from fine_tune_pipeline.guide.dataset.balance import NoClasses
 from fine_tune_pipeline.guide.dataset.hard import Slice
 from fine_tune_pipeline.guide.dataset.making import Making
-from fine_tune_pipeline.guide.dataset.more import Means, NoDocuments, with_more
+from fine_tune_pipeline.guide.dataset.more import Means, NothingToAskAbout, with_more
 from fine_tune_pipeline.guide.dataset.scrub import scrub
 from fine_tune_pipeline.guide.dataset.steps import made, read_steps
 from fine_tune_pipeline.programs.stand_ins import StandIns
@@ -122,7 +123,7 @@ def test_rows_without_an_answer_are_labelled_or_quarantined(tmp_path):
 
 def test_questions_need_documents_and_an_open_task(tmp_path):
     raw = Raw(tmp_path, rows())
-    with pytest.raises(NoDocuments):
+    with pytest.raises(NothingToAskAbout):
         raw.more(means(tmp_path, task=OPEN, questions={"ask": MODEL}))
     with pytest.raises(NoClasses, match="not written about documents"):
         raw.more(means(tmp_path, questions={"ask": MODEL}))
@@ -135,10 +136,9 @@ QUESTION = {"question": "Who owns it?", "answer": "<PERSON>.", "quote": "<PERSON
 
 def test_documents_are_scrubbed_before_a_model_sees_them(tmp_path):
     raw = Raw(tmp_path, rows())
-    write_rows(
-        tmp_path / "documents.jsonl",
-        [{"id": "d1", "text": "Margaret owns the mill.", "document": "mill.pdf", "heading": "Owners", "page": 4}],
-    )
+    text = "Margaret owns the mill."
+    chunk = Chunk("d1", text, source="d", document="mill.pdf", sha256="0", start=0, end=len(text), heading="Owners", page=4)
+    write_chunks(tmp_path, [chunk])
     bad = {**QUESTION, "quote": "Margaret owns the mill"}
     with model_server(lambda request, before: said(json.dumps([QUESTION, bad]))) as model:
         spec = use_case(tmp_path, more={"questions": {"ask": {**MODEL, "url": model.url}}})
@@ -150,7 +150,7 @@ def test_documents_are_scrubbed_before_a_model_sees_them(tmp_path):
         "Who owns it?",
         "<PERSON>.",
         "d1",
-        "mill.pdf, page 4, Owners",
+        "mill.pdf, page 4, Owners, characters 0-23",
     )
     assert [one.reason for one in quarantine] == ["quote_not_in_source"]
     assert built.metadata["sources"][-1]["quarantined"] == 1
