@@ -174,6 +174,30 @@ def review(parsed: argparse.Namespace) -> int:
     return WAITING if found.waiting else DATA_SAYS_NO if found.refused else 0
 
 
+def hard(parsed: argparse.Namespace) -> int:
+    """Slices that the last evaluation of a use case found hard, and its fingerprint, for dataset.more.hard."""
+    from fine_tune_pipeline.artifacts.store import Store
+    from fine_tune_pipeline.guide.dataset.hard import REPORT, UnknownEvaluation, slices_of
+    from fine_tune_pipeline.guide.objective.task import read_task
+    from fine_tune_pipeline.spec.reading import InvalidUseCase, read_use_case
+
+    try:
+        spec = read_use_case(parsed.use_case_file)
+        store = Store.at(places().store)
+        report = store.peek(spec.name, REPORT)
+        if report is None:
+            print(f"{spec.name}: no evaluation_report in {places().store}; materialize it first", file=sys.stderr)
+            return DATA_SAYS_NO
+        slices = slices_of(store, report, columns=parsed.columns, task=read_task(spec))
+    except (InvalidUseCase, UnknownEvaluation) as error:
+        print(error, file=sys.stderr)
+        return DATA_SAYS_NO
+    lines = [f"{one.column} {one.value}: {one.mean:.2f} on {one.rows} test rows, {one.overall:.2f} on all" for one in slices]
+    facts = {"evaluation": report.fingerprint, "slices": [vars(one) for one in slices]}
+    _say(parsed, facts, "\n".join([f"evaluation {report.fingerprint}", *(lines or ["no slice is surely harder than the whole"])]))
+    return 0
+
+
 def demo(parsed: argparse.Namespace) -> int:
     """The built-in use case through all eight steps, from raw messages to an answering endpoint."""
     from fine_tune_pipeline.artifacts.store import Store
@@ -245,6 +269,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "files", nargs="*", type=Path, metavar="FILE", help="verdicts.jsonl of the form, or a filled-in .csv, .xlsx or export"
     )
+    added = command(hard)
+    added.add_argument("use_case_file", type=Path, metavar="USE_CASE.yaml")
+    added.add_argument("--columns", nargs="*", default=[], metavar="COLUMN", help="of metadata, that make slices beside the classes")
     for run in (serve, stop, status):
         command(run).add_argument("use_case", metavar="USE_CASE")
     command(demo).add_argument("--keep", action="store_true", help="leave the endpoint running")

