@@ -44,9 +44,10 @@ check: setup ## format, lint, import rules, types, every shipped YAML
 	@$(BIN)/fine-tune-pipeline check fine_tune_pipeline/defs
 	@$(BIN)/fine-tune-pipeline check --no-files examples/*.yaml
 
-bench: setup ## speed and memory side by side with stock TRL; near duplicates, with their recall
+bench: setup ## speed and memory side by side with stock TRL and Presidio; near duplicates, with their recall
 	@$(BIN)/python bench/train_speed.py
 	@$(BIN)/python bench/duplicates.py
+	@$(BIN)/python bench/pii_speed.py
 
 docs: setup ## the documentation as a web site in site/
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]' && $(BIN)/mkdocs build --strict

@@ -28,7 +28,9 @@ _MOST_RUNS = 12
 # What may stand between two digits of one number: signs, and one word for an extension (`ext.`, `extensión`, `anexo`, `int`, `;ext=`) among
 # them. Wider than what `phonenumbers` takes; where even this does not fit, two numbers are apart.
 _SIGNS = r"[+\uff0b()\[\]\uff08\uff09\uff3b\uff3d\-x\uff58\u2010-\u2015\u2212\u30fc\uff0d-\uff0f\u00a0\u00ad\u200b\u2060\u3000 ./~\u2053\u223c\uff5e,:\t#\uff03]*"
-_JOINS = regex.compile(rf"{_SIGNS}(?:[;=a-z\u00f3\u0301\u0434\u043e\u0431\uff45\uff58\uff54\uff4e\uff49]{{1,16}}{_SIGNS})?", regex.IGNORECASE)
+_JOINS = regex.compile(
+    rf"{_SIGNS}(?:[;=a-z\u00f3\u0301\u0434\u043e\u0431\uff45\uff58\uff54\uff4e\uff49]{{1,16}}{_SIGNS})?", regex.IGNORECASE
+)
 
 _DIGITS = regex.compile(r"\d+")
 

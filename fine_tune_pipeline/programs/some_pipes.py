@@ -6,7 +6,7 @@ from typing import Any
 
 from presidio_analyzer.nlp_engine import NlpArtifacts, NlpEngine, SlimSpacyNlpEngine, SpacyNlpEngine
 from spacy.language import Language
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Token
 
 _KNOWN = {"tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer", "ner"}
 """Parts of which it is known what they read; a pipeline with any other is run whole."""
@@ -26,16 +26,17 @@ def with_lemmas(engine: NlpEngine, texts: Sequence[str], language: str) -> Itera
     """Tokens and lemmas of each text."""
     nlp = language_of(engine, language)
     if nlp is None or not _is_known(nlp):
-        return _artifacts(engine, texts, language)
-    return _artifacts(_narrowed(engine, language, _Some(nlp, wanted=_present(nlp, "tok2vec", "tagger", "attribute_ruler", "lemmatizer"))), texts, language)
+        return _by_engine(engine, texts, language)
+    wanted = _present(nlp, "tok2vec", "tagger", "attribute_ruler", "lemmatizer")
+    return _artifacts(engine, run(nlp, texts, wanted=wanted), language)
 
 
 def with_entities(engine: NlpEngine, texts: Sequence[str], language: str) -> Iterator[NlpArtifacts]:
-    """The model's entities in each text."""
+    """The model's entities in each text; tokens and lemmas may be missing."""
     nlp = language_of(engine, language)
     if nlp is None or not _is_known(nlp):
-        return _artifacts(engine, texts, language)
-    return _artifacts(_narrowed(engine, language, _Entities(nlp)), texts, language)
+        return _by_engine(engine, texts, language)
+    return _artifacts(engine, map(_Entities, _named(nlp, texts)), language)
 
 
 def finds_entities(engine: NlpEngine, language: str) -> bool:
@@ -44,43 +45,33 @@ def finds_entities(engine: NlpEngine, language: str) -> bool:
     return nlp is None or not _is_known(nlp) or "ner" in nlp.pipe_names
 
 
-class _Some:
-    """Stands where an engine keeps its pipeline, and runs some parts of it."""
-
-    def __init__(self, nlp: Language, wanted: frozenset[str]) -> None:
-        self.vocab = nlp.vocab
-        self._nlp = nlp
-        self._wanted = wanted
-
-    def pipe(self, texts: Iterable[str], *, as_tuples: bool, batch_size: int, n_process: int) -> Iterator[Doc]:
-        yield from run(self._nlp, texts, wanted=self._wanted)
-
-
 class _Entities:
-    """Runs the NER alone, and what it asks of the parser only where that can count.
+    """A doc of which only the entities are read: lists of all its tokens would be made for nobody."""
+
+    def __init__(self, doc: Doc) -> None:
+        self.ents = doc.ents
+
+    def __iter__(self) -> Iterator[Token]:
+        return iter(())
+
+
+def _named(nlp: Language, texts: Sequence[str]) -> list[Doc]:
+    """Docs with entities, by the NER alone, and by what it asks of the parser only where that can count.
 
     The NER never lets an entity go over the start of a sentence, which the parser sets. Without these starts it takes the same steps up to
     the first token that begins a sentence inside an entity. So a text without such an entity needs no parser.
     """
-
-    def __init__(self, nlp: Language) -> None:
-        self.vocab = nlp.vocab
-        self._nlp = nlp
-        names = _names(nlp)
-        heard = "tok2vec" in names and "ner" in nlp.get_pipe("tok2vec").listening_components
-        self._ner = _present(nlp, "ner", "tok2vec") if heard else _present(nlp, "ner")
-        self._parser = _present(nlp, "tok2vec", "parser") if _before(nlp, "parser", "ner") else frozenset[str]()
-
-    def pipe(self, texts: Iterable[str], *, as_tuples: bool, batch_size: int, n_process: int) -> Iterator[Doc]:
-        docs = list(run(self._nlp, texts, wanted=self._ner))
-        if self._parser:
-            long = [place for place, doc in enumerate(docs) if any(len(entity) > 1 for entity in doc.ents)]
-            parsed = run(self._nlp, [docs[place].text for place in long], wanted=self._parser)
-            cut = [place for place, other in zip(long, parsed, strict=True) if _cuts(other, docs[place])]
-            again = run(self._nlp, [docs[place].text for place in cut], wanted=self._parser | self._ner)
-            for place, doc in zip(cut, again, strict=True):
-                docs[place] = doc
-        yield from docs
+    heard = "tok2vec" in nlp.pipe_names and "ner" in nlp.get_pipe("tok2vec").listening_components
+    ner = _present(nlp, "ner", "tok2vec") if heard else _present(nlp, "ner")
+    docs = list(run(nlp, texts, wanted=ner))
+    if _before(nlp, "parser", "ner"):
+        parser = _present(nlp, "tok2vec", "parser")
+        long = [place for place, doc in enumerate(docs) if any(len(entity) > 1 for entity in doc.ents)]
+        parsed = run(nlp, [texts[place] for place in long], wanted=parser)
+        cut = [place for place, other in zip(long, parsed, strict=True) if _cuts(other, docs[place])]
+        for place, doc in zip(cut, run(nlp, [texts[place] for place in cut], wanted=parser | ner), strict=True):
+            docs[place] = doc
+    return docs
 
 
 def run(nlp: Language, texts: Iterable[str], *, wanted: frozenset[str]) -> Iterator[Doc]:
@@ -93,13 +84,27 @@ def _cuts(parsed: Doc, doc: Doc) -> bool:
     return any(parsed[place].is_sent_start for entity in doc.ents for place in range(entity.start + 1, entity.end))
 
 
-def _narrowed(engine: NlpEngine, language: str, pipeline: Any) -> NlpEngine:
-    narrowed = copy.copy(engine)
-    narrowed.nlp = {language: pipeline}
-    return narrowed
+class _Ready:
+    """Stands where an engine keeps its pipeline, and hands out docs that are made already."""
+
+    def __init__(self, nlp: Language, docs: Iterable[Any]) -> None:
+        self.vocab = nlp.vocab
+        self._docs = iter(docs)
+
+    def __call__(self, text: str) -> Any:
+        return next(self._docs)
 
 
-def _artifacts(engine: NlpEngine, texts: Sequence[str], language: str) -> Iterator[NlpArtifacts]:
+def _artifacts(engine: NlpEngine, docs: Iterable[Any], language: str) -> Iterator[NlpArtifacts]:
+    """What the engine makes of docs: it maps and filters the model's labels."""
+    ready = copy.copy(engine)
+    made = list(docs)
+    ready.nlp = {language: _Ready(engine.nlp[language], made)}
+    for _ in made:
+        yield ready.process_text("", language)
+
+
+def _by_engine(engine: NlpEngine, texts: Sequence[str], language: str) -> Iterator[NlpArtifacts]:
     for _, artifacts in engine.process_batch(texts, language=language, batch_size=_BATCH):
         yield artifacts
 

@@ -9,9 +9,38 @@ _WORDS = (
     "license licence email date birthday url website link ip address wallet bitcoin mac uuid medical certificate tax itin checking saved "
     "dating mobile cells numbers Date: Phone: acct# of the and a is at to in not be was :-) business tin us lic public"
 ).split()
-_NAMES = "Julia Fischer|Barack Obama|Sir John O'Neil|Müller & Söhne GmbH|Nguyễn Văn A|Иван Петров|李雷|Bank of America|New York|Ltd.".split("|")
+_NAMES = "Julia Fischer|Barack Obama|Sir John O'Neil|Müller & Söhne GmbH|Nguyễn Văn A|Иван Петров|李雷|Bank of America|New York|Ltd.".split(
+    "|"
+)
 _OTHER = ["é", "ſ", "K", "İ", "ı", "٣٤٥", "１２３", "’", "—", "\u200b", "\u00a0", "\u0301", "🙂", "ß", "\x01", "_", "\x0c", "\r\n", "\t"]
-_JOINTS = [" ", " ", " ", "", "", "  ", "-", ".", ",", "/", ":", "\n", "(", ")", "#", "x", "+", "=", "@", "'", '"', "[", "]", " x", " ext. ", ";ext="]
+_JOINTS = [
+    " ",
+    " ",
+    " ",
+    "",
+    "",
+    "  ",
+    "-",
+    ".",
+    ",",
+    "/",
+    ":",
+    "\n",
+    "(",
+    ")",
+    "#",
+    "x",
+    "+",
+    "=",
+    "@",
+    "'",
+    '"',
+    "[",
+    "]",
+    " x",
+    " ext. ",
+    ";ext=",
+]
 
 
 def hostile_texts(count: int, *, seed: int) -> Iterator[str]:
