@@ -96,9 +96,13 @@ def measure(mode: str, rounds: int, size: int) -> None:
             batch_ratios.append(batch / quick)
             differ += sum(findings(one) != findings(other) for one, other in zip(ours, theirs, strict=True))
         found[name] = {
-            "ratio": round(statistics.median(ratios), 2), "lowest": round(min(ratios), 2), "highest": round(max(ratios), 2),
-            "ratio_to_batch": round(statistics.median(batch_ratios), 2), "texts_per_cpu_second": round(len(turns[-1]) / quick), "differ": differ,
-        }  # fmt: skip
+            "ratio": round(statistics.median(ratios), 2),
+            "lowest": round(min(ratios), 2),
+            "highest": round(max(ratios), 2),
+            "ratio_to_batch": round(statistics.median(batch_ratios), 2),
+            "texts_per_cpu_second": round(len(turns[-1]) / quick),
+            "differ": differ,
+        }
     print(json.dumps(found))
 
 
@@ -121,7 +125,7 @@ def equal(mode: str, count: int, seed: int) -> None:
 
 
 def in_own_process(*arguments: str) -> Any:
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     ended = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, env=os.environ | threads, check=False)
     if ended.returncode:
         sys.exit(f"{' '.join(arguments)} failed")
@@ -134,7 +138,8 @@ def report(found: dict[str, dict[str, dict[str, float]]]) -> None:
             bar = BARS.get((mode, name))
             wanted = "" if bar is None else f"   bar {bar:g}: {'met' if each['ratio'] >= bar else 'MISSED'}"
             print(
-                f"{mode:28}{name:20}{each['ratio']:7.1f} x stock ({each['lowest']:.1f} to {each['highest']:.1f}) {each['ratio_to_batch']:6.1f} x batch"
+                f"{mode:28}{name:20}{each['ratio']:7.1f} x stock ({each['lowest']:.1f} to {each['highest']:.1f})"
+                f"{each['ratio_to_batch']:6.1f} x batch"
                 f"{each['texts_per_cpu_second']:8.0f} texts per CPU second, {each['differ']:.0f} differ{wanted}"
             )
 

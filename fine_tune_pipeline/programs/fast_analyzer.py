@@ -237,7 +237,9 @@ class FastAnalyzer(AnalyzerEngine):
             return asked.score_threshold
         recognizer = plan.by_id.get((result.recognition_metadata or {}).get(_ID, ""))
         thresholds = recognizer.score_thresholds if recognizer is not None else {}
-        return float(thresholds.get(result.entity_type, thresholds.get("default", self.default_score_threshold)))
+        default = thresholds.get("default")
+        found = thresholds.get(result.entity_type, self.default_score_threshold if default is None else default)
+        return float(self.default_score_threshold if found is None else found)
 
     def _bounds_of(self, language: str) -> ContextBounds | None:
         if language not in self._bounds:

@@ -12,9 +12,11 @@ import regex
 from fine_tune_pipeline.programs.pattern_needs import flat, needs, plain, relaxed
 
 try:
-    import hyperscan
+    import hyperscan as _installed
 except ImportError:
-    hyperscan = None
+    hyperscan: Any = None
+else:
+    hyperscan = _installed
 
 Expression = tuple[str, int]
 """A regular expression, and its flags of the `regex` module."""

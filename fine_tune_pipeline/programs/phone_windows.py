@@ -17,7 +17,7 @@ from presidio_analyzer import RecognizerResult
 from presidio_analyzer.predefined_recognizers import PhoneRecognizer
 
 _LEAD = 12
-"""Characters that a number may have before its first digit (ten: brackets, plus signs and what stands between), and one that is looked at."""
+"""Characters before the first digit: ten that may belong to the number (brackets, plus signs, gaps), one that is looked at."""
 _TAIL = 5
 """Characters after the last digit that are looked at: a `#`, and one more."""
 _LONGEST_RUN = 20
@@ -27,7 +27,10 @@ _MOST_RUNS = 12
 
 # What may stand between two digits of one number: signs, and one word for an extension (`ext.`, `extensión`, `anexo`, `int`, `;ext=`) among
 # them. Wider than what `phonenumbers` takes; where even this does not fit, two numbers are apart.
-_SIGNS = r"[+\uff0b()\[\]\uff08\uff09\uff3b\uff3d\-x\uff58\u2010-\u2015\u2212\u30fc\uff0d-\uff0f\u00a0\u00ad\u200b\u2060\u3000 ./~\u2053\u223c\uff5e,:\t#\uff03]*"
+_SIGNS = (
+    r"[+\uff0b()\[\]\uff08\uff09\uff3b\uff3d\-x\uff58\u2010-\u2015\u2212\u30fc\uff0d-\uff0f\u00a0\u00ad\u200b\u2060\u3000"
+    r" ./~\u2053\u223c\uff5e,:\t#\uff03]*"
+)
 _JOINS = regex.compile(
     rf"{_SIGNS}(?:[;=a-z\u00f3\u0301\u0434\u043e\u0431\uff45\uff58\uff54\uff4e\uff49]{{1,16}}{_SIGNS})?", regex.IGNORECASE
 )
@@ -136,7 +139,7 @@ def _valid(region: str, digits: str) -> bool:
         if metadata.national_prefix_transform_rule and any(match and match.group() for _, match in matches):
             return True
         nationals |= {national[match.end() :] for national, match in matches if match}
-    return any(_is_number(metadata.country_code, national) for national in nationals)
+    return any(_is_number(int(code), national) for national in nationals)
 
 
 def _is_number(country_code: int, national: str) -> bool:
@@ -153,7 +156,7 @@ def _is_number(country_code: int, national: str) -> bool:
 def _fewest_digits(region: str) -> int:
     """The fewest digits of a valid number, in this region or from it."""
     metadata = PhoneMetadata.metadata_for_region(region)
-    return 1 if metadata is None else min(min(metadata.general_desc.possible_length), _fewest_abroad())
+    return 1 if metadata is None else min(_fewest(metadata), _fewest_abroad())
 
 
 @lru_cache(maxsize=1)
@@ -161,4 +164,9 @@ def _fewest_abroad() -> int:
     """The fewest digits of a number that is written with its country code."""
     known = [PhoneMetadata.metadata_for_region(region) for region in phonenumbers.SUPPORTED_REGIONS]
     known += [PhoneMetadata.metadata_for_nongeo_region(code) for code in phonenumbers.COUNTRY_CODES_FOR_NON_GEO_REGIONS]
-    return min(len(str(each.country_code)) + min(each.general_desc.possible_length) for each in known if each is not None)
+    return min(len(str(each.country_code)) + _fewest(each) for each in known if each is not None)
+
+
+def _fewest(metadata: PhoneMetadata) -> int:
+    lengths = metadata.general_desc.possible_length if metadata.general_desc is not None else ()
+    return min(lengths, default=1)

@@ -15,9 +15,20 @@ DATA = Path(os.environ.get("FINE_TUNE_PIPELINE_TEST_DATA", "shared/data"))
 """Texts that are measured on, and not shipped."""
 
 _LEMMAS = {
-    "cards": "card", "charged": "charge", "numbers": "number", "phones": "phone", "calling": "call", "accounts": "account", "dating": "date",
-    "saved": "save", "checking": "check", "cells": "cell", "links": "link", "states": "state", "identifications": "identification",
-}  # fmt: skip
+    "cards": "card",
+    "charged": "charge",
+    "numbers": "number",
+    "phones": "phone",
+    "calling": "call",
+    "accounts": "account",
+    "dating": "date",
+    "saved": "save",
+    "checking": "check",
+    "cells": "cell",
+    "links": "link",
+    "states": "state",
+    "identifications": "identification",
+}
 
 
 def pattern_engine() -> AnalyzerEngine:

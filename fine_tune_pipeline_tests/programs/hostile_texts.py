@@ -4,14 +4,24 @@ import random
 import string
 from collections.abc import Callable, Iterator
 
-_WORDS = (
-    "my card was charged twice please call me back on the phone number below account bank transfer iban ssn social security passport driver "
-    "license licence email date birthday url website link ip address wallet bitcoin mac uuid medical certificate tax itin checking saved "
-    "dating mobile cells numbers Date: Phone: acct# of the and a is at to in not be was :-) business tin us lic public"
-).split()
-_NAMES = "Julia Fischer|Barack Obama|Sir John O'Neil|Müller & Söhne GmbH|Nguyễn Văn A|Иван Петров|李雷|Bank of America|New York|Ltd.".split(
-    "|"
+_WORDS: list[str] = str.split(
+    "my card was charged twice please call me back on the phone number below account bank transfer iban ssn social security "
+    "passport driver license licence email date birthday url website link ip address wallet bitcoin mac uuid medical "
+    "certificate tax itin checking saved dating mobile cells numbers Date: Phone: acct# of the and a is at to in not be was "
+    ":-) business tin us lic public"
 )
+_NAMES = [
+    "Julia Fischer",
+    "Barack Obama",
+    "Sir John O'Neil",
+    "Müller & Söhne GmbH",
+    "Nguyễn Văn A",
+    "Иван Петров",
+    "李雷",
+    "Bank of America",
+    "New York",
+    "Ltd.",
+]
 _OTHER = ["é", "ſ", "K", "İ", "ı", "٣٤٥", "１２３", "’", "—", "\u200b", "\u00a0", "\u0301", "🙂", "ß", "\x01", "_", "\x0c", "\r\n", "\t"]
 _JOINTS = [
     " ",
@@ -92,12 +102,39 @@ def _iban(draw: random.Random) -> str:
 def _phone(draw: random.Random) -> str:
     number = draw.choice(
         [
-            "(312) 555-0147", "312-867-5309", "+1 312 867 5309", "1-800-356-9377", "020 7946 0958", "+44 7700 900518", "(0)20 7946 0958", "0171 1234567",
-            "+49 (0)30 901820", "030/901820", "49 30 901820", "0049 30 901820", "01 42 68 53 00", "+33 1 42 68 53 00", "03-5256123",
-            "+972 3-525-6123", "098765 43210", "+91 98765 43210", "(11) 91234-5678", "+55 11 91234-5678", "011 44 20 7946 0958", "0800 1111",
-            "110", "911", "11880", "+290 22158", "312.867.5309 ext. 12", "312 867 5309x123#", "3128675309 / 3128675310", "1111", "0151 2345",
+            "(312) 555-0147",
+            "312-867-5309",
+            "+1 312 867 5309",
+            "1-800-356-9377",
+            "020 7946 0958",
+            "+44 7700 900518",
+            "(0)20 7946 0958",
+            "0171 1234567",
+            "+49 (0)30 901820",
+            "030/901820",
+            "49 30 901820",
+            "0049 30 901820",
+            "01 42 68 53 00",
+            "+33 1 42 68 53 00",
+            "03-5256123",
+            "+972 3-525-6123",
+            "098765 43210",
+            "+91 98765 43210",
+            "(11) 91234-5678",
+            "+55 11 91234-5678",
+            "011 44 20 7946 0958",
+            "0800 1111",
+            "110",
+            "911",
+            "11880",
+            "+290 22158",
+            "312.867.5309 ext. 12",
+            "312 867 5309x123#",
+            "3128675309 / 3128675310",
+            "1111",
+            "0151 2345",
         ]
-    )  # fmt: skip
+    )
     if draw.random() < 0.3:
         place = draw.randrange(len(number))
         number = number[:place] + draw.choice(string.digits + " -()") + number[place + draw.randrange(2) :]
@@ -109,24 +146,38 @@ _PIECES: list[Callable[[random.Random], str]] = [
     lambda draw: " ".join(draw.choice(_WORDS) for _ in range(draw.randrange(1, 8))),
     lambda draw: draw.choice(_NAMES),
     lambda draw: draw.choice(_OTHER),
-    _card, _iban, _phone, _phone,
+    _card,
+    _iban,
+    _phone,
+    _phone,
     lambda draw: _grouped(draw, _digits(draw, draw.randrange(1, 22))),
     lambda draw: _digits(draw, draw.choice([2, 3, 4, 4, 6, 8, 9, 10, 11, 13, 17, 21, 40])),
     lambda draw: draw.choice(["{}-{}-{}", "{}{}{}", "{} {} {}", "{}.{}.{}"]).format(_digits(draw, 3), _digits(draw, 2), _digits(draw, 4)),
     lambda draw: f"9{_digits(draw, 2)}-{draw.choice(['70', '50', '93', '12'])}-{_digits(draw, 4)}",
     lambda draw: draw.choice(["943 476 5919", "4010232137", "401-023-2137", "9434765918"]),
     lambda draw: f"{draw.choice(_WORDS)}@{draw.choice(['example.com', 'bank.co.uk', 'é.fr', 'x.invalid', 'a-b.de', 'post'])}",
-    lambda draw: draw.choice(["http://", "https://", "www.", "'http://", '"']) + draw.choice(["a.com", "bank.co.uk/x?y=1", "x.museum", "a.b.c", "file.py"]),
+    lambda draw: (
+        draw.choice(["http://", "https://", "www.", "'http://", '"'])
+        + draw.choice(["a.com", "bank.co.uk/x?y=1", "x.museum", "a.b.c", "file.py"])
+    ),
     lambda draw: ".".join(str(draw.randrange(0, 300)) for _ in range(draw.choice([3, 4, 4, 5]))) + draw.choice(["", "/24", "/33", ":80"]),
     lambda draw: draw.choice(["2001:db8::8a2e:370:7334", "::1", "::", "fe80::1%eth0", "::ffff:192.168.1.1", "1:2:3:4:5:6:7:8", "10:30:00"]),
-    lambda draw: draw.choice(["{}/{}/{}", "{}-{}-{}", "{}.{}.{}"]).format(draw.randrange(0, 34), draw.randrange(0, 14), draw.choice([19, 99, 2024, 1900])),
-    lambda draw: draw.choice(["2024-05-06T10:00:00Z", "2024-13-01", "05-MAY-2024", "MAY-24", "12/24", "3/2024", "2024/1/2", "2012-01-02 08:00"]),
-    lambda draw: draw.choice(["1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNb"]),
+    lambda draw: draw.choice(["{}/{}/{}", "{}-{}-{}", "{}.{}.{}"]).format(
+        draw.randrange(0, 34), draw.randrange(0, 14), draw.choice([19, 99, 2024, 1900])
+    ),
+    lambda draw: draw.choice(
+        ["2024-05-06T10:00:00Z", "2024-13-01", "05-MAY-2024", "MAY-24", "12/24", "3/2024", "2024/1/2", "2012-01-02 08:00"]
+    ),
+    lambda draw: draw.choice(
+        ["1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNb"]
+    ),
     lambda draw: draw.choice(["00:1A:2B:3C:4D:5E", "00-1A-2B-3C-4D-5E", "001A.2B3C.4D5E", "ff:ff:ff:ff:ff:ff", "00:1A-2B:3C:4D:5E"]),
-    lambda draw: draw.choice(["123e4567-e89b-12d3-a456-426614174000", "00000000-0000-0000-0000-000000000000", "123e4567-e89b-92d3-a456-42661417400g"]),
+    lambda draw: draw.choice(
+        ["123e4567-e89b-12d3-a456-426614174000", "00000000-0000-0000-0000-000000000000", "123e4567-e89b-92d3-a456-42661417400g"]
+    ),
     lambda draw: draw.choice(["BB1388568", "BB1388569", "A1234567", "AB12345", "H12345678", "12ABC12345", "X1234567", "K1234567"]),
     lambda draw: f"${draw.randrange(1, 9999):,}.{_digits(draw, 2)}",
-]  # fmt: skip
+]
 
 
 def _broken(text: str, draw: random.Random) -> str:

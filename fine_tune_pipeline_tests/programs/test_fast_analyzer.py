@@ -12,15 +12,29 @@ from fine_tune_pipeline_tests.programs.analyzers import DATA, findings, pattern_
 from fine_tune_pipeline_tests.programs.hostile_texts import hostile_texts
 
 TEXTS = [
-    "", " ", "\n\n", "my phone number is 312-867-5309", "call 312 867 5309 or +44 7700 900518x12#", "card 4111 1111 1111 1111, ssn 536-90-4399",
-    "I checked the account 123456789012 twice", "visa: 4111111111111111; the driving license is A1234567", "call\u00a0+1(312)5550147", "üñï@é.fr",
-    "Julia Fischer of Bank of America met Barack Obama in New York last Monday. Thanks, Anna", "3 May 2024 and 05/06/2024, date: 2024-01-02",
-]  # fmt: skip
+    "",
+    " ",
+    "\n\n",
+    "my phone number is 312-867-5309",
+    "call 312 867 5309 or +44 7700 900518x12#",
+    "card 4111 1111 1111 1111, ssn 536-90-4399",
+    "I checked the account 123456789012 twice",
+    "visa: 4111111111111111; the driving license is A1234567",
+    "call\u00a0+1(312)5550147",
+    "üñï@é.fr",
+    "Julia Fischer of Bank of America met Barack Obama in New York last Monday. Thanks, Anna",
+    "3 May 2024 and 05/06/2024, date: 2024-01-02",
+]
 
 
 @pytest.fixture(scope="module")
 def patterns():
     return pattern_engine()
+
+
+@pytest.fixture(scope="module")
+def fast(patterns):
+    return FastAnalyzer(patterns)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +51,13 @@ def differing(fast, stock, texts, **options):
     ]
 
 
-@pytest.mark.parametrize("hyperscan", [True, False])
-def test_hostile_texts_have_the_findings_of_presidio(patterns, monkeypatch, hyperscan):
-    if not hyperscan:
-        monkeypatch.setattr(pattern_filter, "hyperscan", None)
-    elif pattern_filter.hyperscan is None:
-        pytest.skip("needs hyperscan")
-    assert differing(FastAnalyzer(patterns), patterns, [*TEXTS, *hostile_texts(100, seed=hyperscan)]) == []
+def test_hostile_texts_have_the_findings_of_presidio(fast, patterns):
+    assert differing(fast, patterns, [*TEXTS, *hostile_texts(100, seed=1)]) == []
+
+
+def test_without_hyperscan_too(patterns, monkeypatch):
+    monkeypatch.setattr(pattern_filter, "hyperscan", None)
+    assert differing(FastAnalyzer(patterns), patterns, [*TEXTS, *hostile_texts(60, seed=0)]) == []
 
 
 @pytest.mark.parametrize("entities", [None, ["PERSON", "PHONE_NUMBER", "US_SSN", "US_BANK_NUMBER"], ["DATE_TIME"], ["CREDIT_CARD"]])
@@ -68,12 +82,12 @@ def test_texts_of_all_kinds_have_the_findings_of_presidio(model):
         {"score_threshold": 0.0, "entities": ["US_BANK_NUMBER", "US_DRIVER_LICENSE"]},
     ],
 )
-def test_options_are_presidios(patterns, options):
-    assert differing(FastAnalyzer(patterns), patterns, TEXTS, **options) == []
+def test_options_are_presidios(fast, patterns, options):
+    assert differing(fast, patterns, TEXTS, **options) == []
 
 
-def test_a_single_text_and_a_request_for_details_are_answered_too(patterns):
-    text, fast = "my phone number is 312-867-5309", FastAnalyzer(patterns)
+def test_a_single_text_and_a_request_for_details_are_answered_too(fast, patterns):
+    text = "my phone number is 312-867-5309"
     assert findings(fast.analyze(text, "en")) == findings(patterns.analyze(text, "en"))
     told = fast.analyze(text, "en", return_decision_process=True)
     assert findings(told) == findings(patterns.analyze(text, "en"))
