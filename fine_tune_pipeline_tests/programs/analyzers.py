@@ -50,7 +50,7 @@ def findings(results: Iterable[RecognizerResult]) -> list[tuple[int, int, str, f
 def shared_texts() -> Iterator[tuple[str, str]]:
     """Every text of the shared data, with the name of its set."""
     for name in ("pii_dev.jsonl", "earnings21/dev.jsonl", "ner_real/dev.jsonl"):
-        yield from ((name, json.loads(line)["text"]) for line in (DATA / name).open(encoding="utf-8"))
+        yield from ((name, json.loads(line)["text"]) for line in (DATA / name).read_text(encoding="utf-8").split("\n") if line)
     for name in ("banking77/train.csv", "banking77/test.csv"):
         yield from ((name, line.rsplit(",", 1)[0].strip('"')) for line in (DATA / name).read_text(encoding="utf-8").splitlines()[1:])
     for part in json.loads((DATA / "clinc_oos/data_full.json").read_text(encoding="utf-8")).values():
