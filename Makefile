@@ -44,10 +44,12 @@ check: setup ## format, lint, import rules, types, every shipped YAML
 	@$(BIN)/fine-tune-pipeline check fine_tune_pipeline/defs
 	@$(BIN)/fine-tune-pipeline check --no-files examples/*.yaml
 
-bench: setup ## speed and memory side by side with stock TRL; near duplicates; how well personal data is found
+bench: setup ## side by side: training with stock TRL, personal data with Presidio; near duplicates; step 3 by rows
 	@$(BIN)/python bench/train_speed.py
 	@$(BIN)/python bench/duplicates.py
+	@$(BIN)/python bench/pii_speed.py
 	@$(BIN)/python bench/pii_quality.py
+	@$(BIN)/python bench/dataset_scale.py
 
 docs: setup ## the documentation as a web site in site/
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]' && $(BIN)/mkdocs build --strict

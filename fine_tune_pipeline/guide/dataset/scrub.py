@@ -29,7 +29,7 @@ SURE_SCORE = 0.6
 VAULT = "vault.jsonl"
 """What hashes and pseudonyms stand for, sealed."""
 
-_BATCH = 64
+_BATCH = 256
 _SHOWN_ROWS = 5
 
 

@@ -91,7 +91,10 @@ PARTS = Split(TRAIN, HELD[:1], HELD[1:], quarantine=[], by_held_out=False)
         (example("m", "new words here", metadata={"labelled_by": "rule"}), None),
         (example("m", "a row that validation holds and nothing elze", metadata={"labelled_by": "rule"}), "duplicate_of_held_out"),
         (made("m", "my card, and that this takes much longer than it should is odd", "t"), "shares_words_with_held_out"),
-        (made("m", "long before anybody asked it was said in a text that is to be found where nobody would ever look", "t"), "shares_words_with_benchmark"),
+        (
+            made("m", "long ago somebody wrote in a text that is to be found nowhere else now", "t"),
+            "shares_words_with_benchmark",
+        ),
     ],
 )
 def test_a_made_row_stands_in_training_with_its_origin_or_nowhere(row, reason):
