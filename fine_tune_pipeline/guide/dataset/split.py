@@ -15,6 +15,7 @@ from fine_tune_pipeline.guide.dataset.contamination import Benchmark, benchmarks
 from fine_tune_pipeline.guide.dataset.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.duplicates import LEAK_JACCARD, LEAK_MISSED, groups, near_pairs
 from fine_tune_pipeline.guide.dataset.own_words import Overlap, links, runs_of
+from fine_tune_pipeline.guide.dataset.shape import CONVERSATION
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import SplitSpec
 
@@ -48,8 +49,9 @@ def split(
 ) -> Split:
     """Divide examples by the hash of the id of the first of each group of like prompts.
 
-    Prompts are alike if they are near duplicates, lie in one cluster, or share a run of `spec.shared_words` words that are the user's own.
-    Held-out examples are the test; only without any, a test is split off. What resembles one of them, or a benchmark, is quarantined.
+    Prompts are alike if they are near duplicates, lie in one cluster, belong to one conversation, or share a run of `spec.shared_words`
+    words that are the user's own. Held-out examples are the test; only without any, a test is split off. What resembles one of them, or a
+    benchmark, is quarantined.
     A share holds for the whole and, in expectation, for each class.
 
     The one exception to the hash: where it gives a class less than two thirds of its share in a part, the class's next groups go there.
@@ -78,14 +80,15 @@ def split(
 
 
 def _grouped(examples: Sequence[Example], places: Sequence[int], alike: Iterable[tuple[int, int]]) -> list[list[tuple[int, Example]]]:
-    """Examples that must stay together: those that are alike, and those that an earlier step put in one cluster."""
+    """Examples that must stay together: those that are alike, lie in one cluster, or are answers of one conversation."""
     allowed = set(places)
     joined = [(first, second) for first, second in alike if first in allowed and second in allowed]
-    first_of: dict[str, int] = {}
+    first_of: dict[tuple[str, str], int] = {}
     for place in places:
-        first = first_of.setdefault(examples[place].metadata.get(CLUSTER, examples[place].id), place)
-        if first != place:
-            joined.append((first, place))
+        for name in (CLUSTER, CONVERSATION):
+            value = examples[place].metadata.get(name)
+            if value is not None and (first := first_of.setdefault((name, value), place)) != place:
+                joined.append((first, place))
     root = groups(len(examples), joined)
     members: dict[int, list[tuple[int, Example]]] = defaultdict(list)
     for place in places:

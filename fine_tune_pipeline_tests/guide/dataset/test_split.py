@@ -73,8 +73,9 @@ def test_like_prompts_are_on_one_side():
     assert len({found[f"d{n}"] for n in range(40)}) == 3
 
 
-def test_what_an_earlier_step_put_in_one_cluster_stays_together():
-    examples = [example(f"r{n}", row.prompt, metadata={"cluster": f"c{n // 2}"}) for n, row in enumerate(rows(200))]
+@pytest.mark.parametrize("name", ["cluster", "conversation"])
+def test_what_an_earlier_step_put_in_one_cluster_or_conversation_stays_together(name):
+    examples = [example(f"r{n}", row.prompt, metadata={name: f"c{n // 2}"}) for n, row in enumerate(rows(200))]
     found = sides(split(examples, spec=SPEC, task=FRUIT))
     assert all(found[f"r{n}"] == found[f"r{n + 1}"] for n in range(0, 200, 2))
 
