@@ -43,7 +43,8 @@ def no_leakage(parts: Split, overlap: Overlap) -> Check:
     found = _leaks(train, _side(looked_at, written), counted, overlap)
     rows = len({leak.theirs for leak in found})
     some = f", of {len(looked_at):,} looked at out of {len(apart):,}," if len(looked_at) < len(apart) else ""
-    text = f"{rows} test or validation prompts{some} are near duplicates of a training prompt (Jaccard of 5-character shingles >= {LEAK_JACCARD})"
+    text = f"{rows} test or validation prompts{some} are near duplicates of a training prompt"
+    text += f" (Jaccard of 5-character shingles >= {LEAK_JACCARD})"
     text += f" or share {overlap.words} words in a row with one." if overlap.words else "."
     if rows:
         text += f" Pairs: {_some(found)}. Take one of each pair out of its source."
