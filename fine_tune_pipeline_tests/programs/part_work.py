@@ -1,5 +1,7 @@
 """Work for tests of parts: small, visible, and broken on demand."""
 
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,20 @@ from fine_tune_pipeline.artifacts.parts import Work, Worked
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
 
 FUNCTION = "fine_tune_pipeline_tests.programs.part_work:shouting"
+
+
+HOLDING = "fine_tune_pipeline_tests.programs.part_work:holding"
+
+
+def holding(settings: Mapping[str, Any]) -> Work:
+    """Says who works, in the folder of the settings, and never ends."""
+
+    def work(examples: Sequence[Example]) -> Worked:
+        (Path(settings["folder"]) / f"{os.getpid()}.pid").touch()
+        threading.Event().wait()
+        return Worked(examples)
+
+    return work
 
 
 def shouting(settings: Mapping[str, Any]) -> Work:

@@ -1,10 +1,12 @@
 """Rows in parts: bounded, in order, resumed, and the same wherever they are worked on."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_examples
@@ -12,7 +14,8 @@ from fine_tune_pipeline.artifacts.parts import Gathered, cut, each_line, gathere
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
 from fine_tune_pipeline.programs.named_work import NotOurs, do_part, work_of
 from fine_tune_pipeline.programs.requests import PartsRequest
-from fine_tune_pipeline_tests.programs.part_work import FUNCTION
+from fine_tune_pipeline_tests.programs.part_work import FUNCTION, HOLDING
+from fine_tune_pipeline_tests.waiting import wait_until
 
 ROWS = [Example(str(number), f"message {number}" + (" spam" if number % 7 == 0 else "") + " \u2028\u0085é", "ok") for number in range(23)]
 
@@ -91,3 +94,21 @@ def test_every_engine_gives_the_same_files(source: Path, tmp_path: Path, engine:
     gathered(cut(source, rows=5), folder).write(examples=tmp_path / "c.jsonl", quarantine=tmp_path / "d.jsonl")
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "c.jsonl").read_bytes()
     assert (tmp_path / "b.jsonl").read_bytes() == (tmp_path / "d.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_outlives_a_killed_program(source: Path, tmp_path: Path, number: signal.Signals):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    settings = {"folder": str(tmp_path)}
+    request = PartsRequest(
+        output=str(folder), function=HOLDING, settings=settings, source=str(source), folder=str(folder), workers=2, part_rows=5
+    )
+    request.write(folder / "request.json")
+    command = [sys.executable, "-m", request.module, "--request", str(folder / "request.json")]
+    program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, what="both workers")
+    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    program.send_signal(number)
+    program.wait()
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in workers), what="the workers to end")
