@@ -60,7 +60,7 @@ def grown(texts: Sequence[str], count: int) -> list[str]:
 
 
 def ours(texts: list[str]) -> Found:
-    from fine_tune_pipeline.guide.dataset.duplicates import near_pairs
+    from fine_tune_pipeline.guide.dataset.likeness.duplicates import near_pairs
 
     pairs = near_pairs(texts, THRESHOLD)
     return list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
@@ -69,8 +69,8 @@ def ours(texts: list[str]) -> Found:
 def rensa(texts: list[str]) -> Found:
     from rensa import RMinHash, RMinHashLSH
 
-    from fine_tune_pipeline.guide.dataset.duplicates import plain_text, shingles
-    from fine_tune_pipeline.guide.dataset.shingles import similarities
+    from fine_tune_pipeline.guide.dataset.likeness.duplicates import plain_text, shingles
+    from fine_tune_pipeline.guide.dataset.likeness.shingles import similarities
 
     hashed = RMinHash.from_token_sets([list(shingles(plain_text(text))) for text in texts], num_perm=128, seed=42)
     index = RMinHashLSH(threshold=THRESHOLD, num_perm=128, num_bands=32)
@@ -90,7 +90,7 @@ RUNS: dict[str, Callable[[list[str]], Found]] = {"ours": ours, "rensa": rensa}
 
 def judged(texts: list[str], found: Found, sample: int) -> dict[str, float]:
     """Recall among the pairs of sampled rows, and how many of all found pairs are clearly unlike."""
-    from fine_tune_pipeline.guide.dataset.duplicates import plain_text
+    from fine_tune_pipeline.guide.dataset.likeness.duplicates import plain_text
 
     plain = [plain_text(text) for text in texts]
     sets = [{text[start : start + 5] for start in range(max(1, len(text) - 4))} for text in plain]

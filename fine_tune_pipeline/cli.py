@@ -93,7 +93,7 @@ def serve(parsed: argparse.Namespace) -> int:
 def scrub(parsed: argparse.Namespace) -> int:
     """Step 3's removal of personal data alone: JSONL in, JSONL out, with what was found."""
     from fine_tune_pipeline.artifacts.examples import BrokenLine
-    from fine_tune_pipeline.guide.dataset.scrub_file import NothingToSeal, SameFile, scrub_file
+    from fine_tune_pipeline.guide.dataset.scrubbing.scrub_file import NothingToSeal, SameFile, scrub_file
     from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE, NoKey
     from fine_tune_pipeline.spec.dataset import PiiSpec
 
@@ -117,8 +117,8 @@ def scrub(parsed: argparse.Namespace) -> int:
 def unscrub(parsed: argparse.Namespace) -> int:
     """Puts back what hashes and pseudonyms stand for, from the vault that scrub wrote, with the key that it had."""
     from fine_tune_pipeline.artifacts.examples import BrokenLine
-    from fine_tune_pipeline.guide.dataset.scrub_file import SameFile
-    from fine_tune_pipeline.guide.dataset.unscrub_file import unscrub_file
+    from fine_tune_pipeline.guide.dataset.scrubbing.scrub_file import SameFile
+    from fine_tune_pipeline.guide.dataset.scrubbing.unscrub_file import unscrub_file
     from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE, NoKey
     from fine_tune_pipeline.programs.vault import WrongKey
 
@@ -138,7 +138,7 @@ def unscrub(parsed: argparse.Namespace) -> int:
 def diff(parsed: argparse.Namespace) -> int:
     """Two versions of a use case's dataset: rows added, removed, changed or moved to another part, and the shift of the classes."""
     from fine_tune_pipeline.artifacts.store import DamagedArtifact, MissingArtifact, Store, UnknownVersion
-    from fine_tune_pipeline.guide.dataset.difference import difference, markdown, read_version, two_versions
+    from fine_tune_pipeline.guide.dataset.publishing.difference import difference, markdown, read_version, two_versions
 
     try:
         before, after = two_versions(Store.at(places().store), parsed.use_case, parsed.before, parsed.after)
@@ -155,8 +155,8 @@ def diff(parsed: argparse.Namespace) -> int:
 
 def review(parsed: argparse.Namespace) -> int:
     """What experts still have to judge; with files, hand them in."""
-    from fine_tune_pipeline.guide.dataset.hand_in import NothingHandedOut, hand_in, latest
-    from fine_tune_pipeline.guide.dataset.review_files.unreadable import UnreadableHandIn
+    from fine_tune_pipeline.guide.dataset.review.files.unreadable import UnreadableHandIn
+    from fine_tune_pipeline.guide.dataset.review.hand_in import NothingHandedOut, hand_in, latest
 
     try:
         found = hand_in(latest(places().reviews / parsed.use_case / "examples"), parsed.files)
@@ -177,7 +177,7 @@ def review(parsed: argparse.Namespace) -> int:
 def hard(parsed: argparse.Namespace) -> int:
     """Slices that the last evaluation of a use case found hard, and its fingerprint, for dataset.more.hard."""
     from fine_tune_pipeline.artifacts.store import Store
-    from fine_tune_pipeline.guide.dataset.hard import REPORT, UnknownEvaluation, slices_of
+    from fine_tune_pipeline.guide.dataset.more.hard import REPORT, UnknownEvaluation, slices_of
     from fine_tune_pipeline.guide.objective.task import read_task
     from fine_tune_pipeline.spec.reading import InvalidUseCase, read_use_case
 

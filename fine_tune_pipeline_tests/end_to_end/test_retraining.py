@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_rows
-from fine_tune_pipeline.guide.dataset.collect import FEEDBACK
+from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, EndpointError, ServedAnswer, Unreachable
 from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, NEW_LABELS, RAILWAY_TEXT, GuideRun, rows, what_failed
 from fine_tune_pipeline_tests.waiting import wait_until

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from fine_tune_pipeline.guide.dataset.residue import kinds
+from fine_tune_pipeline.guide.dataset.scrubbing.residue import kinds
 from fine_tune_pipeline.programs.personal_patterns import find
 from fine_tune_pipeline.programs.pseudonyms import hashed, pseudonym
 

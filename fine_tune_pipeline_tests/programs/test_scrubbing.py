@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fine_tune_pipeline.guide.dataset.residue import kinds
+from fine_tune_pipeline.guide.dataset.scrubbing.residue import kinds
 from fine_tune_pipeline.programs import scrubbing
 from fine_tune_pipeline.programs.scrubbing import LONGEST_TEXT, TooLongToScrub, UnknownEntity, WrongNerWeights, detector, scrub_text
 from fine_tune_pipeline.spec.dataset import PiiSpec

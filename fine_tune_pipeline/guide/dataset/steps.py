@@ -9,7 +9,7 @@ from typing import Any
 from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_examples, write_rows
 from fine_tune_pipeline.artifacts.parts import Gathered
 from fine_tune_pipeline.artifacts.quarantine import FILE, Quarantined, each_quarantined, reasons, write_quarantine
-from fine_tune_pipeline.guide.dataset.rows import canonical
+from fine_tune_pipeline.guide.dataset.sources.rows import canonical
 
 EXAMPLES = "examples.jsonl"
 STEPS = "steps.jsonl"

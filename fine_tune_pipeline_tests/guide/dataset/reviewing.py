@@ -2,9 +2,9 @@
 
 from fine_tune_pipeline.artifacts.examples import read_examples, read_rows, write_examples, write_rows
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
-from fine_tune_pipeline.guide.dataset.review import reviewed
-from fine_tune_pipeline.guide.dataset.review_round import hold
-from fine_tune_pipeline.guide.dataset.review_sample import choose
+from fine_tune_pipeline.guide.dataset.review.review import reviewed
+from fine_tune_pipeline.guide.dataset.review.round import hold
+from fine_tune_pipeline.guide.dataset.review.sample import choose
 from fine_tune_pipeline.spec.dataset import ReviewSpec
 from fine_tune_pipeline_tests.guide.dataset.make import FRUIT, example, jsonl
 

@@ -17,7 +17,7 @@ from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline_tests.guide.dataset.make import jsonl, use_case
-from fine_tune_pipeline_tests.guide.dataset.test_review_files import fill_xlsx
+from fine_tune_pipeline_tests.guide.dataset.review.test_files import fill_xlsx
 from fine_tune_pipeline_tests.guide.technique.stand_ins import embed_words
 
 FACTORIES = {

@@ -1,0 +1,96 @@
+"""Sources in a bucket, against a server that speaks S3's protocol on this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fine_tune_pipeline.guide.dataset.sources.documents import collected_documents, opened_documents
+from fine_tune_pipeline.guide.dataset.sources.files import MissingSource, UnreadableSource
+from fine_tune_pipeline.guide.dataset.sources.opened import Opened, opened
+from fine_tune_pipeline.spec.dataset import DocumentSource, JsonlSource, ParquetSource, Source
+
+pytest.importorskip("s3fs", reason="needs fine_tune_pipeline[s3]")
+moto = pytest.importorskip("moto.server", reason="needs moto[s3]")
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator["moto.ThreadedMotoServer"]:
+    """A bucket `tickets`; the server that holds it."""
+    from s3fs import S3FileSystem
+
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    # All servers of a process have their buckets in common.
+    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
+    access = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1"}
+    for name, value in {**access, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    S3FileSystem().mkdir("tickets")
+    yield server
+    server.stop()
+    S3FileSystem.clear_instance_cache()
+
+
+def put(**contents: bytes) -> None:
+    """`name_ending=content` is the object `tickets/in/name.ending`."""
+    from s3fs import S3FileSystem
+
+    for name, content in contents.items():
+        S3FileSystem().pipe(f"tickets/in/{name.replace('_', '.')}", content)
+
+
+def open_at(source: Source) -> Opened:
+    return opened(source, locate=str, field="dataset.sources[0]")
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_folder_of_a_bucket_gives_the_rows_of_its_files():
+    put(a_jsonl=b'{"text": "a"}\nbroken\n', b_jsonl=b'{"text": "b"}\n', c_txt=b"not asked for")
+    source = open_at(JsonlSource(type="jsonl", path="s3://tickets/in"))
+    assert [(row.place, row.columns) for row in source.rows()] == [
+        ("a.jsonl, row 1", {"text": "a"}),
+        ("a.jsonl, row 2", None),
+        ("b.jsonl, row 1", {"text": "b"}),
+    ]
+    first = source.sha256
+    put(b_jsonl=b'{"text": "changed"}\n')
+    assert open_at(JsonlSource(type="jsonl", path="s3://tickets/in")).sha256 != first
+
+
+@pytest.mark.usefixtures("bucket")
+def test_documents_of_a_bucket_become_chunks(tmp_path: Path):
+    put(a_md=b"# Fruit\n\nApples are red.\n")
+    found = opened_documents(DocumentSource(path="s3://tickets/in/*.md"), locate=str, field="dataset.documents[0]")
+    assert collected_documents([found], tmp_path)["document_chunks"] == 1
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize("path", ["s3://tickets/none.jsonl", "s3://nobucket/a.jsonl"])
+def test_what_is_not_in_the_bucket_is_named_with_its_field(path: str):
+    with pytest.raises(MissingSource, match=rf"dataset\.sources\[0\]: {path} is not there"):
+        open_at(JsonlSource(type="jsonl", path=path))
+
+
+def test_a_server_that_is_down_is_said_with_the_field_and_without_the_key(bucket: "moto.ThreadedMotoServer"):
+    bucket.stop()
+    with pytest.raises(
+        UnreadableSource, match=r"dataset\.sources\[0\]: s3://tickets/in cannot be looked at \(EndpointConnectionError"
+    ) as error:
+        open_at(ParquetSource(type="parquet", path="s3://tickets/in"))
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_missing_keys_are_said_with_the_field(monkeypatch: pytest.MonkeyPatch):
+    from s3fs import S3FileSystem
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(UnreadableSource, match=r"dataset\.sources\[0\]: s3://tickets/in cannot be looked at \(NoCredentialsError"):
+        open_at(JsonlSource(type="jsonl", path="s3://tickets/in"))
