@@ -99,7 +99,7 @@ def test_a_demo_that_is_told_to_end_leaves_nothing_running(tmp_path: Path):
 
     def program() -> bool:
         assert process.poll() is None, (tmp_path / "output").read_text(encoding="utf-8")[-4000:]
-        return any("fine_tune_pipeline.programs.convert" in child.cmdline() for child in here.children(recursive=True))
+        return any("fine_tune_pipeline.programs.convert" in _command(child) for child in here.children(recursive=True))
 
     wait_until(program, what="the first program")
     started = here.children(recursive=True)
@@ -108,3 +108,11 @@ def test_a_demo_that_is_told_to_end_leaves_nothing_running(tmp_path: Path):
     _, alive = psutil.wait_procs(started, timeout=30)
     assert alive == []
     assert list((tmp_path / "state" / "store").rglob("model.safetensors")) == []
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Of a process that may end while it is looked at."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
