@@ -105,8 +105,11 @@ def test_no_worker_outlives_a_killed_program(source: Path, tmp_path: Path):
     request.write(folder / "request.json")
     command = [sys.executable, "-m", request.module, "--request", str(folder / "request.json")]
     program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, what="both workers")
-    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    program.kill()
-    program.wait()
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in workers), what="the workers to end")
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, what="both workers")
+        workers = [psutil.Process(int(path.stem)) for path in tmp_path.glob("*.pid")]
+    finally:
+        program.kill()
+        program.wait()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []

@@ -1,6 +1,5 @@
 """Labels that look wrong: a classifier trained on the other rows finds another one likelier. A reason to look, never to drop."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.objective.task import ClassificationTask, Task, as_text, parsed
 
@@ -59,7 +59,7 @@ def suspects(examples: Sequence[Example], *, task: Task, embed: Embed | None = N
         return Doubts({}, 0, by)
     prompts = [example.prompt for example in rows]
     vectors = None if embed is None else embed(prompts)
-    folds = np.array([_hash(example.metadata.get(CLUSTER, example.id))[0] % _FOLDS for example in rows])
+    folds = np.array([by_hash(example.metadata.get(CLUSTER, example.id))[0] % _FOLDS for example in rows])
     found: dict[str, list[str]] = {}
     for field, values in fields.items():
         for place, better in _disagreements(prompts, values, vectors=vectors, folds=folds):
@@ -72,12 +72,8 @@ def _judged(examples: Sequence[Example]) -> Sequence[Example]:
     """All rows, or those with the smallest hashes: the same ones when rows are added elsewhere."""
     if len(examples) <= MOST_ROWS:
         return examples
-    chosen = sorted(range(len(examples)), key=lambda place: _hash(examples[place].id))[:MOST_ROWS]
+    chosen = sorted(range(len(examples)), key=lambda place: by_hash(examples[place].id))[:MOST_ROWS]
     return [examples[place] for place in sorted(chosen)]
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8")).digest()
 
 
 def _labels(examples: Sequence[Example], task: Task) -> dict[str, list[str]]:

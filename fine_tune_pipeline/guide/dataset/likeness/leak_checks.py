@@ -1,11 +1,11 @@
 """The blocking checks that training sees neither the test nor a benchmark; computed anew, see `leakage.py`."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.manifest import Check
+from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.likeness.contamination import Benchmark, record, written
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import LEAK_JACCARD
 from fine_tune_pipeline.guide.dataset.likeness.leakage import leaks, shared
@@ -39,7 +39,7 @@ def no_leakage(parts: Split, overlap: Overlap) -> Check:
     counted = [written(example) for example in _everything(parts)]
     train = _side(parts.train, written)
     apart = [*parts.validation, *parts.test]
-    looked_at = sorted(apart, key=lambda example: hashlib.sha256(example.id.encode("utf-8")).digest())[:MOST_ROWS]
+    looked_at = sorted(apart, key=lambda example: by_hash(example.id))[:MOST_ROWS]
     found = _leaks(train, _side(looked_at, written), counted, overlap)
     rows = len({leak.theirs for leak in found})
     some = f", of {len(looked_at):,} looked at out of {len(apart):,}," if len(looked_at) < len(apart) else ""

@@ -11,7 +11,8 @@ from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.guide.dataset.more.made_rows import MADE_FROM, SYNTHETIC, by_hash
+from fine_tune_pipeline.guide.dataset.chance import by_hash
+from fine_tune_pipeline.guide.dataset.more.made_rows import MADE_FROM, SYNTHETIC
 from fine_tune_pipeline.guide.dataset.more.typos import with_typos
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.more import Augmentation, MoreSpec, Paraphrases, Phrases, Templates, Typos

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.more.augment import Plain, Plan
-from fine_tune_pipeline.guide.dataset.more.made_rows import Sorted, by_hash, is_made
+from fine_tune_pipeline.guide.dataset.more.made_rows import Sorted, is_made
 from fine_tune_pipeline.guide.dataset.steps import out
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.more import BalanceSpec, Paraphrases, Typos

@@ -3,7 +3,6 @@
 Rows of the sources never depend on them: made rows are compared with those that were kept, and placed after those were split.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from types import MappingProxyType
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import LEAK_JACCARD, near_pairs, plain_text
 from fine_tune_pipeline.guide.dataset.steps import out
@@ -116,11 +116,6 @@ def most_made(rows: int, most_share: float) -> int:
     """So many rows may be made beside `rows` others."""
     # A little more than the quotient, which may be a hair below a whole number.
     return int(rows * most_share / (1 - most_share) + 1e-9)
-
-
-def by_hash(text: str) -> bytes:
-    """An order that only the texts decide."""
-    return hashlib.sha256(text.encode("utf-8")).digest()
 
 
 def kinds(examples: Sequence[Example]) -> dict[str, int]:

@@ -10,9 +10,10 @@ import regex
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.more.augment import source_of
 from fine_tune_pipeline.guide.dataset.more.chat_model import Chat, NoAnswer, Question
-from fine_tune_pipeline.guide.dataset.more.made_rows import MADE_FROM, QUESTION, SYNTHETIC, by_hash
+from fine_tune_pipeline.guide.dataset.more.made_rows import MADE_FROM, QUESTION, SYNTHETIC
 
 SHORTEST_QUOTE = 12
 """Characters: shorter ones stand in any document."""
