@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,33 @@ STEPS = ("raw_examples", "clean_examples", "scrubbed_examples", "reviewed_exampl
 LABELS = ("card_lost", "transfer_late", "fee_unclear", "login_failed", "refund_wanted", "limit_raised", "address_changed", "account_closed")
 OPENINGS = ("hello", "good morning", "please help", "hi there", "quick question", "to whom it may concern", "hey", "urgent")
 WORDS = """
-account card transfer payment balance fee app password code branch machine statement salary rent invoice shop abroad currency
-weekend morning yesterday monday phone laptop screen message letter reason twice never again still without before after since because
-limit change close open cancel confirm charge return receive expect wait lose find show explain update check block order
+the to my i a is it not and for in of on was have with you this that from can be but do me what why how when your please
+card account payment transfer money bank app balance fee code password order refund charge branch machine statement salary rent invoice
+shop abroad currency weekend morning yesterday monday phone laptop screen message letter reason twice never again still without before
+after since because limit change close open cancel confirm return receive expect wait lose find show explain update check block
+address signature contract deposit interest loan mortgage insurance claim policy premium broker pension savings cheque cash coin note
+envelope parcel courier delivery locker receipt voucher coupon discount subscription renewal upgrade downgrade tariff meter reading
+electricity water heating boiler plumber repair warranty spare wheel engine brake garage ticket seat flight hotel luggage passport visa
+customs border embassy passenger driver taxi station platform delay timetable refundable partial duplicate wrong missing broken damaged
+frozen locked expired pending declined accepted rejected disputed reversed scheduled recurring monthly yearly quarterly weekly daily
+camera battery charger cable router modem signal network roaming browser window button menu setting language keyboard printer scanner
+doctor clinic pharmacy prescription appointment nurse surgery dentist glasses hearing vaccine allergy symptom diagnosis therapy
+school teacher lesson exam grade library scholarship tuition campus lecture semester certificate diploma uniform lunch playground
+kitchen oven fridge freezer dishwasher washing drying sofa mattress curtain carpet lamp shelf drawer wardrobe balcony garden fence
 """
 NAMES = ("Margaret Oduya", "Tomas Lindqvist", "Priya Raman", "Hannah Berger", "Luis Ferreira", "Yuki Tanaka")
 WATCH_SECONDS = 0.2
 
 
 def rows(count: int) -> Iterator[dict[str, str]]:
-    """Short messages: one in twenty is said again, one in ten holds a name and a number."""
-    draw, words = random.Random(0), WORDS.split()
+    """Short messages of words as frequent as in a language (Zipf): one in twenty is said again, one in ten holds a name and a number."""
+    draw, known = random.Random(0), WORDS.split()
+    often = list(accumulate(1 / (rank + 3) for rank in range(len(known))))
     said = ""
     for number in range(count):
         if not said or draw.random() > 0.05:
-            said = " ".join([draw.choice(OPENINGS), *draw.sample(words, draw.randint(6, 14)), f"{draw.randrange(10**6):06}"])
+            words = draw.choices(known, cum_weights=often, k=draw.randint(6, 16))
+            said = " ".join([draw.choice(OPENINGS), *words, f"{draw.randrange(10**6):06}"])
         personal = f" regards {draw.choice(NAMES)}, 4111 1111 1111 1111" if draw.random() < 0.1 else ""
         yield {"text": said + personal, "label": LABELS[sum(map(ord, said)) % len(LABELS)], "id": f"m{number}"}
 

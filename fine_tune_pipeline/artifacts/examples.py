@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,8 @@ class Example:
         return {"id": self.id, "prompt": self.prompt, **self.asked.beside()}
 
     def row(self) -> dict[str, Any]:
-        """The example as JSON, without the later fields where they say nothing."""
-        return {name: value for name, value in asdict(self).items() if name in _ALWAYS or value != _NOTHING[name]}
+        """The example as JSON, without the later fields where they say nothing; what is in it is the example's own, not a copy."""
+        return {name: value for name, value in vars(self).items() if name in _ALWAYS or value != _NOTHING[name]}
 
 
 _ALWAYS = ("id", "prompt", "completion", "source", "held_out", "metadata")

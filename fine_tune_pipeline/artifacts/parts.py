@@ -69,7 +69,7 @@ def work_on(part: Part, work: Work, *, folder: Path) -> None:
     assert len(done.kept) + len(done.quarantine) == part.rows, f"part {part.number}: {part.rows} rows in, another number out"
     folder.mkdir(parents=True, exist_ok=True)
     write_examples(_file(folder, part, _KEPT), done.kept)
-    write_rows(_file(folder, part, _QUARANTINE), (asdict(row) for row in done.quarantine))
+    write_rows(_file(folder, part, _QUARANTINE), map(vars, done.quarantine))
     said = {"part": asdict(part), "kept": len(done.kept), "reasons": Counter(row.reason for row in done.quarantine), "notes": done.notes}
     partial = _file(folder, part, f"{_SAID}.partial")
     partial.write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")

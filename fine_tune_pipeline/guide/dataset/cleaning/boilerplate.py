@@ -1,14 +1,14 @@
 """Lines that stand at the begin or end of many prompts and say nothing about them: greetings, signatures, notices."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from sys import intern
 
 import regex
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import plain_text
-from fine_tune_pipeline.guide.dataset.more.made_rows import apart
 from fine_tune_pipeline.guide.objective.task import Task
 
 NAME = "boilerplate"
@@ -33,24 +33,13 @@ _EDGE_LINES = 6
 _WORD = regex.compile(r"[\p{L}\p{N}]")
 
 
-@dataclass(frozen=True)
-class Cut:
-    """The examples, as many and in order; ids of those that were cut; and line -> rows it stands in, most frequent first."""
+def without_lines(example: Example, boilerplate: Collection[str]) -> Example:
+    """The example without lines of boilerplate at both ends of its prompt; itself if nothing goes.
 
-    examples: list[Example]
-    ids: list[str]
-    lines: dict[str, int]
-
-
-def without_boilerplate(examples: Sequence[Example], *, task: Task) -> Cut:
-    """Cut lines of boilerplate off both ends of prompts; answers are never touched, and a prompt that is nothing else stays whole."""
-    # Made rows repeat what they were made from: only rows of the sources say what is common.
-    lines = common_lines(apart(examples)[0], task=task)
-    if not lines:
-        return Cut(list(examples), [], {})
-    result = [replace(example, prompt=_cut(example.prompt, lines)) for example in examples]
-    changed = [new.id for new, old in zip(result, examples, strict=True) if new.prompt != old.prompt]
-    return Cut(result, changed, lines)
+    Answers are never touched, and a prompt that is nothing else stays whole.
+    """
+    prompt = _cut(example.prompt, boilerplate)
+    return example if prompt == example.prompt else replace(example, prompt=prompt)
 
 
 def common_lines(examples: Sequence[Example], *, task: Task) -> dict[str, int]:
@@ -65,7 +54,7 @@ def common_lines(examples: Sequence[Example], *, task: Task) -> dict[str, int]:
         for line in _edges(example.prompt) & candidates:
             rows[line].append(place)
     frequent = {line: places for line, places in rows.items() if least <= len(places) <= MOST_SHARE * len(examples)}
-    answers = [task.class_of(example.completion) for example in examples] if frequent and task.classes else []
+    answers = [intern(task.class_of(example.completion)) for example in examples] if frequent and task.classes else []
     kept = {line: len(places) for line, places in frequent.items() if not _tells(places, answers)}
     return dict(sorted(kept.items(), key=lambda item: (-item[1], item[0])))
 
@@ -73,7 +62,7 @@ def common_lines(examples: Sequence[Example], *, task: Task) -> dict[str, int]:
 def _frequent(examples: Sequence[Example], *, least: float) -> set[str]:
     """Lines that may stand in so many rows. Of very many rows a part is looked at: it holds half of what is expected of a common line."""
     step = 1 + len(examples) // COUNTED_ROWS
-    counts = Counter(line for example in examples[::step] for line in _edges(example.prompt))
+    counts = Counter(line for place in range(0, len(examples), step) for line in _edges(examples[place].prompt))
     return {line for line, count in counts.items() if count >= (least if step == 1 else least / step / 2)}
 
 
@@ -94,7 +83,7 @@ def _tells(places: Sequence[int], answers: Sequence[str]) -> bool:
     return rows / len(places) > max(MOST_OF_ONE_CLASS, everywhere * 1.2)
 
 
-def _cut(prompt: str, boilerplate: Mapping[str, int]) -> str:
+def _cut(prompt: str, boilerplate: Collection[str]) -> str:
     """The prompt without the boilerplate at its ends; as it was if no words would be left."""
     lines = prompt.split("\n")
     first, last = 0, len(lines)
@@ -106,5 +95,5 @@ def _cut(prompt: str, boilerplate: Mapping[str, int]) -> str:
     return left if (first, last) != (0, len(lines)) and _WORD.search(left) else prompt
 
 
-def _goes(line: str, boilerplate: Mapping[str, int]) -> bool:
+def _goes(line: str, boilerplate: Collection[str]) -> bool:
     return not line.strip() or (not line.rstrip().endswith(":") and plain_text(line) in boilerplate)

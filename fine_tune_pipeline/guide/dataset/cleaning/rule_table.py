@@ -1,7 +1,7 @@
 """What each rule of cleaning did: one line a rule for the web UI, and with texts for the artifact."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
@@ -41,7 +41,7 @@ _CHARACTERS = 80
 
 
 def rule_table(
-    *, quarantine: Sequence[Quarantined], repaired: Mapping[str, Sequence[str]], kept: Sequence[Example]
+    *, quarantine: Iterable[Quarantined], repaired: Mapping[str, Sequence[str]], kept: Iterable[Example]
 ) -> list[dict[str, Any]]:
     """One line for each rule that did something: its kind, what it is for, how many rows, and the ids of two.
 
@@ -50,27 +50,37 @@ def rule_table(
     Args:
         repaired: id of a kept row -> names of the repairs that changed it.
     """
-    rows: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for gone in quarantine:
-        rows["refuses", gone.reason].append(gone.id)
-    for id_, names in repaired.items():
-        for name in names:
-            rows["mends", name].append(id_)
-    for example in kept:
-        for mark in {mark.split(":")[0] for mark in example.metadata.get(MARK, "").split("; ") if mark}:
-            rows["marks", mark].append(example.id)
-    lines = [_line(rule, kind, ids) for (kind, rule), ids in rows.items()]
+    rows: Counter[tuple[str, str]] = Counter()
+    ids: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for kind, rule, id_ in _done(quarantine, repaired, kept):
+        rows[kind, rule] += 1
+        if len(ids[kind, rule]) < _EXAMPLES:
+            ids[kind, rule].append(id_)
+    lines = [
+        {"rule": rule, "kind": kind, "reason": SAID.get(rule, ""), "rows": count, "ids": ids[kind, rule]}
+        for (kind, rule), count in rows.items()
+    ]
     return sorted(lines, key=lambda line: (["refuses", "mends", "marks"].index(line["kind"]), -line["rows"], line["rule"]))
 
 
-def with_texts(table: Sequence[Mapping[str, Any]], before: Sequence[Example]) -> list[dict[str, Any]]:
+def with_texts(table: Sequence[Mapping[str, Any]], before: Iterable[Example]) -> list[dict[str, Any]]:
     """The same lines with what the examples said before cleaning, shortened."""
-    prompt = {example.id: example.prompt for example in before}
+    wanted = {id_ for line in table for id_ in line["ids"]}
+    prompt = {example.id: example.prompt for example in before if example.id in wanted}
     return [{**line, "examples": [_short(prompt[id_]) for id_ in line["ids"]]} for line in table]
 
 
-def _line(rule: str, kind: str, ids: Sequence[str]) -> dict[str, Any]:
-    return {"rule": rule, "kind": kind, "reason": SAID.get(rule, ""), "rows": len(ids), "ids": list(ids[:_EXAMPLES])}
+def _done(
+    quarantine: Iterable[Quarantined], repaired: Mapping[str, Sequence[str]], kept: Iterable[Example]
+) -> Iterator[tuple[str, str, str]]:
+    """Kind, rule and row of each thing that a rule did."""
+    for gone in quarantine:
+        yield "refuses", gone.reason, gone.id
+    for id_, names in repaired.items():
+        yield from (("mends", name, id_) for name in names)
+    for example in kept:
+        marks = example.metadata.get(MARK, "").split("; ")
+        yield from (("marks", name, example.id) for name in dict.fromkeys(mark.split(":")[0] for mark in marks if mark))
 
 
 def _short(text: str) -> str:

@@ -1,5 +1,6 @@
 """Labels that look wrong: a classifier trained on the other rows finds another one likelier. A reason to look, never to drop."""
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,9 +72,9 @@ def suspects(examples: Sequence[Example], *, task: Task, embed: Embed | None = N
 def _judged(examples: Sequence[Example]) -> Sequence[Example]:
     """All rows, or those with the smallest hashes: the same ones when rows are added elsewhere."""
     if len(examples) <= MOST_ROWS:
-        return examples
-    chosen = sorted(range(len(examples)), key=lambda place: by_hash(examples[place].id))[:MOST_ROWS]
-    return [examples[place] for place in sorted(chosen)]
+        return list(examples)
+    ranked = heapq.nsmallest(MOST_ROWS, ((by_hash(example.id), place) for place, example in enumerate(examples)))
+    return [examples[place] for place in sorted(place for _, place in ranked)]
 
 
 def _labels(examples: Sequence[Example], task: Task) -> dict[str, list[str]]:

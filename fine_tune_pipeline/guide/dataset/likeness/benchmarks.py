@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.guide.dataset.likeness.contamination import Benchmark
 from fine_tune_pipeline.guide.dataset.sources.collect import collect
 from fine_tune_pipeline.guide.dataset.sources.opened import Opened, opened
@@ -37,8 +39,10 @@ def read_benchmark(benchmark: Opened) -> Benchmark:
     Raises:
         NoBenchmarkTexts, NoExamples, BrokenTemplate, EmptySource: names the field.
     """
-    rows = collect(benchmark, held_out=True, seed=0)
-    named = [(example.id, example.prompt) for example in rows.examples if example.prompt.strip()]
+    examples: list[Example] = []
+    unreadable: list[Quarantined] = []
+    rows = collect(benchmark, held_out=True, seed=0, keep=examples.append, refuse=unreadable.append)
+    named = [(example.id, example.prompt) for example in examples if example.prompt.strip()]
     if not named:
         raise NoBenchmarkTexts(f"{benchmark.place}: none of {rows.rows} rows gave a text: every text is empty; see `text`")
     return Benchmark(

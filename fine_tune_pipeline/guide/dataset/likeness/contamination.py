@@ -1,6 +1,6 @@
 """Rows that training must not see, since the test set or a benchmark holds them: near duplicates, and rows that share a run of words."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from fine_tune_pipeline.artifacts.examples import Example, said
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.artifacts.sequences import Joined, each, where
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import LEAK_JACCARD, LEAK_MISSED, Pair, Pairs, near_pairs
 from fine_tune_pipeline.guide.dataset.likeness.own_words import Overlap, Runs, met, runs_of, shared_words
-from fine_tune_pipeline.guide.dataset.steps import out
+from fine_tune_pipeline.guide.dataset.steps import Why
 
 BENCHMARK_REASONS = ("duplicate_of_benchmark", "shares_words_with_benchmark")
 
@@ -26,8 +27,8 @@ class Benchmark:
     unreadable: int = 0
 
 
-def held_out_in_training(examples: Sequence[Example], pairs: Pairs, runs: Runs, *, overlap: Overlap) -> dict[int, Quarantined]:
-    """Places of examples for training that a held-out one resembles or shares words with; each row to quarantine names that one.
+def held_out_in_training(examples: Sequence[Example], pairs: Pairs, runs: Runs, *, overlap: Overlap) -> dict[int, Why]:
+    """Places of examples for training that a held-out one resembles or shares words with; which one is said.
 
     Args:
         pairs: near duplicates among the prompts of the examples.
@@ -38,14 +39,14 @@ def held_out_in_training(examples: Sequence[Example], pairs: Pairs, runs: Runs, 
     for place, other in met(runs, apart=apart).items():
         words = shared_words(written(examples[place]), written(examples[other]), overlap)
         said = f"shares `{words}` with {examples[other].id}, which is kept apart for the test"
-        found[place] = out(examples[place], "shares_words_with_held_out", said)
+        found[place] = Why("shares_words_with_held_out", said)
     for place, other, alike in _across(pairs, apart):
         said = f"{alike:.2f} like {examples[other].id} after personal data was replaced"
-        found[place] = out(examples[place], "duplicate_of_held_out", said)
+        found[place] = Why("duplicate_of_held_out", said)
     return found
 
 
-def benchmarks_in_training(examples: Sequence[Example], benchmarks: Sequence[Benchmark], *, overlap: Overlap) -> dict[int, Quarantined]:
+def benchmarks_in_training(examples: Sequence[Example], benchmarks: Sequence[Benchmark], *, overlap: Overlap) -> dict[int, Why]:
     """Places of examples whose prompt is a near duplicate of a benchmark's text, or whose prompt or answer shares words with one.
 
     Held-out examples are left alone: what is not trained on contaminates nothing.
@@ -53,19 +54,20 @@ def benchmarks_in_training(examples: Sequence[Example], benchmarks: Sequence[Ben
     texts = [(benchmark.name, row, text) for benchmark in benchmarks for row, text in zip(benchmark.rows, benchmark.texts, strict=True)]
     if not texts:
         return {}
-    free = [place for place, example in enumerate(examples) if not example.held_out]
+    train = where(examples, lambda example: not example.held_out)
+    free = train.places.tolist()
     apart = np.arange(len(free) + len(texts)) >= len(free)
     found = {}
-    rows = [record(examples[place]) for place in free] + [[text] for _, _, text in texts]
+    rows = Joined(each(train, record), [[text] for _, _, text in texts])
     for number, other in met(runs_of(rows, overlap), apart=apart).items():
         name, row, text = texts[other - len(free)]
         said = f"shares `{shared_words(rows[number], [text], overlap)}` with {row} of the benchmark {name}"
-        found[free[number]] = out(examples[free[number]], "shares_words_with_benchmark", said)
-    questions = [examples[place].question for place in free] + [text for _, _, text in texts]
+        found[free[number]] = Why("shares_words_with_benchmark", said)
+    questions = Joined(each(train, lambda example: example.question), [text for _, _, text in texts])
     for number, other, alike in _across(near_pairs(questions, LEAK_JACCARD, missed=LEAK_MISSED), apart):
         name, row, _ = texts[other - len(free)]
         said = f"{alike:.2f} like {row} of the benchmark {name}"
-        found[free[number]] = out(examples[free[number]], "duplicate_of_benchmark", said)
+        found[free[number]] = Why("duplicate_of_benchmark", said)
     return found
 
 
@@ -80,15 +82,16 @@ def record(example: Example) -> list[str]:
     return [*written(example), example.completion]
 
 
-def contamination(benchmarks: Sequence[Benchmark], quarantine: Sequence[Quarantined]) -> list[dict[str, Any]]:
+def contamination(benchmarks: Sequence[Benchmark], quarantine: Iterable[Quarantined]) -> list[dict[str, Any]]:
     """The card's table: of each benchmark the rows that were read, and the training rows that were taken out for it, by reason."""
+    gone = [(row.reason, row.detail) for row in quarantine if row.reason in BENCHMARK_REASONS]
     return [
         {
             "benchmark": benchmark.name,
             "rows": len(benchmark.texts),
             "unreadable": benchmark.unreadable,
             **{
-                reason: sum(row.reason == reason and row.detail.endswith(f" of the benchmark {benchmark.name}") for row in quarantine)
+                reason: sum(why == reason and detail.endswith(f" of the benchmark {benchmark.name}") for why, detail in gone)
                 for reason in BENCHMARK_REASONS
             },
         }

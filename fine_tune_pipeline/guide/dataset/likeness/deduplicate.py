@@ -4,35 +4,42 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.artifacts.sequences import Chosen, chosen
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import (
     LEAK_JACCARD,
     Pair,
     Pairs,
     groups,
     jaccard,
-    near_pairs,
+    near_plain,
     plain_text,
     shingles,
 )
 from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK
-from fine_tune_pipeline.guide.dataset.steps import marked, out
+from fine_tune_pipeline.guide.dataset.steps import Why, marked, out
 from fine_tune_pipeline.guide.objective.task import Task, parsed
 
 CLUSTER = "cluster"
 """Metadata: the id of the first example that this one resembles; its own id if it resembles none."""
+
+_NO_CORRECTION = 2**40
+"""More than any answer has characters."""
 
 
 @dataclass(frozen=True)
 class Deduplicated:
     """What is left, in the order it came, and what was taken out."""
 
-    kept: list[Example]
-    quarantine: list[Quarantined]
+    kept: Sequence[Example]
+    quarantine: Sequence[Quarantined]
 
 
 def deduplicate(examples: Sequence[Example], *, task: Task, threshold: float) -> Deduplicated:
@@ -52,13 +59,28 @@ def deduplicate(examples: Sequence[Example], *, task: Task, threshold: float) ->
         threshold: Jaccard similarity from which two are near duplicates.
     """
     answers = Answers(task, threshold)
-    quarantine: list[Quarantined] = []
-    settled = [example for side in (True, False) for example in _settled(examples, held_out=side, answers=answers, quarantine=quarantine)]
-    settled = _without_held_out_prompts(settled, quarantine)
-    pairs = near_pairs([example.question for example in settled], min(threshold, LEAK_JACCARD))
-    kept = _first_of_each(settled, pairs, answers=answers, marks=bool(task.classes), quarantine=quarantine)
-    place = {example.id: number for number, example in enumerate(examples)}
-    return Deduplicated(sorted(kept, key=lambda example: place[example.id]), sorted(quarantine, key=lambda row: place[row.id]))
+    plain = [plain_text(example.question) for example in examples]
+    gone: dict[int, Why] = {}
+    held_out = np.array([example.held_out for example in examples], dtype=bool)
+    order = np.concatenate([_settled(examples, plain, np.flatnonzero(side), answers, gone) for side in (held_out, ~held_out)])
+    order = _without_held_out_prompts(examples, plain, order, held_out, gone)
+    pairs = near_plain([plain[place] for place in order.tolist()], min(threshold, LEAK_JACCARD))
+    first = _first_of_each(chosen(examples, order), pairs, answers=answers, marks=bool(task.classes))
+    gone |= {int(order[place]): why for place, why in first.gone.items()}
+    root = np.zeros(len(examples), dtype=np.int64)
+    root[order] = order[first.root]
+    marks = {int(order[place]): said for place, said in first.marks.items()}
+
+    def kept(place: int, example: Example) -> Example:
+        cluster = example.id if root[place] == place else examples[int(root[place])].id
+        for said in marks.get(place, ()):
+            example = marked(example, said)
+        return replace(example, metadata={**example.metadata, CLUSTER: cluster})
+
+    return Deduplicated(
+        Chosen(examples, np.sort(order[first.kept]), kept),
+        Chosen(examples, sorted(gone), lambda place, example: out(example, *gone[place])),
+    )
 
 
 @dataclass(frozen=True)
@@ -92,86 +114,108 @@ def _record(example: Example) -> set[str]:
     return shingles(plain_text(f"{example.question}\n{example.completion}"))
 
 
-def _settled(examples: Sequence[Example], *, held_out: bool, answers: Answers, quarantine: list[Quarantined]) -> list[Example]:
-    """One example of each question, the best first; the others go to the quarantine."""
-    same: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        if example.held_out == held_out:
-            same[plain_text(example.question)].append(example)
-    kept = []
-    for group in same.values():
-        winner = group[0] if len(group) == 1 else _winner(group, answers)
-        if winner is not None:
-            kept.append(winner)
-        quarantine += [_loser(example, winner, group, answers) for example in group if example is not winner]
-    return sorted(kept, key=lambda example: (example.source != FEEDBACK, -answers.worth(example)))
+def _settled(
+    examples: Sequence[Example], plain: Sequence[str], places: NDArray[np.int64], answers: Answers, gone: dict[int, Why]
+) -> NDArray[np.int64]:
+    """Places of one example of each question, the best first; the others are `gone`."""
+    first: dict[str, int] = {}
+    several: dict[int, list[int]] = {}
+    for place in places.tolist():
+        if (before := first.setdefault(plain[place], place)) != place:
+            several.setdefault(before, [before]).append(place)
+    winners = list(first.values())
+    for number, place in enumerate(winners):
+        if place in several:
+            winners[number] = _best(examples, several[place], answers, gone)
+    kept = np.array([place for place in winners if place >= 0], dtype=np.int64)
+    rank = np.array([_rank(examples[place], answers) for place in kept.tolist()], dtype=np.int64)
+    return kept[np.argsort(rank, kind="stable")]
 
 
-def _winner(group: Sequence[Example], answers: Answers) -> Example | None:
-    corrected = [example for example in group if example.source == FEEDBACK]
+def _rank(example: Example, answers: Answers) -> int:
+    """Low is good: corrections first, then by worth."""
+    return (0 if example.source == FEEDBACK else _NO_CORRECTION) - answers.worth(example)
+
+
+def _best(examples: Sequence[Example], places: Sequence[int], answers: Answers, gone: dict[int, Why]) -> int:
+    """The place of the best of several examples of one question, -1 if none is kept; the others are `gone`."""
+    group = [examples[place] for place in places]
+    best = _winner(group, answers)
+    winner = None if best is None else group[best]
+    gone |= {place: _lost(group[number], winner, group, answers) for number, place in enumerate(places) if number != best}
+    return -1 if best is None else places[best]
+
+
+def _winner(group: Sequence[Example], answers: Answers) -> int | None:
+    """Which of them is kept."""
+    corrected = [number for number, example in enumerate(group) if example.source == FEEDBACK]
     if corrected:
         return corrected[-1]
     voice = [next(number for number, other in enumerate(group) if answers.same(other, example)) for example in group]
     best, count = Counter(voice).most_common(1)[0]
     if len(set(voice)) > 1 and 2 * count <= len(group):
         return None
-    return max((example for example, number in zip(group, voice, strict=True) if number == best), key=answers.worth)
+    return max((number for number, said in enumerate(voice) if said == best), key=lambda number: answers.worth(group[number]))
 
 
-def _loser(example: Example, winner: Example | None, group: Sequence[Example], answers: Answers) -> Quarantined:
+def _lost(example: Example, winner: Example | None, group: Sequence[Example], answers: Answers) -> Why:
     if winner is None:
         others = ", ".join(other.id for other in group if not answers.same(other, example))
-        return out(example, "contradictory_labels", f"same prompt, other answer: {others}; no answer has a majority, so none is kept")
+        return Why("contradictory_labels", f"same prompt, other answer: {others}; no answer has a majority, so none is kept")
     if answers.said(example) == answers.said(winner):
-        return out(example, "exact_duplicate", f"same prompt and answer as {winner.id}, but for case, punctuation or gaps")
+        return Why("exact_duplicate", f"same prompt and answer as {winner.id}, but for case, punctuation or gaps")
     if answers.same(example, winner):
-        return out(example, "near_duplicate", f"same prompt as {winner.id}, and nearly the same answer")
+        return Why("near_duplicate", f"same prompt as {winner.id}, and nearly the same answer")
     why = "a correction from production" if winner.source == FEEDBACK else "what most rows with this prompt say"
-    return out(example, "contradictory_labels", f"same prompt as {winner.id} with another answer; {winner.id} is {why}")
+    return Why("contradictory_labels", f"same prompt as {winner.id} with another answer; {winner.id} is {why}")
 
 
-def _without_held_out_prompts(settled: Sequence[Example], quarantine: list[Quarantined]) -> list[Example]:
-    tested = {plain_text(example.question): example.id for example in settled if example.held_out}
-    kept = []
-    for example in settled:
-        twin = None if example.held_out else tested.get(plain_text(example.question))
-        if twin is None:
-            kept.append(example)
-        else:
-            quarantine.append(out(example, "duplicate_of_held_out", f"same prompt as {twin}, which is kept apart for the test"))
-    return kept
+def _without_held_out_prompts(
+    examples: Sequence[Example], plain: Sequence[str], order: NDArray[np.int64], held_out: NDArray[np.bool_], gone: dict[int, Why]
+) -> NDArray[np.int64]:
+    tested = {plain[place]: place for place in order[held_out[order]].tolist()}
+    twins = [-1 if held_out[place] else tested.get(plain[place], -1) for place in order.tolist()]
+    for place, twin in zip(order.tolist(), twins, strict=True):
+        if twin >= 0:
+            gone[place] = Why("duplicate_of_held_out", f"same prompt as {examples[twin].id}, which is kept apart for the test")
+    return order[np.array(twins, dtype=np.int64) < 0]
 
 
-def _first_of_each(
-    settled: Sequence[Example], pairs: Pairs, *, answers: Answers, marks: bool, quarantine: list[Quarantined]
-) -> list[Example]:
+class _First(NamedTuple):
+    """Of examples in order: which are kept, why the others are not, marks, and the first one of each one's cluster."""
+
+    kept: NDArray[np.bool_]
+    gone: dict[int, Why]
+    marks: dict[int, list[str]]
+    root: NDArray[np.int64]
+
+
+def _first_of_each(settled: Sequence[Example], pairs: Pairs, *, answers: Answers, marks: bool) -> _First:
     """Walk through the examples, held-out ones and the best first, and keep those that resemble none kept before."""
-    order = np.argsort(pairs.second, kind="stable")
-    by_second = pairs.where(order)
-    begin = np.searchsorted(by_second.second, np.arange(len(settled) + 1)).tolist()
-    kept: dict[int, Example] = {}
-    for place, example in enumerate(settled):
-        before = [pair for pair in by_second.where(np.arange(begin[place], begin[place + 1])) if pair.first in kept]
-        gone = _near_duplicate(example, before, kept, answers)
-        if gone is not None:
-            quarantine.append(gone)
+    by_second = pairs.where(np.argsort(pairs.second, kind="stable"))
+    kept = np.ones(len(settled), dtype=bool)
+    gone: dict[int, Why] = {}
+    said: dict[int, list[str]] = defaultdict(list)
+    for place, like in groupby(by_second, key=lambda pair: pair.second):
+        example = settled[place]
+        before = [(settled[pair.first], pair) for pair in like if kept[pair.first]]
+        why = _near_duplicate(example, before, answers)
+        if why is not None:
+            gone[place], kept[place] = why, False
             continue
-        kept[place] = example
-        for pair in before if marks else []:
-            first = kept[pair.first]
+        for first, pair in before if marks else []:
             if pair.jaccard >= answers.threshold and first.held_out == example.held_out:
-                kept[pair.first] = marked(first, f"near_duplicate_with_other_answer: {example.id}")
-                kept[place] = marked(kept[place], f"near_duplicate_with_other_answer: {first.id}")
-    roots = groups(len(settled), [pair[:2] for pair in pairs if pair.first in kept and pair.second in kept])
-    return [replace(example, metadata={**example.metadata, CLUSTER: settled[roots[place]].id}) for place, example in kept.items()]
+                said[pair.first].append(f"near_duplicate_with_other_answer: {example.id}")
+                said[place].append(f"near_duplicate_with_other_answer: {first.id}")
+    both = pairs.where(kept[pairs.first] & kept[pairs.second])
+    return _First(kept, gone, said, groups(len(settled), np.stack([both.first, both.second], axis=1)))
 
 
-def _near_duplicate(example: Example, before: Sequence[Pair], kept: dict[int, Example], answers: Answers) -> Quarantined | None:
-    for pair in sorted(before, key=lambda pair: -pair.jaccard):
-        first = kept[pair.first]
+def _near_duplicate(example: Example, before: Sequence[tuple[Example, Pair]], answers: Answers) -> Why | None:
+    for first, pair in sorted(before, key=lambda like: -like[1].jaccard):
         said = f"{pair.jaccard:.2f} like {first.id}"
         if first.held_out and not example.held_out:
-            return out(example, "duplicate_of_held_out", f"{said}, which is kept apart for the test")
+            return Why("duplicate_of_held_out", f"{said}, which is kept apart for the test")
         if pair.jaccard >= answers.threshold and first.held_out == example.held_out and answers.same(first, example):
-            return out(example, "near_duplicate", f"{said} (5-character shingles), with the same answer")
+            return Why("near_duplicate", f"{said} (5-character shingles), with the same answer")
     return None

@@ -66,26 +66,33 @@ def jaccard(left: set[str], right: set[str]) -> float:
     return shared / (len(left) + len(right) - shared)
 
 
-def near_pairs(texts: Sequence[str], threshold: float, *, missed: float = MISSED_SHARE) -> Pairs:
+def near_pairs(texts: Iterable[str], threshold: float, *, missed: float = MISSED_SHARE) -> Pairs:
     """Pairs whose similarity is at least `threshold`, in order of their places.
 
     None of them is wrong. Of those at the threshold the share `missed` may be missed, of those above less (`test_duplicates.py` counts
     against brute force). Of more than 64 documents that are all alike, not every pair is given, but each document with the first of them.
     Memory: the plain texts and 256 bytes for each.
     """
-    plain = [plain_text(text) for text in texts]
+    return near_plain([plain_text(text) for text in texts], threshold, missed=missed)
+
+
+def near_plain(plain: Sequence[str], threshold: float, *, missed: float = MISSED_SHARE) -> Pairs:
+    """The same of texts that are plain already."""
     pairs = candidates(plain, threshold, missed=missed)
     alike = similarities(plain, pairs)
     return Pairs(pairs[:, 0], pairs[:, 1], alike).where(alike >= threshold)
 
 
-def groups(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
-    """For each of `count` documents the place of the first one that it is connected with by links, directly or through others."""
+def groups(count: int, links: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of `count` documents the place of the first one that it is connected with by links, directly or through others.
+
+    Args:
+        links: pairs of places, in two columns.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    ends = np.array(list(links), dtype=np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), shape=(count, count))
+    graph = coo_array((np.ones(len(links), dtype=bool), (links[:, 0], links[:, 1])), shape=(count, count))
     _, label = connected_components(graph, directed=False)
     _, first = np.unique(label, return_index=True)
-    return [int(place) for place in first[label]]
+    return first[label].astype(np.int64)

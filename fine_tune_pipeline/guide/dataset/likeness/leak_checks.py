@@ -1,10 +1,12 @@
 """The blocking checks that training sees neither the test nor a benchmark; computed anew, see `leakage.py`."""
 
+import heapq
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.manifest import Check
+from fine_tune_pipeline.artifacts.sequences import Joined, each, where
 from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.likeness.contamination import Benchmark, record, written
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import LEAK_JACCARD
@@ -29,17 +31,17 @@ class _Leak(NamedTuple):
 class _Side(NamedTuple):
     """Rows to compare: how each is called, its text as a whole, and the texts whose runs of words count."""
 
-    names: list[str]
-    texts: list[str]
-    rows: list[list[str]]
+    names: Sequence[str]
+    texts: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def no_leakage(parts: Split, overlap: Overlap) -> Check:
     """No test or validation prompt is like a training prompt, or shares a run of words with one."""
-    counted = [written(example) for example in _everything(parts)]
+    counted = each(_everything(parts), written)
     train = _side(parts.train, written)
-    apart = [*parts.validation, *parts.test]
-    looked_at = sorted(apart, key=lambda example: by_hash(example.id))[:MOST_ROWS]
+    apart = Joined(parts.validation, parts.test)
+    looked_at = heapq.nsmallest(MOST_ROWS, apart, key=lambda example: by_hash(example.id))
     found = _leaks(train, _side(looked_at, written), counted, overlap)
     rows = len({leak.theirs for leak in found})
     some = f", of {len(looked_at):,} looked at out of {len(apart):,}," if len(looked_at) < len(apart) else ""
@@ -59,7 +61,7 @@ def no_contamination(parts: Split, benchmarks: Sequence[Benchmark], overlap: Ove
     names = [f"{row} of {benchmark.name}" for benchmark in benchmarks for row in benchmark.rows]
     texts = [text for benchmark in benchmarks for text in benchmark.texts]
     theirs = _Side(names, texts, [[text] for text in texts])
-    counted = [record(example) for example in _everything(parts) if not example.held_out] + theirs.rows
+    counted = Joined(each(where(_everything(parts), lambda example: not example.held_out), record), theirs.rows)
     found = _leaks(_side(parts.train, record), theirs, counted, overlap)
     rows = len({leak.mine for leak in found})
     text = f"{rows} training rows are like a text of {', '.join(benchmark.name for benchmark in benchmarks)} ({len(texts)} texts)."
@@ -68,13 +70,13 @@ def no_contamination(parts: Split, benchmarks: Sequence[Benchmark], overlap: Ove
     return Check(name="no_contamination", passed=not rows, description=text, metadata={"rows": rows, "benchmark_texts": len(texts)})
 
 
-def _everything(parts: Split) -> list[Example]:
+def _everything(parts: Split) -> Sequence[Example]:
     """All that the split was given: what is boilerplate was counted there."""
-    return [*parts.train, *parts.validation, *parts.test, *(Example(**row.original) for row in parts.quarantine)]
+    return Joined(parts.together(), each(parts.quarantine, lambda row: Example(**row.original)))
 
 
 def _side(examples: Sequence[Example], texts: Callable[[Example], list[str]]) -> _Side:
-    return _Side([example.id for example in examples], [example.question for example in examples], list(map(texts, examples)))
+    return _Side(each(examples, lambda example: example.id), each(examples, lambda example: example.question), each(examples, texts))
 
 
 def _leaks(train: _Side, other: _Side, counted: Sequence[Sequence[str]], overlap: Overlap) -> list[_Leak]:

@@ -5,6 +5,7 @@ Arrays: G runs of all texts, one after the other. Equal runs have equal hashes i
 
 import hashlib
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -85,7 +86,7 @@ def runs_of(rows: Sequence[Sequence[str]], overlap: Overlap) -> Runs:
     Args:
         rows: of each row the texts that belong to it.
     """
-    hashes, owner, place = [], [], []
+    hashes, owner, place = array("Q"), array("q"), array("q")
     for number, row in enumerate(rows):
         for begin, run in run_strings(row, overlap):
             hashes.append(_hash(run))
@@ -110,13 +111,13 @@ def rows_with(hashes: NDArray[np.uint64], owner: NDArray[np.int64]) -> NDArray[n
     return result
 
 
-def links(runs: Runs) -> Iterator[tuple[int, int]]:
-    """Pairs of rows that connect all which share a run that is the user's own in at least one of them."""
+def links(runs: Runs) -> NDArray[np.int64]:
+    """Pairs of rows, in two columns, that connect all which share a run that is the user's own in at least one of them."""
     shared = runs.where(np.isin(runs.hashes, np.unique(runs.hashes[runs.own])))
     order = np.lexsort((shared.owner, shared.hashes))
     hashes, owner = shared.hashes[order], shared.owner[order]
     same = (hashes[1:] == hashes[:-1]) & (owner[1:] != owner[:-1])
-    yield from zip(owner[:-1][same].tolist(), owner[1:][same].tolist(), strict=True)
+    return np.stack([owner[:-1][same], owner[1:][same]], axis=1)
 
 
 def met(runs: Runs, *, apart: NDArray[np.bool_]) -> dict[int, int]:

@@ -1,5 +1,6 @@
 """Rows that say the same in other words: near in the meaning of their questions, by sentence embeddings."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.artifacts.sequences import Chosen, chosen, each
 from fine_tune_pipeline.guide.dataset.cleaning.suspects import Embed
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER, Answers
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import Pairs, groups
@@ -19,11 +21,11 @@ _ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Meant:
+class Alike:
     """What is left, in the order it came, and what was taken out."""
 
-    kept: list[Example]
-    quarantine: list[Quarantined]
+    kept: Sequence[Example]
+    quarantine: Sequence[Quarantined]
 
 
 def semantic_pairs(vectors: NDArray[np.float32], cosine: float) -> Pairs:
@@ -40,36 +42,52 @@ def semantic_pairs(vectors: NDArray[np.float32], cosine: float) -> Pairs:
     return Pairs(np.concatenate(first), np.concatenate(second), np.concatenate(alike))
 
 
-def semantic_duplicates(examples: Sequence[Example], *, embed: Embed, cosine: float, remove: bool, answers: Answers) -> Meant:
+def semantic_duplicates(examples: Sequence[Example], *, embed: Embed, cosine: float, remove: bool, answers: Answers) -> Alike:
     """Mark training rows whose question means nearly the same as that of one before, or take them out if the answer is the same too.
 
     Corrections from production come before others. The rows that stay are put into one cluster, so that the split keeps them together.
     Held-out rows are left alone: a test asks in other words on purpose.
     """
-    train = sorted((example for example in examples if not example.held_out), key=lambda example: example.source != FEEDBACK)
-    pairs = semantic_pairs(embed([example.question for example in train]), cosine)
-    kept: dict[int, Example] = dict(enumerate(train))
-    quarantine = []
+    train = chosen(examples, _in_order(examples))
+    pairs = semantic_pairs(embed(each(train, lambda example: example.question)), cosine)
+    kept = np.ones(len(train), dtype=bool)
+    gone: dict[int, str] = {}
+    marks: dict[int, list[str]] = defaultdict(list)
     linked = []
     for first, second, alike in sorted(pairs, key=lambda pair: pair.second):
-        if first not in kept or second not in kept:
+        if not (kept[first] and kept[second]):
             continue
         said = f"{alike:.2f} like {train[first].id} in meaning"
+        place = int(train.places[second])
         if remove and answers.same(train[first], train[second]):
-            quarantine.append(out(train[second], "semantic_duplicate", f"{said}, with the same answer"))
-            del kept[second]
+            gone[place], kept[second] = f"{said}, with the same answer", False
         else:
             linked.append((first, second))
-            kept[second] = marked(kept[second], f"semantic_duplicate: {said}")
-    by_id = {example.id: example for example in _together(kept, train, linked)}
-    gone = {row.id for row in quarantine}
-    return Meant([by_id.get(example.id, example) for example in examples if example.id not in gone], quarantine)
+            marks[place].append(f"semantic_duplicate: {said}")
+    cluster = _together(train, kept, linked)
+
+    def left(place: int, example: Example) -> Example:
+        for said in marks.get(place, ()):
+            example = marked(example, said)
+        return replace(example, metadata={**example.metadata, CLUSTER: cluster[place]}) if place in cluster else example
+
+    stay = np.setdiff1d(np.arange(len(examples)), list(gone))
+    return Alike(
+        Chosen(examples, stay, left), Chosen(examples, list(gone), lambda place, example: out(example, "semantic_duplicate", gone[place]))
+    )
 
 
-def _together(kept: dict[int, Example], train: Sequence[Example], linked: Sequence[tuple[int, int]]) -> list[Example]:
-    """The kept rows, those that are linked in the cluster of the first of them."""
+def _in_order(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """Places of training rows, corrections first."""
+    train = [(example.source != FEEDBACK, place) for place, example in enumerate(examples) if not example.held_out]
+    return np.array([place for _, place in sorted(train)], dtype=np.int64)
+
+
+def _together(train: Chosen[Example, Example], kept: NDArray[np.bool_], linked: Sequence[tuple[int, int]]) -> dict[int, str]:
+    """Place of a kept row -> its cluster: rows that are linked are in that of the first of them."""
+    clusters = [example.metadata.get(CLUSTER, example.id) for example in train]
     first_of: dict[str, int] = {}
-    same = [(first_of.setdefault(train[place].metadata.get(CLUSTER, train[place].id), place), place) for place in kept]
-    root = groups(len(train), [*same, *(pair for pair in linked if pair[0] in kept and pair[1] in kept)])
-    clusters = [train[place].metadata.get(CLUSTER, train[place].id) for place in root]
-    return [replace(example, metadata={**example.metadata, CLUSTER: clusters[place]}) for place, example in kept.items()]
+    same = [(first_of.setdefault(clusters[place], place), place) for place in np.flatnonzero(kept).tolist()]
+    both = [pair for pair in linked if kept[pair[0]] and kept[pair[1]]]
+    root = groups(len(train), np.array([*same, *both], dtype=np.int64).reshape(-1, 2))
+    return {int(train.places[place]): clusters[root[place]] for place in np.flatnonzero(kept).tolist()}

@@ -3,9 +3,12 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from sys import intern
+
+import numpy as np
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.artifacts.sequences import Chosen, chosen
 from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.more.augment import Plain, Plan
 from fine_tune_pipeline.guide.dataset.more.made_rows import Sorted, is_made
@@ -59,20 +62,19 @@ def capped(train: Sequence[Example], *, ratio: float, task: Task) -> Sorted:
     """
     if not task.classes:
         raise NoClasses(f"dataset.more.balance: the task {task.type} has no classes to balance; leave it out")
-    counts = Counter(task.class_of(row.completion) for row in train)
+    of_class = [intern(task.class_of(row.completion)) for row in train]
+    counts = Counter(of_class)
     most = math.floor(min(counts.values(), default=0) / ratio + 1e-9)
+    ranked = sorted((is_made(row), by_hash(row.id), place) for place, row in enumerate(train))
     taken: Counter[str] = Counter()
-    gone: dict[str, Quarantined] = {}
-    for row in sorted(train, key=_rank):
-        name = task.class_of(row.completion)
-        taken[name] += 1
-        if taken[name] > most:
-            gone[row.id] = out(row, "over_class_cap", _said(name, counts, most, ratio))
-    return Sorted([row for row in train if row.id not in gone], list(gone.values()))
-
-
-def _rank(row: Example) -> tuple[bool, bytes]:
-    return is_made(row), by_hash(row.id)
+    gone = []
+    for *_, place in ranked:
+        taken[of_class[place]] += 1
+        if taken[of_class[place]] > most:
+            gone.append(place)
+    stay = np.setdiff1d(np.arange(len(train)), gone)
+    refused = Chosen(train, gone, lambda place, row: out(row, "over_class_cap", _said(of_class[place], counts, most, ratio)))
+    return Sorted(chosen(train, stay), refused)
 
 
 def _said(name: str, counts: Mapping[str, int], most: int, ratio: float) -> str:

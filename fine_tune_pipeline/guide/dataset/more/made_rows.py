@@ -4,16 +4,19 @@ Rows of the sources never depend on them: made rows are compared with those that
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import numpy as np
+
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.artifacts.sequences import Joined, chosen
 from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import LEAK_JACCARD, near_pairs, plain_text
-from fine_tune_pipeline.guide.dataset.steps import out
+from fine_tune_pipeline.guide.dataset.steps import Why, out
 
 SYNTHETIC = "synthetic"
 """Metadata: how a row was made (`typos`, `question`, …)."""
@@ -34,8 +37,8 @@ QUESTION = "question"
 class Sorted:
     """Rows that may go on, and the others with reasons."""
 
-    kept: list[Example]
-    quarantine: list[Quarantined]
+    kept: Sequence[Example]
+    quarantine: Sequence[Quarantined]
 
 
 def is_made(example: Example) -> bool:
@@ -48,9 +51,10 @@ def origin_of(example: Example) -> str | None:
     return None if example.metadata.get(SYNTHETIC) == QUESTION else example.metadata.get(MADE_FROM)
 
 
-def apart(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+def apart(examples: Sequence[Example]) -> tuple[Sequence[Example], Sequence[Example]]:
     """Rows as the sources hold them, and the others."""
-    return [example for example in examples if not is_made(example)], [example for example in examples if is_made(example)]
+    own = np.array([not is_made(example) for example in examples], dtype=bool)
+    return (examples, []) if own.all() else (chosen(examples, np.flatnonzero(own)), chosen(examples, np.flatnonzero(~own)))
 
 
 def unlike_others(made: Sequence[Example], real: Sequence[Example], *, threshold: float) -> Sorted:
@@ -62,16 +66,22 @@ def unlike_others(made: Sequence[Example], real: Sequence[Example], *, threshold
     """
     if not made:
         return Sorted([], [])
-    rows = [*real, *made]
     near: dict[int, list[tuple[int, float]]] = {}
-    for pair in near_pairs([row.question for row in rows], min(threshold, LEAK_JACCARD)):
-        near.setdefault(pair.second, []).append((pair.first, pair.jaccard))
-    by_id = {row.id: row for row in real}
-    seen = {plain_text(row.question): row for row in real}
-    kept: dict[int, Example] = dict(enumerate(real))
+    pairs = near_pairs((row.question for row in Joined(real, made)), min(threshold, LEAK_JACCARD))
+    for pair in pairs.where(pairs.second >= len(real)):
+        near.setdefault(pair.second - len(real), []).append((pair.first, pair.jaccard))
+    origins = {origin_of(row) for row in made}
+    by_id = {row.id: row for row in real if row.id in origins}
+    asked = {plain_text(row.question) for row in made}
+    seen = {text: row for row in real if (text := plain_text(row.question)) in asked}
+    kept: dict[int, Example] = {}
     quarantine = []
-    for place, row in enumerate(made, start=len(real)):
-        like = [(kept[first], jaccard) for first, jaccard in near.get(place, []) if first in kept]
+    for place, row in enumerate(made):
+        like = [
+            (real[first] if first < len(real) else kept[first - len(real)], jaccard)
+            for first, jaccard in near.get(place, [])
+            if first < len(real) or first - len(real) in kept
+        ]
         gone = _origin_gone(row, by_id) or _twin(row, seen) or _alike(row, like, threshold)
         if gone is not None:
             quarantine.append(gone)
@@ -80,7 +90,7 @@ def unlike_others(made: Sequence[Example], real: Sequence[Example], *, threshold
         origin = by_id.get(origin_of(row) or "")
         cluster = row.id if origin is None else origin.metadata.get(CLUSTER, origin.id)
         kept[place] = replace(row, metadata={**row.metadata, CLUSTER: cluster})
-    return Sorted([kept[place] for place in sorted(kept) if place >= len(real)], quarantine)
+    return Sorted(list(kept.values()), quarantine)
 
 
 def placed(
@@ -89,7 +99,7 @@ def placed(
     train: Sequence[Example],
     held: Sequence[Example],
     most_share: float,
-    leaking: Mapping[str, Quarantined] = MappingProxyType({}),
+    leaking: Mapping[str, Why] = MappingProxyType({}),
 ) -> Sorted:
     """Made rows that may stand in training.
 
@@ -99,8 +109,9 @@ def placed(
         leaking: id -> why a made row must not be trained on.
         most_share: of all training rows, made ones at most; which of them go is decided by hash. Rows that rules labelled are not counted.
     """
-    trained, tested = {row.id: row for row in train}, {row.id for row in held}
-    gone = [_misplaced(row, trained, tested) or leaking.get(row.id) for row in made]
+    origins = {origin_of(row) for row in made}
+    trained, tested = {row.id: row for row in train if row.id in origins}, {row.id for row in held if row.id in origins}
+    gone = [_misplaced(row, trained, tested) or _leaks(row, leaking) for row in made]
     fit = [row for row, refused in zip(made, gone, strict=True) if refused is None]
     labelled, synthetic = [row for row in fit if SYNTHETIC not in row.metadata], [row for row in fit if SYNTHETIC in row.metadata]
     most = most_made(len(train) + len(labelled), most_share)
@@ -118,7 +129,7 @@ def most_made(rows: int, most_share: float) -> int:
     return int(rows * most_share / (1 - most_share) + 1e-9)
 
 
-def kinds(examples: Sequence[Example]) -> dict[str, int]:
+def kinds(examples: Iterable[Example]) -> dict[str, int]:
     """Made rows by kind, and those that rules labelled, most frequent first."""
     found = (example.metadata.get(SYNTHETIC) or ("labelled by rules" if is_made(example) else "") for example in examples)
     return dict(Counter(filter(None, found)).most_common())
@@ -137,14 +148,18 @@ def _misplaced(row: Example, trained: dict[str, Example], tested: set[str]) -> Q
     return None
 
 
-def _origin_gone(row: Example, by_id: dict[str, Example]) -> Quarantined | None:
+def _leaks(row: Example, leaking: Mapping[str, Why]) -> Quarantined | None:
+    return out(row, *leaking[row.id]) if row.id in leaking else None
+
+
+def _origin_gone(row: Example, by_id: Mapping[str, Example]) -> Quarantined | None:
     origin = origin_of(row)
     if origin is None or origin in by_id:
         return None
     return out(row, "origin_quarantined", f"it was made from {origin}, which was taken out")
 
 
-def _twin(row: Example, seen: dict[str, Example]) -> Quarantined | None:
+def _twin(row: Example, seen: Mapping[str, Example]) -> Quarantined | None:
     twin = seen.get(plain_text(row.question))
     if twin is None:
         return None

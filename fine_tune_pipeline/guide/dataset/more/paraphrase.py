@@ -6,7 +6,7 @@ import regex
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
-from fine_tune_pipeline.guide.dataset.cleaning.clean import refusal_in
+from fine_tune_pipeline.guide.dataset.cleaning.rules import refusal_in
 from fine_tune_pipeline.guide.dataset.more.augment import made_of
 from fine_tune_pipeline.guide.dataset.more.chat_model import Chat, NoAnswer, Question
 

@@ -1,7 +1,7 @@
 """The data card: where the examples came from, what was done to them, what is left, and who looked at it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,7 +44,7 @@ def card(steps: Sequence[Step], parts: Split, *, use_case: str, task: Task, spec
     notes = {step.name: step.notes for step in steps}
     sources = notes["collect"]["sources"]
     licences = {line["source"]: line["licence"] for line in sources}
-    everything = [example for part in parts.parts().values() for example in part]
+    everything = parts.together()
     content = {
         "use_case": use_case,
         "rows": {name: len(examples) for name, examples in parts.parts().items()},
@@ -99,7 +99,7 @@ def _examples(step: Step) -> list[dict[str, str]]:
     ]
 
 
-def _duplicates(steps: Sequence[Step], kept: Sequence[Example]) -> dict[str, Any]:
+def _duplicates(steps: Sequence[Step], kept: Iterable[Example]) -> dict[str, Any]:
     """Rows that left for a like one, by reason, and the clusters of like rows that are left."""
     gone: Counter[str] = Counter()
     for step in steps:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_examples, write_rows
+from fine_tune_pipeline.artifacts.examples import Example, write_examples, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.quarantine import write_quarantine
+from fine_tune_pipeline.artifacts.sequences import stored_examples
 from fine_tune_pipeline.guide.dataset.likeness.contamination import Benchmark, contamination
 from fine_tune_pipeline.guide.dataset.likeness.leak_checks import no_contamination, no_leakage
 from fine_tune_pipeline.guide.dataset.likeness.own_words import Overlap, literals
@@ -34,13 +35,13 @@ _NAMED = 10
 
 def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, use_case: str, benchmarks: Sequence[Benchmark] = ()) -> Built:
     """Split the examples of the folder `reviewed` and write the dataset into `folder`."""
-    examples = read_examples(reviewed / EXAMPLES)
+    examples = stored_examples(reviewed / EXAMPLES)
     real, made_rows = apart(examples)
     overlap = overlap_of(spec)
     sources = split(real, spec=spec.split, task=task, template=overlap.template, benchmarks=benchmarks)
     parts = with_made(sources, made_rows, spec=spec.more, task=task, overlap=overlap, benchmarks=benchmarks)
-    everything = [example for part in parts.parts().values() for example in part]
-    step = made("split", kept=everything, quarantine=parts.quarantine, notes={"benchmarks": contamination(benchmarks, parts.quarantine)})
+    notes = {"benchmarks": contamination(benchmarks, parts.quarantine)}
+    step = made("split", kept=parts.together(), quarantine=parts.quarantine, notes=notes)
     assert step.rows_in == len(examples), f"split: {len(examples)} in, {step.rows_in} out"
     before = read_steps(reviewed)
     content = card([*before, step], parts, use_case=use_case, task=task, spec=spec)
@@ -94,10 +95,8 @@ def checks(parts: Split, *, spec: DatasetSpec, task: Task, benchmarks: Sequence[
 
 def _schema(parts: Split, task: Task) -> Check:
     """Every answer is valid: people and replacements may have changed it since it was cleaned."""
-    wrong = {
-        example.id: said for part in parts.parts().values() for example in part if (said := task.problem(example.completion)) is not None
-    }
-    total = sum(map(len, parts.parts().values()))
+    wrong = {example.id: said for example in parts.together() if (said := task.problem(example.completion)) is not None}
+    total = len(parts.together())
     text = f"{total - len(wrong)} of {total} completions are valid answers of the task."
     if wrong:
         first = next(iter(wrong))

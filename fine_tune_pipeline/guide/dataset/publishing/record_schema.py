@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 EXAMPLE_SCHEMA = "example.schema.json"
 CHAT_SCHEMA = "chat.schema.json"
 
+_GROUP_ROWS = 20_000
+"""Rows of a row group of Parquet."""
+
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 
@@ -92,7 +95,11 @@ def write_parquet(path: Path, examples: Sequence[Example]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist([_columns(example) for example in examples], schema=_arrow()), path)
+    schema = _arrow()
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(examples), _GROUP_ROWS):
+            rows = [_columns(example) for example in examples[start : start + _GROUP_ROWS]]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _arrow() -> "pa.Schema":

@@ -3,19 +3,22 @@
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from sys import intern
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.artifacts.sequences import Chosen, Joined, chosen, each
 from fine_tune_pipeline.guide.dataset.likeness.contamination import Benchmark, benchmarks_in_training, held_out_in_training, written
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import LEAK_JACCARD, LEAK_MISSED, groups, near_pairs
 from fine_tune_pipeline.guide.dataset.likeness.own_words import Overlap, links, runs_of
 from fine_tune_pipeline.guide.dataset.sources.shape import CONVERSATION
+from fine_tune_pipeline.guide.dataset.steps import out
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import SplitSpec
 
@@ -33,15 +36,19 @@ PARTS = ("train", "validation", "test")
 class Split:
     """The three parts, each in the order the examples came, and training rows that turned out too like a held-out one."""
 
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
-    quarantine: list[Quarantined]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
+    quarantine: Sequence[Quarantined]
     by_held_out: bool
 
-    def parts(self) -> dict[str, list[Example]]:
+    def parts(self) -> dict[str, Sequence[Example]]:
         """Name of the part -> its examples."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def together(self) -> Sequence[Example]:
+        """The examples of all parts."""
+        return Joined(*self.parts().values())
 
 
 def split(
@@ -65,65 +72,72 @@ def split(
         template: literals of the prompt templates, see `own_words.literals`.
     """
     overlap = Overlap(spec.shared_words, template)
-    held_out = [example for example in examples if example.held_out]
-    pairs = near_pairs([example.question for example in examples], LEAK_JACCARD, missed=LEAK_MISSED)
-    runs = runs_of(list(map(written, examples)), overlap)
+    held_out = np.array([example.held_out for example in examples], dtype=bool)
+    pairs = near_pairs((example.question for example in examples), LEAK_JACCARD, missed=LEAK_MISSED)
+    runs = runs_of(each(examples, written), overlap)
     gone = benchmarks_in_training(examples, benchmarks, overlap=overlap)
     gone |= held_out_in_training(examples, pairs, runs, overlap=overlap)
-    rest = [number for number, example in enumerate(examples) if not example.held_out and number not in gone]
-    alike = chain((pair[:2] for pair in pairs), links(runs.where(np.isin(runs.owner, rest))))
-    shares = {"validation": spec.validation} if held_out else {"test": spec.test, "validation": spec.validation}
-    side = _sides(_grouped(examples, rest, alike), shares=shares, seed=spec.seed, task=task)
-    parts: dict[str, list[Example]] = {name: [examples[number] for number in rest if side[number] == name] for name in PARTS}
-    quarantine = [row for _, row in sorted(gone.items())]
-    return Split(parts["train"], parts["validation"], held_out or parts["test"], quarantine, by_held_out=bool(held_out))
+    free = ~held_out
+    free[list(gone)] = False
+    alike = np.concatenate([np.stack([pairs.first, pairs.second], axis=1), links(runs.where(free[runs.owner])), *_named(examples, free)])
+    root = groups(len(examples), alike[free[alike].all(axis=1)])
+    shares = {"validation": spec.validation} if held_out.any() else {"test": spec.test, "validation": spec.validation}
+    side = _sides(examples, root, free, shares=shares, seed=spec.seed, task=task)
+    parts = {name: chosen(examples, np.flatnonzero(free & (side == number))) for number, name in enumerate(PARTS)}
+    test = chosen(examples, np.flatnonzero(held_out)) if held_out.any() else parts["test"]
+    quarantine = Chosen(examples, sorted(gone), lambda place, example: out(example, *gone[place]))
+    return Split(parts["train"], parts["validation"], test, quarantine, by_held_out=bool(held_out.any()))
 
 
-def _grouped(examples: Sequence[Example], places: Sequence[int], alike: Iterable[tuple[int, int]]) -> list[list[tuple[int, Example]]]:
-    """Examples that must stay together: those that are alike, lie in one cluster, or are answers of one conversation."""
-    allowed = set(places)
-    joined = [(first, second) for first, second in alike if first in allowed and second in allowed]
-    first_of: dict[tuple[str, str], int] = {}
-    for place in places:
-        for name in (CLUSTER, CONVERSATION):
-            value = examples[place].metadata.get(name)
-            if value is not None and (first := first_of.setdefault((name, value), place)) != place:
-                joined.append((first, place))
-    root = groups(len(examples), joined)
-    members: dict[int, list[tuple[int, Example]]] = defaultdict(list)
-    for place in places:
-        members[root[place]].append((place, examples[place]))
-    return list(members.values())
+def _named(examples: Sequence[Example], free: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
+    """Pairs of places, in two columns, that connect the free examples of one cluster, and those of one conversation."""
+    # Hashes: a million names would be a quarter of a gigabyte. Two that are equal by chance put two more rows on one side.
+    columns = {name: np.zeros(len(examples), dtype=np.int64) for name in (CLUSTER, CONVERSATION)}
+    for place, example in enumerate(examples):
+        for name, column in columns.items():
+            if (value := example.metadata.get(name)) is not None:
+                column[place] = hash(value) or 1
+    for column in columns.values():
+        places = np.flatnonzero(free & (column != 0))
+        _, first, which = np.unique(column[places], return_index=True, return_inverse=True)
+        yield np.stack([places[first[which]], places], axis=1)
 
 
-def _sides(grouped: Sequence[Sequence[tuple[int, Example]]], *, shares: Mapping[str, float], seed: int, task: Task) -> dict[int, str]:
-    """Place -> name of its part."""
-    ranked = sorted(grouped, key=lambda group: _rank(group[0][1].id, seed))
-    large = max(LARGE_ROWS, LARGE_SHARE * sum(map(len, grouped)))
-    part = ["train" if len(group) > large else _part(_rank(group[0][1].id, seed), shares) for group in ranked]
+def _sides(
+    examples: Sequence[Example], root: NDArray[np.int64], free: NDArray[np.bool_], *, shares: Mapping[str, float], seed: int, task: Task
+) -> NDArray[np.int64]:
+    """Place -> number of its part. A group's first example speaks for it; it is the group's root, since only free ones are joined."""
+    leaders, sizes = np.unique(root[free], return_counts=True)
+    said = [(_rank(example.id, seed), intern(task.class_of(example.completion))) for example in chosen(examples, leaders)]
+    order = sorted(range(len(leaders)), key=lambda number: said[number][0])
+    rows = [int(sizes[number]) for number in order]
+    large = max(LARGE_ROWS, LARGE_SHARE * sum(rows))
+    part = ["train" if count > large else _part(said[number][0], shares) for count, number in zip(rows, order, strict=True)]
     classes: dict[str, list[int]] = defaultdict(list)
-    for number, group in enumerate(ranked):
-        if len(group) <= large:
-            classes[task.class_of(group[0][1].completion)].append(number)
-    for numbers in classes.values():
+    for turn, number in enumerate(order):
+        if rows[turn] <= large:
+            classes[said[number][1]].append(turn)
+    for turns in classes.values():
         for name, share in shares.items():
-            for number in _missing(numbers, ranked, part, name=name, share=share):
-                part[number] = name
-    return {place: part[number] for number, group in enumerate(ranked) for place, _ in group}
+            for turn in _missing(turns, rows, part, name=name, share=share):
+                part[turn] = name
+    of_leader = np.zeros(len(examples), dtype=np.int64)
+    of_leader[leaders[order]] = [PARTS.index(name) for name in part]
+    return of_leader[root]
 
 
-def _missing(numbers: Sequence[int], ranked: Sequence[Sequence[object]], part: Sequence[str], *, name: str, share: float) -> list[int]:
+def _missing(numbers: Sequence[int], sizes: Sequence[int], part: Sequence[str], *, name: str, share: float) -> list[int]:
     """The next groups of a class, by rank, that a part needs to hold `LEAST` of the class's share; one stays in training."""
-    rows = sum(len(ranked[number]) for number in numbers)
+    rows = sum(sizes[number] for number in numbers)
     least = max(min(1, round(share * rows)), math.floor(LEAST * share * rows + 1e-9))
-    lacking = least - sum(len(ranked[number]) for number in numbers if part[number] == name)
+    lacking = least - sum(sizes[number] for number in numbers if part[number] == name)
     free = [number for number in numbers if part[number] == "train"]
     taken = []
     for number in free[:-1]:
         if lacking <= 0:
             break
         taken.append(number)
-        lacking -= len(ranked[number])
+        lacking -= sizes[number]
     return taken
 
 

@@ -1,21 +1,23 @@
 """People look at examples: what follows from their verdicts, and how the report says it."""
 
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_rows
+from fine_tune_pipeline.artifacts.examples import Example, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
+from fine_tune_pipeline.artifacts.sequences import Chosen, stored_examples
 from fine_tune_pipeline.guide.dataset.review.agreement import Agreement, agreement
-from fine_tune_pipeline.guide.dataset.review.round import Round
+from fine_tune_pipeline.guide.dataset.review.round import Round, spoken_of
 from fine_tune_pipeline.guide.dataset.review.sample import ResidueSample, Sample, content_of, residue_sample
 from fine_tune_pipeline.guide.dataset.review.verdicts import Settled
 from fine_tune_pipeline.guide.dataset.scrubbing.residue_estimate import Estimate
-from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, made, out, read_steps, write_step
+from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, Why, made, out, read_steps, write_step
 from fine_tune_pipeline.spec.dataset import ReviewSpec
 
 REFUSED_VERDICTS = "refused_verdicts.jsonl"
@@ -40,8 +42,8 @@ _SHOWN_ROWS = 20
 class Reviewed:
     """Examples after the verdicts, those that go no further, and ids that still wait; on those of `disputed` people disagree."""
 
-    examples: list[Example]
-    quarantine: list[Quarantined]
+    examples: Sequence[Example]
+    quarantine: Sequence[Quarantined]
     waiting: list[str]
     disputed: list[str]
     counts: dict[str, int]
@@ -54,26 +56,34 @@ def review(examples: Sequence[Example], settled: Mapping[str, Settled], *, spec:
         settled: content -> what people say of it; it holds for every example that shows this content, in the sample or not.
     """
     asked = sample.ids
-    kept, quarantine, waiting, disputed, counts = [], [], [], [], Counter[str]()
-    for example in examples:
-        found = settled.get(content_of(example))
-        how, new, gone = _applied(example, found, spec=spec, asked=asked, held_back=sample.held_back)
+    kept, gone, waiting, disputed, counts = array("q"), {}, [], [], Counter[str]()
+
+    def applied(example: Example) -> _Applied:
+        return _applied(example, settled.get(content_of(example)) if settled else None, spec=spec, asked=asked, held_back=sample.held_back)
+
+    def after(_: int, example: Example) -> Example:
+        done = applied(example)
+        return replace(done.example, metadata={**done.example.metadata, "review": done.how})
+
+    for place, example in enumerate(examples):
+        how, _, why = applied(example)
         counts[how] += 1
-        if gone is not None:
-            quarantine.append(gone)
+        if why is None:
+            kept.append(place)
         else:
-            kept.append(replace(new, metadata={**new.metadata, "review": how}))
+            gone[place] = why
         if how == "waiting":
             waiting.append(example.id)
-            disputed += [] if found is None else [example.id]
-    return Reviewed(kept, quarantine, waiting, disputed, dict(counts.most_common()))
+            disputed += [example.id] if settled and content_of(example) in settled else []
+    quarantine = Chosen(examples, list(gone), lambda place, example: out(example, *gone[place]))
+    return Reviewed(Chosen(examples, kept, after), quarantine, waiting, disputed, dict(counts.most_common()))
 
 
 def reviewed(scrubbed: Path, folder: Path, *, spec: ReviewSpec, sample: Sample, done: Round, reviews: ReviewFolder, seed: int) -> Built:
     """Apply what people said to the examples of the folder `scrubbed`, into `folder`."""
-    examples = read_examples(scrubbed / EXAMPLES)
+    examples = stored_examples(scrubbed / EXAMPLES)
     result = review(examples, done.settled, spec=spec, sample=sample)
-    here = {content_of(example) for example in examples}
+    here = spoken_of(examples, done)
     verdicts = [verdict for verdict in done.verdicts if verdict.content in here]
     reviewers = dict(Counter(name for name, found in done.settled.items() if name in here for name in found.people).most_common())
     agreed = agreement(verdicts, seed=seed)
@@ -134,22 +144,28 @@ def _seen(residue: ResidueSample) -> dict[str, float]:
     }
 
 
-def _applied(
-    example: Example, found: Settled | None, *, spec: ReviewSpec, asked: set[str], held_back: frozenset[str]
-) -> tuple[str, Example, Quarantined | None]:
-    """How the example counts, the example as it goes on, and why it does not."""
+class _Applied(NamedTuple):
+    """How an example counts, the example as it goes on, and why it does not."""
+
+    how: str
+    example: Example
+    why: Why | None
+
+
+def _applied(example: Example, found: Settled | None, *, spec: ReviewSpec, asked: set[str], held_back: frozenset[str]) -> _Applied:
     if found is None or found.verdict is None:
         if found is None and example.id in held_back:
-            return "left_out", example, out(example, "left_out_of_review", "marked, and above the limit dataset.review.most: nobody saw it")
-        return _unseen(example, spec, asked, disputed=found is not None), example, None
+            why = Why("left_out_of_review", "marked, and above the limit dataset.review.most: nobody saw it")
+            return _Applied("left_out", example, why)
+        return _Applied(_unseen(example, spec, asked, disputed=found is not None), example, None)
     verdict, by = found.verdict, found.said
     if verdict.private is False:
         detail = f"{verdict.by} still sees personal data: {verdict.note or 'no note'}"
-        return "personal_data", example, out(example, "personal_data_by_expert", detail)
+        return _Applied("personal_data", example, Why("personal_data_by_expert", detail))
     if verdict.verdict == "reject":
-        return "reject", example, out(example, "rejected_by_expert", f"by {by}: {verdict.note or _answers(found) or 'no note'}")
+        return _Applied("reject", example, Why("rejected_by_expert", f"by {by}: {verdict.note or _answers(found) or 'no note'}"))
     completion = example.completion if verdict.completion is None else verdict.completion
-    return verdict.verdict, replace(example, completion=completion, metadata={**example.metadata, "reviewed_by": by}), None
+    return _Applied(verdict.verdict, replace(example, completion=completion, metadata={**example.metadata, "reviewed_by": by}), None)
 
 
 def _answers(found: Settled) -> str:
@@ -166,7 +182,7 @@ def _unseen(example: Example, spec: ReviewSpec, asked: set[str], *, disputed: bo
 
 def _disputes(result: Reviewed, examples: Sequence[Example], done: Round) -> list[dict[str, Any]]:
     rows = []
-    for example in examples:
+    for example in examples if result.disputed else []:
         if example.id in result.disputed:
             latest = {verdict.person: verdict for verdict in done.verdicts if verdict.content == content_of(example)}
             views = "; ".join(f"{verdict.by}: {verdict.completion or verdict.verdict}" for verdict in latest.values())

@@ -52,9 +52,15 @@ class Round:
 
     def digest(self, examples: Sequence[Example]) -> str | None:
         """A hash of all that is said about these examples; None if nothing is. Other hand-outs of the use case play no part."""
-        here = {content_of(example) for example in examples}
+        here = spoken_of(examples, self)
         said = [verdict.row() for verdict in self.verdicts if verdict.content in here]
         return fingerprint({"verdicts": said, "refused": [row.detail for row in self.refused]}) if said or self.refused else None
+
+
+def spoken_of(examples: Sequence[Example], done: Round) -> set[str]:
+    """The contents of these examples of which anybody has said anything."""
+    said = {verdict.content for verdict in done.verdicts}
+    return {content for example in examples if (content := content_of(example)) in said} if said else set()
 
 
 NOBODY = Round([], {}, [])

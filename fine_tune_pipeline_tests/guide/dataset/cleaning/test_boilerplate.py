@@ -3,7 +3,7 @@
 import pytest
 
 from fine_tune_pipeline.guide.dataset.cleaning import boilerplate
-from fine_tune_pipeline.guide.dataset.cleaning.boilerplate import LEAST_ROWS, common_lines, without_boilerplate
+from fine_tune_pipeline.guide.dataset.cleaning.boilerplate import LEAST_ROWS, common_lines, without_lines
 from fine_tune_pipeline.guide.dataset.cleaning.clean import clean
 from fine_tune_pipeline.spec.dataset import CleanSpec
 from fine_tune_pipeline_tests.guide.dataset.make import FRUIT, OPEN, example
@@ -19,10 +19,13 @@ def rows(form, *, signed=30, total=100, completion=lambda number: ("apple", "pea
 
 
 def test_lines_at_the_ends_of_many_prompts_are_cut_and_counted():
-    cut = without_boilerplate(rows("Dear all,\n" + SIGNED), task=FRUIT)
-    assert cut.examples[0].prompt == "message number 0 says 0"
-    assert cut.lines == {"dear all": 30, "kind regards": 30, "the orchard team": 30}
-    assert (len(cut.ids), cut.examples[99].prompt) == (30, "message number 99 says 693")
+    examples = rows("Dear all,\n" + SIGNED)
+    lines = common_lines(examples, task=FRUIT)
+    assert lines == {"dear all": 30, "kind regards": 30, "the orchard team": 30}
+    cut = [without_lines(row, lines) for row in examples]
+    assert cut[0].prompt == "message number 0 says 0"
+    assert sum(new is not old for new, old in zip(cut, examples, strict=True)) == 30
+    assert cut[99] is examples[99]
 
 
 def test_of_very_many_rows_a_part_is_looked_at_and_the_counts_are_those_of_all(monkeypatch):
@@ -33,13 +36,12 @@ def test_of_very_many_rows_a_part_is_looked_at_and_the_counts_are_those_of_all(m
 
 @pytest.mark.parametrize("signed", [LEAST_ROWS - 1, 51])
 def test_lines_in_few_rows_and_lines_in_most_rows_stay(signed):
-    examples = rows(SIGNED, signed=signed)
-    assert without_boilerplate(examples, task=FRUIT).examples == examples
+    assert common_lines(rows(SIGNED, signed=signed), task=FRUIT) == {}
 
 
 def test_a_line_in_the_middle_stays():
-    examples = rows("first {text}\nKind regards,\nlast {text}")
-    assert without_boilerplate(examples, task=FRUIT).examples == examples
+    [row] = rows("first {text}\nKind regards,\nlast {text}", total=1)
+    assert without_lines(row, {"kind regards"}) is row
 
 
 def test_a_line_that_goes_with_one_answer_tells_something():
@@ -53,10 +55,11 @@ def test_a_line_that_announces_what_follows_stays():
 
 
 def test_a_prompt_that_is_nothing_else_stays_whole_and_answers_are_not_touched():
-    examples = [*rows(SIGNED), example("bare", "Kind regards,\nThe Orchard Team", "apple\nKind regards,")]
-    cut = without_boilerplate(examples, task=OPEN)
-    assert cut.examples[-1] == examples[-1]
-    assert "bare" not in cut.ids
+    lines = common_lines(rows(SIGNED), task=OPEN)
+    bare = example("bare", "Kind regards,\nThe Orchard Team", "apple\nKind regards,")
+    assert without_lines(bare, lines) is bare
+    signed = example("signed", f"a question\n{bare.prompt}", bare.completion)
+    assert without_lines(signed, lines) == example("signed", "a question", bare.completion)
 
 
 def test_the_repair_is_counted_and_can_be_skipped():

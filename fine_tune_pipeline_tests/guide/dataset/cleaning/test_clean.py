@@ -6,11 +6,12 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_examples, read_rows, write_examples, write_rows
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
-from fine_tune_pipeline.guide.dataset.cleaning.clean import RULES, clean, cleaned
+from fine_tune_pipeline.guide.dataset.cleaning.clean import clean, cleaned
 from fine_tune_pipeline.guide.dataset.cleaning.rule_table import SAID
+from fine_tune_pipeline.guide.dataset.cleaning.rules import RULES
 from fine_tune_pipeline.guide.dataset.steps import read_steps
 from fine_tune_pipeline.spec.dataset import CleanRule, CleanSpec
-from fine_tune_pipeline_tests.guide.dataset.make import FORM, FRUIT, OPEN, example, ids
+from fine_tune_pipeline_tests.guide.dataset.make import FORM, FRUIT, OPEN, example, ids, on_parts
 
 SPEC = CleanSpec(min_characters=4, max_characters=20)
 
@@ -116,7 +117,7 @@ def test_the_step_writes_all_rows_with_their_reasons_and_continues_the_record(tm
     rows = [example("a", "green"), example("b", "Green!"), example("c", "??"), example("d", "round", "plum"), example("e", "so  sweet")]
     write_examples(raw / "examples.jsonl", rows)
     write_rows(raw / "steps.jsonl", [{"name": "collect", "rows_in": 5, "kept": 5, "quarantined": {}, "fixed": {}, "notes": {}}])
-    built = cleaned(raw, out, spec=SPEC, task=FRUIT)
+    built = cleaned(raw, out, parts=tmp_path / "parts", spec=SPEC, task=FRUIT, on_parts=on_parts)
     kept, quarantine, steps = read_examples(out / "examples.jsonl"), read_quarantine(out), read_steps(out)
     assert sorted(ids(kept) + ids(quarantine)) == ["a", "b", "c", "d", "e"]
     assert [step.name for step in steps] == ["collect", "clean"]
@@ -131,13 +132,34 @@ def test_the_table_of_rules_names_rows_in_the_ui_and_quotes_them_in_the_artifact
     out.mkdir()
     write_examples(raw / "examples.jsonl", [example("a", "call  Ann"), example("b", "Bo"), example("c", "Cy"), example("d", "Di")])
     write_rows(raw / "steps.jsonl", [])
-    built = cleaned(raw, out, spec=SPEC, task=FRUIT)
+    built = cleaned(raw, out, parts=tmp_path / "parts", spec=SPEC, task=FRUIT, on_parts=on_parts)
     short, gaps = built.metadata["rules"]
     assert (short["rule"], short["kind"], short["rows"], short["ids"]) == ("too_short", "refuses", 3, ["b", "c"])
     assert short["reason"] == "the prompt is shorter than clean.min_characters"
     assert (gaps["rule"], gaps["kind"], gaps["ids"]) == ("whitespace", "mends", ["a"])
     assert "Ann" not in built.model_dump_json()
     assert [row["examples"] for row in read_rows(out / "rules.jsonl")] == [["Bo", "Cy"], ["call Ann"]]
+
+
+def test_rows_cleaned_in_parts_are_those_cleaned_at_once(tmp_path):
+    """With boilerplate, which all parts together show, and rows of every kind of end."""
+    texts = [f"{name} number {number} {number * 37}" for number in range(40) for name in ("crisp", "soft")]
+    rows = [
+        example(f"{n}", f"Hello team\n{text}" if n % 3 == 0 else text, ("apple", "pear")[n % 2], held_out=n > 70)
+        for n, text in enumerate(texts)
+    ]
+    rows += [example("again", texts[5].upper(), "pear"), example("bad", "", "apple"), example("gap", "a  gap &amp; <b>tag</b>", "apple")]
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    out.mkdir()
+    write_examples(raw / "examples.jsonl", rows)
+    write_rows(raw / "steps.jsonl", [{"name": "collect", "rows_in": len(rows), "kept": len(rows)}])
+    spec = CleanSpec(near_duplicate_jaccard=0.99)
+    cleaned(raw, out, parts=tmp_path / "parts", spec=spec, task=FRUIT, on_parts=on_parts)
+    wanted = clean(rows, spec=spec, task=FRUIT)
+    assert read_examples(out / "examples.jsonl") == wanted.kept
+    assert read_quarantine(out) == wanted.quarantine
+    assert read_steps(out)[1].fixed == wanted.fixed == {"boilerplate": 27, "html": 1, "whitespace": 1}
 
 
 def test_doubted_labels_are_marked_and_every_row_stays():

@@ -8,6 +8,7 @@ import string
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.stats import binom
 
@@ -111,7 +112,7 @@ def test_of_a_crowd_each_is_paired_with_the_first_and_the_pairs_stay_few():
     pairs = near_pairs(texts, 0.7)
     assert {pair.second for pair in pairs if pair.first == 0} == set(range(1, 600))
     assert len(pairs) < 600 * 599 / 2 / 2
-    assert len(set(groups(600, [pair[:2] for pair in pairs]))) == 1
+    assert len(set(groups(600, np.stack([pairs.first, pairs.second], axis=1)).tolist())) == 1
 
 
 @pytest.mark.skipif(not BANKING.is_dir(), reason="banking77 is not here")
@@ -171,4 +172,5 @@ def test_plain_text_drops_case_punctuation_and_gaps_but_nothing_between_digits(t
 
 
 def test_groups_join_what_is_connected_through_others():
-    assert groups(6, [(3, 4), (1, 3), (0, 5)]) == [0, 1, 2, 1, 1, 0]
+    assert groups(6, np.array([(3, 4), (1, 3), (0, 5)])).tolist() == [0, 1, 2, 1, 1, 0]
+    assert groups(3, np.empty((0, 2), dtype=np.int64)).tolist() == [0, 1, 2]
