@@ -82,7 +82,7 @@ class Stored(Rows[T]):
             self._block, self._from = os.pread(self._file, max(_BLOCK, end - begin), begin), begin
         line = self._block[begin - self._from : end - self._from]
         try:
-            found = json.loads(line)
+            found = json.loads(line.decode("utf-8"))
         except json.JSONDecodeError as error:
             raise BrokenLine(f"{self._path}: row {place + 1}: not JSON ({error.msg} at column {error.colno}); want an object") from error
         if not isinstance(found, dict):
