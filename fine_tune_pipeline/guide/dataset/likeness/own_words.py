@@ -40,8 +40,8 @@ class Runs:
     """Runs of equally many words: hash, place of the text, place of the first word in it; and whether it is the user's own."""
 
     hashes: NDArray[np.uint64]
-    owner: NDArray[np.int64]
-    place: NDArray[np.int64]
+    owner: NDArray[np.int32]
+    place: NDArray[np.int32]
     own: NDArray[np.bool_]
 
     def where(self, wanted: NDArray[np.bool_]) -> "Runs":
@@ -86,18 +86,19 @@ def runs_of(rows: Sequence[Sequence[str]], overlap: Overlap) -> Runs:
     Args:
         rows: of each row the texts that belong to it.
     """
-    hashes, owner, place = array("Q"), array("q"), array("q")
+    hashes, owner, place = array("Q"), array("i"), array("i")
     for number, row in enumerate(rows):
         for begin, run in run_strings(row, overlap):
             hashes.append(_hash(run))
             owner.append(number)
             place.append(begin)
-    arrays = np.array(hashes, dtype=np.uint64), np.array(owner, dtype=np.int64), np.array(place, dtype=np.int64)
+    # Views of the arrays: copies would double what is the largest thing in memory here.
+    arrays = np.frombuffer(hashes, np.uint64), np.frombuffer(owner, np.int32), np.frombuffer(place, np.int32)
     common = rows_with(arrays[0], arrays[1]) > most_rows(len(rows))
     return Runs(*arrays, own=~_overlapped(common, arrays[1], arrays[2], overlap.words or 0))
 
 
-def rows_with(hashes: NDArray[np.uint64], owner: NDArray[np.int64]) -> NDArray[np.int64]:
+def rows_with(hashes: NDArray[np.uint64], owner: NDArray[np.int32]) -> NDArray[np.int64]:
     """For each run: in how many rows it stands."""
     if not len(hashes):
         return np.zeros(0, dtype=np.int64)
@@ -117,7 +118,7 @@ def links(runs: Runs) -> NDArray[np.int64]:
     order = np.lexsort((shared.owner, shared.hashes))
     hashes, owner = shared.hashes[order], shared.owner[order]
     same = (hashes[1:] == hashes[:-1]) & (owner[1:] != owner[:-1])
-    return np.stack([owner[:-1][same], owner[1:][same]], axis=1)
+    return np.stack([owner[:-1][same], owner[1:][same]], axis=1).astype(np.int64)
 
 
 def met(runs: Runs, *, apart: NDArray[np.bool_]) -> dict[int, int]:
@@ -149,7 +150,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _overlapped(common: NDArray[np.bool_], owner: NDArray[np.int64], place: NDArray[np.int64], words: int) -> NDArray[np.bool_]:
+def _overlapped(common: NDArray[np.bool_], owner: NDArray[np.int32], place: NDArray[np.int32], words: int) -> NDArray[np.bool_]:
     """Which runs have a word in a common run of their row."""
     result = common.copy()
     for step in range(1, words):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 EXAMPLE_SCHEMA = "example.schema.json"
 CHAT_SCHEMA = "chat.schema.json"
 
-_GROUP_ROWS = 20_000
+_GROUP_ROWS = 10_000
 """Rows of a row group of Parquet."""
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
