@@ -3,7 +3,7 @@
 spaCy asks for the lock of the interpreter 36 times a token while it looks which steps are valid (a check for errors after each look at a
 token's lexeme), which takes longer than the network. Between entities a step depends on its token alone, so all are taken at once here.
 
-Letters in this file: N tokens, F features of a step, H hidden units, P pieces of each, C classes of steps.
+Shapes: N tokens, F features of a step, H hidden units, P pieces of each, C classes of steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -60,38 +60,39 @@ class EntitySteps:
 
     def __call__(self, docs: Sequence[Doc]) -> Iterator["Steps"]:
         """What each doc's tokens say. The docs hold no entities yet, and one of them at least holds tokens."""
-        cached_NFHP = self._lower.predict(self._tok2vec.predict(docs))
-        padding_FHP, tokens_NFHP = cached_NFHP[0], cached_NFHP[1:]
+        # (N, F, H, P) behind one row of padding.
+        cached = self._lower.predict(self._tok2vec.predict(docs))
+        padding, tokens = cached[0], cached[1:]
         # Added up in spaCy's order.
-        scores_NC = self.scores(tokens_NFHP[:, 0] + padding_FHP[1] + padding_FHP[2])
-        scores_NC[:, self._inside] = -np.inf
+        scores = self.scores(tokens[:, 0] + padding[1] + padding[2])
+        scores[:, self._inside] = -np.inf
         lexemes = np.array([token.is_space for doc in docs for token in doc])
         last = np.zeros(len(lexemes), bool)
         last[np.cumsum([len(doc) for doc in docs if len(doc)]) - 1] = True
-        scores_NC[np.ix_(lexemes, self._units)] = -np.inf
-        scores_NC[np.ix_(lexemes | last, self._begins)] = -np.inf
-        free_N = scores_NC.argmax(axis=1)
-        scores_NC[:, self._begins] = -np.inf
-        barred_N = scores_NC.argmax(axis=1)
+        scores[np.ix_(lexemes, self._units)] = -np.inf
+        scores[np.ix_(lexemes | last, self._begins)] = -np.inf
+        free = scores.argmax(axis=1)
+        scores[:, self._begins] = -np.inf
+        barred = scores.argmax(axis=1)
         done = 0
         for doc in docs:
             end = done + len(doc)
-            yield Steps(self, doc, free_N[done:end], barred_N[done:end], tokens_NFHP[done:end])
+            yield Steps(self, doc, free[done:end], barred[done:end], tokens[done:end])
             done = end
 
-    def scores(self, added_NHP: Floats) -> Floats:
-        """Scores of the classes, of features that are added up already."""
-        hidden_NH = (added_NHP + self._lower.get_param("b")).max(axis=-1)
-        return hidden_NH @ self._upper.get_param("W").T + self._upper.get_param("b")
+    def scores(self, added: Floats) -> Floats:
+        """Scores (…, C) of features that are added up already (…, H, P)."""
+        hidden = (added + self._lower.get_param("b")).max(axis=-1)
+        return hidden @ self._upper.get_param("W").T + self._upper.get_param("b")
 
     def move(self, place: int) -> _Move:
         return self._moves[place]
 
-    def goes_on(self, scores_C: Floats, label: str) -> bool:
+    def goes_on(self, scores: Floats, label: str) -> bool:
         """Whether an open entity takes this token in and stays open, where it may."""
         inside, last = self._at[_Move("I", label)], self._at[_Move("L", label)]
         # Of equal scores spaCy takes the first.
-        return bool(scores_C[inside] > scores_C[last] or (scores_C[inside] == scores_C[last] and inside < last))
+        return bool(scores[inside] > scores[last] or (scores[inside] == scores[last] and inside < last))
 
     @property
     def outside(self) -> int:
@@ -100,13 +101,16 @@ class EntitySteps:
 
 @dataclass(frozen=True)
 class Steps:
-    """Of one doc: `free` is the step of each token between entities, `barred` that before the start of a sentence."""
+    """Of one doc: `free` (N) is the step of each token between entities, `barred` (N) that before the start of a sentence.
+
+    `tokens` (N, F, H, P) is what each token adds to the hidden units as each of the features.
+    """
 
     of: EntitySteps
     doc: Doc
-    free_N: NDArray[Any]
-    barred_N: NDArray[Any]
-    tokens_NFHP: Floats
+    free: NDArray[Any]
+    barred: NDArray[Any]
+    tokens: Floats
 
     def entities(self, starts: frozenset[int] = frozenset()) -> list[Entity]:
         """The entities, if sentences begin at these tokens: none goes over the start of a sentence."""
@@ -135,9 +139,9 @@ class Steps:
         while todo:
             place = todo.pop()
             seen.add(place)
-            entity = self._from(place, frozenset())
-            end = place + 1 if entity is None else entity.end
-            if entity is not None and (wanted(entity.label) or any(place < start < end for start in starts)):
+            other = self._from(place, frozenset())
+            end = place + 1 if other is None else other.end
+            if other is not None and (wanted(other.label) or any(place < start < end for start in starts)):
                 return True
             if end > place + 1 and self._is_wanted_unit(place, wanted):
                 return True
@@ -147,17 +151,17 @@ class Steps:
     @property
     def _somewhere(self) -> list[int]:
         """Tokens with which an entity may begin."""
-        places: list[int] = np.flatnonzero(self.free_N != self.of.outside).tolist()
+        places: list[int] = np.flatnonzero(self.free != self.of.outside).tolist()
         return places
 
     def _is_wanted_unit(self, place: int, wanted: Wanted) -> bool:
         """Whether the token would be a wanted entity by itself if the next began a sentence."""
-        move = self.of.move(self.barred_N[place])
+        move = self.of.move(self.barred[place])
         return move.kind == "U" and wanted(move.label)
 
     def _from(self, place: int, starts: frozenset[int]) -> Entity | None:
         """The entity that begins here."""
-        move = self.of.move((self.barred_N if place + 1 in starts else self.free_N)[place])
+        move = self.of.move((self.barred if place + 1 in starts else self.free)[place])
         if move.kind == "O":
             return None
         end = place + 1
@@ -168,8 +172,8 @@ class Steps:
         return Entity(place, end, move.label)
 
     def _goes_on(self, start: int, place: int, label: str) -> bool:
-        added_HP = self.tokens_NFHP[place, 0] + self.tokens_NFHP[start, 1] + self.tokens_NFHP[place - 1, 2]
-        return self.of.goes_on(self.of.scores(added_HP), label)
+        added = self.tokens[place, 0] + self.tokens[start, 1] + self.tokens[place - 1, 2]
+        return self.of.goes_on(self.of.scores(added), label)
 
 
 def _move_names(ner: EntityRecognizer) -> list[str]:

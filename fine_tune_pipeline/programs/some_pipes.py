@@ -63,8 +63,7 @@ def with_entities(
         return enumerate(_by_engine(engine, readings, language))
     docs = [reading.doc for reading in readings]
     wanted = _labels(engine, nlp, entities)
-    steps = EntitySteps.of(nlp.get_pipe("ner"))
-    found = _named(nlp, docs) if steps is None else _stepped(nlp, docs, steps, wanted)
+    found = _named(nlp, docs) if EntitySteps.of(nlp.get_pipe("ner")) is None else stepped(nlp, docs, wanted=wanted)
     some = {place: spans for place, spans in enumerate(found) if spans}
     return zip(some, _artifacts(engine, map(_Entities, some.values()), language), strict=True)
 
@@ -85,11 +84,13 @@ class _Entities:
         return iter(())
 
 
-def _stepped(nlp: Language, docs: Sequence[Doc], steps: EntitySteps, wanted: frozenset[str]) -> list[list[Span]]:
+def stepped(nlp: Language, docs: Sequence[Doc], *, wanted: frozenset[str]) -> list[list[Span]]:
     """The wanted entities of each doc, by the NER alone, and by what it asks of the parser only where that can count.
 
     The NER never lets an entity go over the start of a sentence, which the parser sets.
     """
+    steps = EntitySteps.of(nlp.get_pipe("ner"))
+    assert steps is not None
     if _hears(nlp, "ner"):
         _add_vectors(nlp, docs)
     places = [place for place, doc in enumerate(docs) if len(doc)]
