@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 from presidio_analyzer.context_aware_enhancers import LemmaContextAwareEnhancer
 from spacy.language import Language
 from spacy.pipeline import AttributeRuler, Lemmatizer
+from spacy.tokens import Doc
 
 Decided = Literal["yes", "no", "unknown"]
 
@@ -43,9 +44,8 @@ class ContextBounds:
         self._lemmas = possible_lemmas(nlp)
         self._known: dict[str, tuple[frozenset[str], Decided]] = {}
 
-    def tokens(self, text: str) -> Tokens:
-        """The text's tokens."""
-        doc = self._nlp.make_doc(text)
+    def tokens(self, doc: Doc) -> Tokens:
+        """A text's tokens."""
         words = [token.text for token in doc]
         return Tokens(words, [token.idx + len(token) for token in doc], any(":" in word and len(word) > 1 for word in words))
 

@@ -19,7 +19,7 @@ from presidio_analyzer.predefined_recognizers import IbanRecognizer, PhoneRecogn
 from fine_tune_pipeline.programs.context_bounds import ContextBounds
 from fine_tune_pipeline.programs.pattern_filter import Filter, pattern_filter
 from fine_tune_pipeline.programs.phone_windows import PhoneWindows
-from fine_tune_pipeline.programs.some_pipes import finds_entities, language_of, with_entities, with_lemmas
+from fine_tune_pipeline.programs.some_pipes import Reading, finds_entities, language_of, with_entities, with_lemmas
 
 _BATCH = 256
 _FLAGS = regex.DOTALL | regex.MULTILINE | regex.IGNORECASE
@@ -69,10 +69,14 @@ class _Plan:
 class _Text:
     """A text on its way."""
 
-    text: str
+    reading: Reading
     results: list[RecognizerResult] = field(default_factory=list)
     undecided: list[RecognizerResult] = field(default_factory=list)
     """Results whose score may depend on lemmas."""
+
+    @property
+    def text(self) -> str:
+        return self.reading.text
 
 
 @dataclass(frozen=True)
@@ -129,17 +133,19 @@ class FastAnalyzer(AnalyzerEngine):
         return list(_each(given, found))
 
     def _of_batch(self, texts: Sequence[str], plan: _Plan, asked: _Asked) -> Iterator[list[RecognizerResult]]:
-        works = [_Text(text, self._without_model(text, plan, asked.language)) for text in texts]
+        nlp = language_of(self.nlp_engine, asked.language)
+        works = [_Text(Reading(text, nlp), self._without_model(text, plan, asked.language)) for text in texts]
         if plan.names and finds_entities(self.nlp_engine, asked.language):
-            for work, artifacts in zip(works, with_entities(self.nlp_engine, texts, asked.language), strict=True):
+            readings = [work.reading for work in works]
+            for place, artifacts in with_entities(self.nlp_engine, readings, asked.language, plan.entities):
                 for recognizer in plan.names:
-                    work.results += recognizer.analyze(work.text, plan.entities, artifacts)
+                    works[place].results += recognizer.analyze(texts[place], plan.entities, artifacts)
         for work in works:
             if work.results:
                 self._raise_certain(work, plan, asked)
         undecided = [work for work in works if work.undecided]
         if undecided:
-            lemmas = with_lemmas(self.nlp_engine, [work.text for work in undecided], asked.language)
+            lemmas = with_lemmas(self.nlp_engine, [work.reading for work in undecided], asked.language)
             for work, artifacts in zip(undecided, lemmas, strict=True):
                 work.results += self._raised(work.text, work.undecided, artifacts, plan, asked)
         for work in works:
@@ -179,7 +185,7 @@ class FastAnalyzer(AnalyzerEngine):
                 kept.append(result)
                 continue
             if bounds is not None:
-                tokens = bounds.tokens(work.text) if tokens is None else tokens
+                tokens = bounds.tokens(work.reading.doc) if tokens is None else tokens
                 raised = bounds.raised(tokens, result.start, words)
             if bounds is None or raised == "unknown":
                 work.undecided.append(result)

@@ -43,6 +43,12 @@ NO_PERSONAL_DATA: dict[str, str] = {
 STOP_WORDS = frozenset(word for words in NO_PERSONAL_DATA.values() for word in words.split())
 
 
+_DOTS = {ord("\u0131"): "i", ord("\u0307"): ""}
+"""The letters i without a dot and with a dot of its own, which both match an `i`."""
+
+_WORDS = regex.compile(r"[\p{L}'’]+|\d+")
+
+
 @dataclass(frozen=True, order=True)
 class Span:
     """Personal data from `start` up to `end`, in characters of the text; `entity` is Presidio's name of its type, `score` is in 0 to 1."""
@@ -56,6 +62,11 @@ class Span:
 
 class OverlappingSpans(ValueError):
     """Two spans to be replaced overlap: they did not come from `merged`."""
+
+
+def lowered(text: str) -> str:
+    """The text in small letters, so that an ASCII letter stands for all that match it where case does not count."""
+    return text.lower() if text.isascii() else text.casefold().translate(_DOTS)
 
 
 def merged(spans: Iterable[Span], text: str) -> list[Span]:
@@ -86,7 +97,7 @@ def plausible(span: Span, text: str) -> Span | None:
     if start >= end:
         return None
     kept = text[start:end]
-    if all(word in STOP_WORDS for word in regex.findall(r"[\p{L}'’]+|\d+", kept.casefold())):
+    if all(word in STOP_WORDS for word in _WORDS.findall(kept.casefold())):
         return None
     if span.entity == "PERSON" and span.origin == "model" and not _like_a_name(kept):
         return None
@@ -118,7 +129,7 @@ def repeated(found: Mapping[str, str], text: str, *, besides: Sequence[Span] = (
     Args:
         found: value -> entity, as `known` gives it.
     """
-    if not found:
+    if not any(_stands_outside(value, text, besides) for value in found):
         return []
     either = "|".join(regex.escape(value) for value in sorted(found, key=len, reverse=True))
     matches = regex.finditer(rf"(?<![\p{{L}}\p{{N}}])(?:{either})(?![\p{{L}}\p{{N}}])", text)
@@ -147,6 +158,18 @@ def replaced(text: str, spans: Sequence[Span], stand_in: StandIn = type_tag) -> 
         parts += [text[done : span.start], stand_in(span.entity, text[span.start : span.end])]
         done = span.end
     return "".join(parts) + text[done:]
+
+
+def _stands_outside(value: str, text: str, besides: Sequence[Span]) -> bool:
+    """Whether a value may be found outside the spans. Nearly always it is not, and an expression of all values is dear to make."""
+    start = text.find(value)
+    while start >= 0:
+        end = start + len(value)
+        inside_word = text[start - 1 : start].isalpha() or text[end : end + 1].isalpha()
+        if not inside_word and all(end <= span.start or span.end <= start for span in besides):
+            return True
+        start = text.find(value, start + 1)
+    return False
 
 
 def _like_a_name(text: str) -> bool:

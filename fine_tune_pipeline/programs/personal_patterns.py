@@ -5,25 +5,41 @@ from dataclasses import dataclass
 
 import regex
 
-from fine_tune_pipeline.programs.personal_data import Origin, Span, plausible
+from fine_tune_pipeline.programs.personal_data import Origin, Span, lowered, plausible
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """One way to write one kind of personal data; `valid` checks the sum of its digits, if it has one. `why` says what Presidio misses."""
+    """One way to write one kind of personal data; `valid` checks the sum of its digits, if it has one. `why` says what Presidio misses.
+
+    Nothing matches in a text with fewer than so many `digits`, without any of the `words`, which are in small letters, or without `sign`.
+    """
 
     entity: str
     expression: regex.Pattern[str]
     score: float
     why: str
     valid: Callable[[str], bool] | None = None
+    digits: int = 0
+    words: tuple[str, ...] = ()
+    sign: regex.Pattern[str] | None = None
+
+    def may_match(self, text: str, *, lower: str, digits: int) -> bool:
+        """Whether a text may match.
+
+        Args:
+            lower: the text as `personal_data.lowered` gives it.
+        """
+        if digits < self.digits or (self.words and not any(word in lower for word in self.words)):
+            return False
+        return self.sign is None or self.sign.search(text) is not None
 
 
 def find(text: str, entities: Collection[str]) -> list[Span]:
     """Spans of these entities that the patterns find; they may overlap."""
-    spans = []
+    spans, lower, digits = [], lowered(text), len(_DIGIT.findall(text))
     for pattern in PATTERNS:
-        if pattern.entity not in entities:
+        if pattern.entity not in entities or not pattern.may_match(text, lower=lower, digits=digits):
             continue
         for match in pattern.expression.finditer(text):
             if pattern.valid is not None and not pattern.valid(match.group()):
@@ -45,6 +61,8 @@ def iban_sum(number: str) -> bool:
     bare = "".join(sign for sign in number.upper() if sign.isalnum())
     return int("".join(str(int(sign, 36)) for sign in bare[4:] + bare[:4])) % 97 == 1
 
+
+_DIGIT = regex.compile(r"\d")
 
 # ISO 13616: characters of an IBAN by country. The length ends the match, where words follow without a mark.
 _IBAN_LENGTHS = {
@@ -94,25 +112,30 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern(
         "CREDIT_CARD", _made(r"(?<!\d)\d(?:[ .\-]?\d){12,18}(?!\d)"), 1.0,
         "cards of other lengths and first digits than Presidio lists: recall .91 -> .98 on 800 texts of presidio-research", luhn,
+        digits=13,
     ),
-    Pattern("IBAN_CODE", _made(rf"(?i)(?<![A-Z0-9])(?:{_IBAN})(?![A-Z0-9])"), 1.0, "lower case", iban_sum),
+    Pattern(
+        "IBAN_CODE", _made(rf"(?i)(?<![A-Z0-9])(?:{_IBAN})(?![A-Z0-9])"), 1.0, "lower case", iban_sum,
+        digits=2, sign=_made(r"\d(?<=[A-Za-z\u017f\u212a\u0130]{2}\d)\d"),
+    ),
     Pattern(
         "EMAIL_ADDRESS", _made(r"[\p{L}\p{N}._%+\-]+@[\p{L}\p{N}\-]+(?:\.[\p{L}\p{N}\-]+)*\.[\p{L}\-]{2,}"), 0.9,
-        "domains that are not on the list of public suffixes",
+        "domains that are not on the list of public suffixes", words=("@",),
     ),
     Pattern(
         "PHONE_NUMBER", _made(r"\+[ ]?\d(?:[ .()\-/]{0,2}\d){6,14}"), 0.8, "international numbers that are not (yet) assigned",
+        digits=7, words=("+",),
     ),
     Pattern(
         "PHONE_NUMBER", _made(rf"(?<={_PHONE_WORD})\(?\d(?:[ .()\-]{{0,2}}\d){{6,14}}"), 0.6,
-        "national numbers of other countries than Presidio's eight, next to a word that says so",
+        "national numbers of other countries than Presidio's eight, next to a word that says so", digits=7,
     ),
     Pattern("PERSON", _made(rf"(?<=(?i:\b(?:name is|name:|signed,?|surname is)[ ]))(?:{_NAME})"), 0.7, "names after a word that says so"),
     Pattern(
         "PERSON", _made(rf"(?<=(?i:\b(?:this is|i am|i['’]m|it['’]?s|we are|on behalf of)[ ]))(?:{_FULL_NAME})"), 0.6,
         "full names in an introduction",
     ),
-    Pattern("PERSON", _made(rf"\b{_FULL_NAME}(?=[ ]here\b)"), 0.6, "the other form of an introduction"),
+    Pattern("PERSON", _made(rf"\b{_FULL_NAME}(?=[ ]here\b)"), 0.6, "the other form of an introduction", words=("here",)),
     Pattern("PERSON", _made(rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Rev)\b\.?[ ]{_NAME}"), 0.7, "names after a title"),
     Pattern(
         "PERSON", _made(rf"(?<=(?i:\b{_CLOSING})[,.!]?\s+)(?:{_NAME})(?=\s*(?:[,.]|$|\n))"), 0.6, "names under a letter",
@@ -121,18 +144,18 @@ PATTERNS: tuple[Pattern, ...] = (
         "PERSON", _made(rf"(?<=[.!?]\s+|\n)(?:{_FULL_NAME})(?=\.?\s*$|,[^\n]{{0,80}}$)"), 0.5,
         "names that stand alone at the end of a message",
     ),
-    Pattern("LOCATION", _made(_POSTCODE), 0.6, "postcodes"),
+    Pattern("LOCATION", _made(_POSTCODE), 0.6, "postcodes", digits=2),
     Pattern(
         "LOCATION", _made(rf"{_NUMBER}(?:{_CAPITALS}[ ,]+){{1,7}}(?:{_POSTCODE}|{_ZIP})"), 0.8,
-        "addresses that end with a postcode, whatever the street is called",
+        "addresses that end with a postcode, whatever the street is called", digits=3,
     ),
     Pattern(
         "LOCATION", _made(rf"{_NUMBER}(?:{_CAPITALS}[ ]){{1,3}}(?i:{_STREET})\b(?:,?[ ](?i:{_UNIT}))?{_TOWN}{{0,2}}"),
-        0.7, "street and number",
+        0.7, "street and number", digits=1,
     ),
     Pattern(
         "LOCATION", _made(rf"\b\d{{1,4}}[a-z]?[ ]{_NO_STREET}(?:[a-z]{{3,}}[ ]){{1,2}}(?:street|road|lane|avenue|crescent|terrace)\b"),
-        0.5, "street and number in lower case; only endings that are nothing else",
+        0.5, "street and number in lower case; only endings that are nothing else", digits=1,
     ),
     *(
         Pattern("SECRET", _made(rf"(?<![A-Za-z0-9_\-]){expression}"), 0.9, what)
@@ -152,9 +175,10 @@ PATTERNS: tuple[Pattern, ...] = (
         "SECRET", _made(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----(?s:.*?)(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|\Z)"), 1.0,
         "private keys (RFC 7468), also cut off",
     ),
-    Pattern("SECRET", _made(r"(?<=[a-z]://[^\s:/@]{1,64}:)[^\s@/]{3,}(?=@[\w\-])"), 0.95, "passwords in URLs"),
+    Pattern("SECRET", _made(r"(?<=[a-z]://[^\s:/@]{1,64}:)[^\s@/]{3,}(?=@[\w\-])"), 0.95, "passwords in URLs", words=("://",)),
     Pattern(
         "SECRET", _made(rf"(?<={_SECRET_WORD}[\"']?[ ]{{0,2}}(?:[:=]|[ ]is:?)[ ]{{0,2}}[\"']?){_SECRET}"), 0.6,
         "passwords and keys after a word that says so; they hold letters and digits, unlike `my password is wrong`",
+        digits=1, words=("pass", "pwd", "secret", "credential", "token", "key"),
     ),
 )  # fmt: skip

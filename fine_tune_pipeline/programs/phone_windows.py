@@ -7,7 +7,7 @@ region takes as a whole is done, and a region is asked only if some run of the w
 import copy
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import phonenumbers
@@ -129,27 +129,42 @@ def _may_be_valid(region: str, runs: tuple[str, ...]) -> bool:
 def _valid(region: str, digits: str) -> bool:
     """Whether digits, written without a plus sign, may be a valid number to someone in the region; true if it cannot be told."""
     metadata = PhoneMetadata.metadata_for_region(region)
-    if metadata is None or regex.match(metadata.international_prefix or "$.", digits):
+    if metadata is None or _made(metadata.international_prefix or "$.").match(digits):
         return True
     code = str(metadata.country_code)
     nationals = {digits, digits.removeprefix(code)}
     # The library takes a prefix such as `0` off up to twice.
     for _ in range(2):
-        matches = [(national, regex.match(metadata.national_prefix_for_parsing or "$.", national)) for national in nationals]
+        matches = [(national, _made(metadata.national_prefix_for_parsing or "$.").match(national)) for national in nationals]
         if metadata.national_prefix_transform_rule and any(match and match.group() for _, match in matches):
             return True
         nationals |= {national[match.end() :] for national, match in matches if match}
     return any(_is_number(int(code), national) for national in nationals)
 
 
+@cache
+def _made(expression: str) -> regex.Pattern[str]:
+    return regex.compile(expression)
+
+
 def _is_number(country_code: int, national: str) -> bool:
-    if not 2 <= len(national) <= _LONGEST_NUMBER:
+    if not 2 <= len(national) <= _LONGEST_NUMBER or len(national) not in _lengths(country_code):
         return False
     zeros = min(len(national) - len(national.lstrip("0")), len(national) - 1)
     number = PhoneNumber(country_code=country_code, national_number=int(national))
     if zeros:
         number.italian_leading_zero, number.number_of_leading_zeros = True, zeros
     return bool(phonenumbers.is_valid_number(number))
+
+
+@lru_cache(maxsize=512)
+def _lengths(country_code: int) -> frozenset[int]:
+    """How many digits a valid number of this country code may have, zeros at its start counted."""
+    regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(country_code, ())
+    known = [PhoneMetadata.metadata_for_region_or_calling_code(country_code, region) for region in regions]
+    possible = [each.general_desc.possible_length for each in known if each is not None and each.general_desc is not None]
+    # None given: any.
+    return frozenset(length for lengths in possible for length in lengths or range(_LONGEST_NUMBER + 1))
 
 
 @lru_cache(maxsize=512)

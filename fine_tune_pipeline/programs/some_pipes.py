@@ -1,17 +1,39 @@
-"""Parts of a spaCy pipeline behind Presidio's NLP engine: entities without lemmas, lemmas without entities, with the same outcome."""
+"""Parts of a spaCy pipeline behind Presidio's NLP engine: entities without lemmas, lemmas without entities, with the same outcome.
+
+A text becomes a doc once; the parts that turn out to be needed go over that doc one after the other.
+"""
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from presidio_analyzer.nlp_engine import NlpArtifacts, NlpEngine, SlimSpacyNlpEngine, SpacyNlpEngine
 from spacy.language import Language
-from spacy.tokens import Doc, Token
+from spacy.tokens import Doc, Span, Token
+
+from fine_tune_pipeline.programs.entity_steps import EntitySteps
 
 _KNOWN = {"tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer", "ner"}
 """Parts of which it is known what they read; a pipeline with any other is run whole."""
 
-_BATCH = 256
+_BATCH = 64
+_TOKENS = 1500
+"""Tokens that go through the NER at once: what it computes of them stays in the processor's cache."""
+
+
+@dataclass
+class Reading:
+    """A text, and what is known of it so far."""
+
+    text: str
+    nlp: Language | None
+
+    @cached_property
+    def doc(self) -> Doc:
+        assert self.nlp is not None
+        return self.nlp.make_doc(self.text)
 
 
 def language_of(engine: NlpEngine, language: str) -> Language | None:
@@ -22,21 +44,28 @@ def language_of(engine: NlpEngine, language: str) -> Language | None:
     return nlp if isinstance(nlp, Language) else None
 
 
-def with_lemmas(engine: NlpEngine, texts: Sequence[str], language: str) -> Iterator[NlpArtifacts]:
+def with_lemmas(engine: NlpEngine, readings: Sequence[Reading], language: str) -> Iterator[NlpArtifacts]:
     """Tokens and lemmas of each text."""
     nlp = language_of(engine, language)
     if nlp is None or not _is_known(nlp):
-        return _by_engine(engine, texts, language)
-    wanted = _present(nlp, "tok2vec", "tagger", "attribute_ruler", "lemmatizer")
-    return _artifacts(engine, run(nlp, texts, wanted=wanted), language)
+        return _by_engine(engine, readings, language)
+    docs = [reading.doc for reading in readings]
+    _add_vectors(nlp, docs)
+    return _artifacts(engine, run(nlp, docs, wanted=_present(nlp, "tagger", "attribute_ruler", "lemmatizer")), language)
 
 
-def with_entities(engine: NlpEngine, texts: Sequence[str], language: str) -> Iterator[NlpArtifacts]:
-    """The model's entities in each text; tokens and lemmas may be missing."""
+def with_entities(
+    engine: NlpEngine, readings: Sequence[Reading], language: str, entities: Sequence[str]
+) -> Iterator[tuple[int, NlpArtifacts]]:
+    """The model's findings of these entities, with the place of each text that has any; tokens and lemmas may be missing."""
     nlp = language_of(engine, language)
     if nlp is None or not _is_known(nlp):
-        return _by_engine(engine, texts, language)
-    return _artifacts(engine, map(_Entities, _named(nlp, texts)), language)
+        return enumerate(_by_engine(engine, readings, language))
+    docs = [reading.doc for reading in readings]
+    wanted = _labels(engine, nlp, entities)
+    found = _named(nlp, docs) if EntitySteps.of(nlp.get_pipe("ner")) is None else stepped(nlp, docs, wanted=wanted)
+    some = {place: spans for place, spans in enumerate(found) if spans}
+    return zip(some, _artifacts(engine, map(_Entities, some.values()), language), strict=True)
 
 
 def finds_entities(engine: NlpEngine, language: str) -> bool:
@@ -48,40 +77,68 @@ def finds_entities(engine: NlpEngine, language: str) -> bool:
 class _Entities:
     """A doc of which only the entities are read: lists of all its tokens would be made for nobody."""
 
-    def __init__(self, doc: Doc) -> None:
-        self.ents = doc.ents
+    def __init__(self, ents: Sequence[Span]) -> None:
+        self.ents = ents
 
     def __iter__(self) -> Iterator[Token]:
         return iter(())
 
 
-def _named(nlp: Language, texts: Sequence[str]) -> list[Doc]:
-    """Docs with entities, by the NER alone, and by what it asks of the parser only where that can count.
+def stepped(nlp: Language, docs: Sequence[Doc], *, wanted: frozenset[str]) -> list[list[Span]]:
+    """The wanted entities of each doc, by the NER alone, and by what it asks of the parser only where that can count.
 
-    The NER never lets an entity go over the start of a sentence, which the parser sets. Without these starts it takes the same steps up to
-    the first token that begins a sentence inside an entity. So a text without such an entity needs no parser.
+    The NER never lets an entity go over the start of a sentence, which the parser sets.
     """
-    heard = "tok2vec" in nlp.pipe_names and "ner" in nlp.get_pipe("tok2vec").listening_components
-    ner = _present(nlp, "ner", "tok2vec") if heard else _present(nlp, "ner")
-    docs = list(run(nlp, texts, wanted=ner))
+    steps = EntitySteps.of(nlp.get_pipe("ner"))
+    assert steps is not None
+    if _hears(nlp, "ner"):
+        _add_vectors(nlp, docs)
+    places = [place for place, doc in enumerate(docs) if len(doc)]
+    taken = dict(zip(places, (each for group in _groups([docs[place] for place in places]) for each in steps(group)), strict=True))
+    found = {place: each.entities() for place, each in taken.items()}
     if _before(nlp, "parser", "ner"):
-        parser = _present(nlp, "tok2vec", "parser")
-        long = [place for place, doc in enumerate(docs) if any(len(entity) > 1 for entity in doc.ents)]
-        parsed = run(nlp, [texts[place] for place in long], wanted=parser)
-        cut = [place for place, other in zip(long, parsed, strict=True) if _cuts(other, docs[place])]
-        for place, doc in zip(cut, run(nlp, [texts[place] for place in cut], wanted=parser | ner), strict=True):
-            docs[place] = doc
-    return docs
+        unsure = [place for place, each in taken.items() if each.may_change(found[place], wanted.__contains__)]
+        _add_vectors(nlp, [docs[place] for place in unsure])
+        for place, doc in zip(unsure, run(nlp, [docs[place] for place in unsure], wanted=_present(nlp, "parser")), strict=True):
+            found[place] = taken[place].entities(frozenset(token.i for token in doc if token.is_sent_start))
+    return [[Span(doc, *entity) for entity in found.get(place, ()) if entity.label in wanted] for place, doc in enumerate(docs)]
 
 
-def run(nlp: Language, texts: Iterable[str], *, wanted: frozenset[str]) -> Iterator[Doc]:
+def _groups(docs: Sequence[Doc]) -> Iterator[list[Doc]]:
+    """Docs in groups of about as many tokens as go through the NER at once."""
+    group, tokens = list[Doc](), 0
+    for doc in docs:
+        group.append(doc)
+        tokens += len(doc)
+        if tokens >= _TOKENS:
+            yield group
+            group, tokens = [], 0
+    if group:
+        yield group
+
+
+def _named(nlp: Language, docs: Sequence[Doc]) -> list[Sequence[Span]]:
+    """Entities of each doc by a NER whose steps are not known: the pipeline as it is, without what it does not hear of."""
+    parts = _present(nlp, "ner", *(["parser"] if _before(nlp, "parser", "ner") else []))
+    heard = any(_hears(nlp, part) for part in parts)
+    return [doc.ents for doc in run(nlp, docs, wanted=parts | _present(nlp, "tok2vec") if heard else parts)]
+
+
+def run(nlp: Language, texts: Iterable[str | Doc], *, wanted: frozenset[str]) -> Iterator[Doc]:
     """Docs by the wanted parts of a pipeline."""
     return nlp.pipe(texts, batch_size=_BATCH, disable=[name for name in nlp.pipe_names if name not in wanted])
 
 
-def _cuts(parsed: Doc, doc: Doc) -> bool:
-    """Whether a sentence begins inside an entity."""
-    return any(parsed[place].is_sent_start for entity in doc.ents for place in range(entity.start + 1, entity.end))
+def _add_vectors(nlp: Language, docs: Sequence[Doc]) -> None:
+    """Have the docs that have none yet get the vectors that several parts share."""
+    if "tok2vec" in nlp.pipe_names:
+        list(run(nlp, [doc for doc in docs if not len(doc.tensor)], wanted=frozenset({"tok2vec"})))
+
+
+def _labels(engine: SpacyNlpEngine, nlp: Language, entities: Sequence[str]) -> frozenset[str]:
+    """The model's labels that become one of these entities."""
+    mapping = engine.ner_model_configuration.model_to_presidio_entity_mapping
+    return frozenset(label for label in nlp.get_pipe("ner").labels if mapping.get(label, label) in entities)
 
 
 class _Ready:
@@ -104,8 +161,8 @@ def _artifacts(engine: NlpEngine, docs: Iterable[Any], language: str) -> Iterato
         yield ready.process_text("", language)
 
 
-def _by_engine(engine: NlpEngine, texts: Sequence[str], language: str) -> Iterator[NlpArtifacts]:
-    for _, artifacts in engine.process_batch(texts, language=language, batch_size=_BATCH):
+def _by_engine(engine: NlpEngine, readings: Sequence[Reading], language: str) -> Iterator[NlpArtifacts]:
+    for _, artifacts in engine.process_batch([reading.text for reading in readings], language=language, batch_size=_BATCH):
         yield artifacts
 
 
@@ -116,6 +173,11 @@ def _names(nlp: Language) -> dict[str, str]:
 def _is_known(nlp: Language) -> bool:
     """Whether there is at most one of each part, under its own name, and no other."""
     return all(name == factory and factory in _KNOWN for name, factory in _names(nlp).items())
+
+
+def _hears(nlp: Language, name: str) -> bool:
+    """Whether a part reads the shared vectors."""
+    return "tok2vec" in nlp.pipe_names and name in nlp.get_pipe("tok2vec").listening_components
 
 
 def _present(nlp: Language, *names: str) -> frozenset[str]:

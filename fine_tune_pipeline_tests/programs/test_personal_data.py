@@ -1,6 +1,9 @@
 """Spans: merging, what is no personal data, repeated names, replacing."""
 
+import random
+
 import pytest
+import regex
 
 from fine_tune_pipeline.programs.personal_data import OverlappingSpans, Span, known, merged, plausible, repeated, replaced
 
@@ -87,3 +90,39 @@ def test_each_span_is_replaced_by_its_type():
 def test_overlapping_spans_are_refused_by_name():
     with pytest.raises(OverlappingSpans, match="PERSON at 0-5 and NAME at 4-9 overlap"):
         replaced("x" * 10, [span(0, 5), span(4, 9, "NAME")])
+
+
+def repeated_by_one_expression(found, text, besides):
+    either = "|".join(regex.escape(value) for value in sorted(found, key=len, reverse=True))
+    matches = regex.finditer(rf"(?<![\p{{L}}\p{{N}}])(?:{either})(?![\p{{L}}\p{{N}}])", text)
+    spans = [Span(match.start(), match.end(), found[match.group()], 0.85, "pattern") for match in matches]
+    return [one for one in spans if all(one.end <= other.start or other.end <= one.start for other in besides)]
+
+
+def test_a_value_is_found_again_as_by_one_expression_of_all_values():
+    draw, again = random.Random(2), 0
+    words = [
+        "Anna",
+        "Anna Lund",
+        "Lund",
+        "annals",
+        "Annapolis",
+        "Anna\u0301",
+        "\u00e9Anna",
+        "Anna1",
+        "Anna\u00b2",
+        "\u0661Lund",
+        "-",
+        " ",
+        "  ",
+        ".",
+    ]
+    for _ in range(3000):
+        text = "".join(draw.choice(words) + draw.choice(["", " ", "_", "\n"]) for _ in range(draw.randrange(1, 9)))
+        places = sorted(draw.sample(range(len(text) + 1), min(len(text) + 1, draw.choice([0, 2, 4]))))
+        besides = [span(start, end) for start, end in zip(places[::2], places[1::2], strict=False)]
+        found = dict.fromkeys(draw.sample(["Anna", "Anna Lund", "Lund", "Zoe"], draw.randrange(1, 4)), "PERSON")
+        want = repeated_by_one_expression(found, text, besides)
+        assert repeated(found, text, besides=besides) == want
+        again += bool(want)
+    assert again > 300

@@ -3,9 +3,11 @@
 import random
 
 import pytest
+import regex
 
-from fine_tune_pipeline.programs.personal_data import merged
-from fine_tune_pipeline.programs.personal_patterns import find, iban_sum, luhn
+from fine_tune_pipeline.programs.personal_data import lowered, merged
+from fine_tune_pipeline.programs.personal_patterns import PATTERNS, find, iban_sum, luhn
+from fine_tune_pipeline_tests.programs.hostile_texts import hostile_texts
 
 ALL = ("CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "PHONE_NUMBER", "PERSON", "LOCATION", "SECRET")
 
@@ -146,3 +148,33 @@ def _definition(number):
 )
 def test_an_iban_is_valid_when_its_remainder_is_one(number, valid):
     assert iban_sum(number) is valid
+
+
+ODD = [
+    "PA\u017f\u017fWORD: abc123", "to\u212aen = a1b2c3d4", "CREDENT\u0130AL: hunter2x",
+    "A\u017fC\u0130\u0130 pwd: 1a2b3c", "api-\u212aEY: zz99zz99",
+    "gb29 nwbk 6016 1331 9268 19", "\u212aw81CBKU0000000000001234560101",
+    "\u017fe45 5000 0000 0583 9825 7466", "FR1420041010050500013M02606",
+    "+\u0663\u0661\u0662 \u0665\u0665\u0665 \u0660\u0661\u0664\u0667",
+    "ring \u0660\u0661\u0665\u0661 496 0123", "\uff11\uff12 Mill Road",
+    "5 Elm Lane, Leeds LS1 4AP",
+    "x@\u00e9.fr", "postgres://a:b1c2@db", "Ludwig van Beethoven here", "12 mill road", "m1 1aa", "6011.1111.1111.1117",
+]  # fmt: skip
+
+
+def test_no_pattern_is_left_out_of_a_text_that_it_matches():
+    matched = set()
+    for text in [*ODD, *hostile_texts(1500, seed=4)]:
+        lower, digits = lowered(text), len(regex.findall(r"\d", text))
+        for place, pattern in enumerate(PATTERNS):
+            if pattern.expression.search(text) is not None:
+                matched.add(place)
+                assert pattern.may_match(text, lower=lower, digits=digits), (pattern.entity, pattern.why, text)
+    gated = {place for place, pattern in enumerate(PATTERNS) if pattern.digits or pattern.words or pattern.sign is not None}
+    assert gated <= matched
+
+
+def test_a_text_without_digits_is_not_searched_for_numbers():
+    assert [
+        pattern.entity for pattern in PATTERNS if pattern.entity == "IBAN_CODE" and pattern.may_match("hello", lower="hello", digits=0)
+    ] == []

@@ -2,11 +2,12 @@
 
 import random
 
+import phonenumbers
 import pytest
 from presidio_analyzer import EntityRecognizer
 from presidio_analyzer.predefined_recognizers import PhoneRecognizer
 
-from fine_tune_pipeline.programs.phone_windows import PhoneWindows
+from fine_tune_pipeline.programs.phone_windows import PhoneWindows, _is_number
 from fine_tune_pipeline_tests.programs.analyzers import findings
 from fine_tune_pipeline_tests.programs.hostile_texts import hostile_texts
 
@@ -55,3 +56,18 @@ def test_numbers_are_those_that_the_recogniser_finds(recognizer):
     for text in [*CORNERS, *joined, *hostile_texts(25, seed=4)]:
         found = EntityRecognizer.remove_duplicates(windows(text, ["PHONE_NUMBER"]))
         assert findings(found) == findings(recognizer.analyze(text, ["PHONE_NUMBER"])), text
+
+
+def test_digits_are_a_valid_number_where_the_library_says_so():
+    draw, valid = random.Random(6), 0
+    for _ in range(20000):
+        code = draw.choice([1, 7, 39, 44, 49, 55, 91, 225, 290, 800, 999])
+        national = draw.choice(["", "", "0", "00", "3", "80", "20", "7"]) + str(draw.randrange(10 ** draw.randrange(2, 13)))
+        zeros = min(len(national) - len(national.lstrip("0")), len(national) - 1)
+        number = phonenumbers.PhoneNumber(country_code=code, national_number=int(national))
+        if zeros:
+            number.italian_leading_zero, number.number_of_leading_zeros = True, zeros
+        want = 2 <= len(national) <= 17 and phonenumbers.is_valid_number(number)
+        assert _is_number(code, national) == want
+        valid += want
+    assert valid > 500

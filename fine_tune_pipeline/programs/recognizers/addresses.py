@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from functools import cache
+from typing import NamedTuple
 
 import regex
 
-from fine_tune_pipeline.programs.personal_data import Span
+from fine_tune_pipeline.programs.personal_data import Span, lowered
 from fine_tune_pipeline.programs.recognizers.lists import either, places, words
 
 SURE, LIKELY = 0.8, 0.6
@@ -33,24 +34,39 @@ def _no_quantity() -> str:
     return rf"(?!(?i:{either(words().counted)})\b)"
 
 
-def _starts() -> tuple[tuple[str, float], ...]:
-    """What begins an address and is one already, and how sure that is."""
+class _Start(NamedTuple):
+    """What begins an address and is one already, and how sure that is. One of the words, in small letters, stands in every match."""
+
+    expression: str
+    score: float
+    words: tuple[str, ...]
+
+
+def _starts() -> tuple[_Start, ...]:
     known, number = words(), r"(?:\b\d{1,6}[ ]+)?"
     small = r"(?:(?i:de|del|da|do|dos|la|le|san|santa|r\.?)[ ])*"
+    ends, begins, after = (
+        tuple(f"{lowered(word)} " for word in each) for each in (known.street_ends, known.street_begins, known.street_after)
+    )
     return (
         # Military mail of the United States, on land and on ships.
-        (rf"\b(?i:PSC|CMR|Unit)[ ]\d+,?[ ]Box[ ]\d+{_GAP}{_FORCES}", SURE),
-        (rf"\b(?i:USS|USNS|USNV|USCGC)[ ]{_WORD}{_GAP}{_FORCES}", SURE),
+        _Start(rf"\b(?i:PSC|CMR|Unit)[ ]\d+,?[ ]Box[ ]\d+{_GAP}{_FORCES}", SURE, ("box",)),
+        _Start(rf"\b(?i:USS|USNS|USNV|USCGC)[ ]{_WORD}{_GAP}{_FORCES}", SURE, ("uss ", "usns ", "usnv ", "uscgc ")),
         # Post boxes.
-        (r"(?:\b\d{1,5}[ ])?\b(?i:P\.?[ ]?O\.?[ ]?Box|Post(?:al)?[ ]?box|Postfach|Postboks|Apartado)\b\.?[ ]\d{1,6}\b", LIKELY),
+        _Start(
+            r"(?:\b\d{1,5}[ ])?\b(?i:P\.?[ ]?O\.?[ ]?Box|Post(?:al)?[ ]?box|Postfach|Postboks|Apartado)\b\.?[ ]\d{1,6}\b", LIKELY,
+            ("box", "postfach", "postboks", "apartado"),
+        ),
         # Streets of other languages.
-        (rf"{number}\b[\p{{L}}\-]+(?i:{either(known.street_ends)})[ ]{_NUMBER}", LIKELY),
-        (rf"{number}\b(?i:{either(known.street_begins)})[ ]{small}{_CAPITAL}(?:[ ]{_WORD}){{0,4}}?[ ]{_NUMBER}", LIKELY),
-        (rf"{number}\b{_CAPITAL}(?:[ ]{_CAPITAL}){{0,2}}[ ](?:{either(known.street_after)})[ ]{_NUMBER}", LIKELY),
+        _Start(rf"{number}\b[\p{{L}}\-]+(?i:{either(known.street_ends)})[ ]{_NUMBER}", LIKELY, ends),
+        _Start(
+            rf"{number}\b(?i:{either(known.street_begins)})[ ]{small}{_CAPITAL}(?:[ ]{_WORD}){{0,4}}?[ ]{_NUMBER}", LIKELY, begins,
+        ),
+        _Start(rf"{number}\b{_CAPITAL}(?:[ ]{_CAPITAL}){{0,2}}[ ](?:{either(known.street_after)})[ ]{_NUMBER}", LIKELY, after),
         # Corners of two streets.
-        (
+        _Start(
             rf"\b(?i:(?:the[ ])?corner[ ]of)[ ](?:\d{{1,5}}[ ])?{_WORD}(?:[ ](?!and\b)(?:{_WORD}|\d+\.?)){{0,4}}"
-            rf"[ ](?i:and|&)[ ](?:\d{{1,5}}[ ])?{_WORD}(?:[ ](?:{_CAPITAL}|\d{{1,5}}\b|{_CROSSING})){{0,4}}", LIKELY,
+            rf"[ ](?i:and|&)[ ](?:\d{{1,5}}[ ])?{_WORD}(?:[ ](?:{_CAPITAL}|\d{{1,5}}\b|{_CROSSING})){{0,4}}", LIKELY, ("corner of ",),
         ),
     )  # fmt: skip
 
@@ -65,9 +81,15 @@ _CUE = (
 
 def find(text: str) -> list[Span]:
     """Addresses; they may overlap what other rules find."""
-    if not any(sign.isdigit() for sign in text) and "orner of" not in text:
+    if not _has_digit(text) and "orner of" not in text:
         return []
-    heads = [(match.start(), match.end(), score) for pattern, score in _heads() for match in pattern.finditer(text)]
+    lower = lowered(text)
+    heads = [
+        (match.start(), match.end(), score)
+        for pattern, score, words in _heads()
+        if any(word in lower for word in words)
+        for match in pattern.finditer(text)
+    ]
     spans = [Span(start, _tail(text, end) or end, "LOCATION", score, "pattern") for start, end, score in heads]
     return [*spans, *_numbered(text)]
 
@@ -138,9 +160,18 @@ def _tail(text: str, end: int, *, countries: bool = True) -> int | None:
     return proved
 
 
+def _has_digit(text: str) -> bool:
+    return _digit().search(text) is not None or (not text.isascii() and any(sign.isdigit() for sign in text))
+
+
 @cache
-def _heads() -> tuple[tuple[regex.Pattern[str], float], ...]:
-    return tuple((regex.compile(pattern), score) for pattern, score in _starts())
+def _digit() -> regex.Pattern[str]:
+    return regex.compile(r"\d")
+
+
+@cache
+def _heads() -> tuple[tuple[regex.Pattern[str], float, tuple[str, ...]], ...]:
+    return tuple((regex.compile(each.expression), each.score, each.words) for each in _starts())
 
 
 @cache

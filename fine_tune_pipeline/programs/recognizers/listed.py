@@ -21,6 +21,9 @@ _SHORTEST = 3
 
 def find(text: str, entities: Collection[str]) -> list[Span]:
     """People by given names, places and peoples by their names."""
+    written = [word.casefold() for word in _word().findall(text)]
+    if _listed().isdisjoint(written) and not any("-" in word and word.partition("-")[0] in _listed() for word in written):
+        return []
     spans = _people(text) if "PERSON" in entities else []
     if "LOCATION" in entities:
         spans += _located(text)
@@ -127,6 +130,12 @@ def _inside_other(text: str, token: regex.Match[str]) -> bool:
 def _starts_no_sentence(text: str, token: regex.Match[str]) -> bool:
     before = text[: token.start()].rstrip(" \"'“(")
     return bool(before) and before[-1] not in ".!?\n:"
+
+
+@cache
+def _listed() -> frozenset[str]:
+    """Every word with which a finding may begin."""
+    return names().given | names().also_words | words().peoples | _by_first_word().keys()
 
 
 @cache

@@ -2,14 +2,18 @@
 
 import json
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import regex
 from presidio_analyzer import EntityRecognizer, RecognizerResult
 from presidio_analyzer.nlp_engine import NlpArtifacts
 
+from fine_tune_pipeline.programs.chat_api import ChatApi, NoReply
 from fine_tune_pipeline.spec.pii_detectors import LlmDetector
+
+_TRIES = 3
 
 _logger = logging.getLogger(__name__)
 
@@ -27,9 +31,9 @@ class LlmFailed(RuntimeError):
 class LlmRecognizer(EntityRecognizer):
     """Asks an OpenAI-compatible endpoint about every text."""
 
-    def __init__(self, detector: LlmDetector, *, key: str | None) -> None:
+    def __init__(self, detector: LlmDetector, *, key: str | None, wait: Callable[[float], None] = time.sleep) -> None:
         self._detector = detector
-        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._api = ChatApi(detector.url, key, detector.timeout_seconds, _TRIES, wait=wait)
         super().__init__(supported_entities=list(detector.ask_for), name=f"llm {detector.model}", supported_language="en")
 
     def load(self) -> None:
@@ -63,13 +67,12 @@ class LlmRecognizer(EntityRecognizer):
         asked = _ASKED.format(entities=", ".join(self.supported_entities))
         messages = [{"role": "system", "content": asked}, {"role": "user", "content": text}]
         body = {"model": self._detector.model, "messages": messages, "temperature": 0}
-        url = f"{self._detector.url.rstrip('/')}/chat/completions"
-        try:
-            reply = httpx.post(url, json=body, headers=self._headers, timeout=self._detector.timeout_seconds)
-            reply.raise_for_status()
-            return str(reply.json()["choices"][0]["message"]["content"])
-        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-            raise LlmFailed(f"{url}: {type(error).__name__}: {error}; want a chat completion of {self._detector.model}") from error
+        with self._api.client() as client:
+            reply = self._api.reply(client, body)
+        if isinstance(reply, NoReply):
+            # Not what the server said: it may repeat the text.
+            raise LlmFailed(f"{self._detector.url}: {reply.detail}{reply.after}; want a chat completion of {self._detector.model}")
+        return reply
 
 
 def _named(answer: str, entities: set[str]) -> list[tuple[str, str]]:

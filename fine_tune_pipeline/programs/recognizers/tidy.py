@@ -69,7 +69,7 @@ def _capital(text: str, place: int) -> bool:
 
 def nobody(found: str, entity: str) -> bool:
     """Whether a finding of the model consists of words that name nobody: `LOL`, `Borrower Company`, `the Loan Agreement`."""
-    parts = regex.findall(r"[\p{L}'’&]+(?:-\d+)?|\d+", found.casefold())
+    parts = _words().findall(found.casefold())
     if not parts or all(part in words().nobody or part in STOP_WORDS or part in ("'", "s", "’") for part in parts):
         return True
     if entity == "ORGANIZATION":
@@ -81,6 +81,11 @@ def nobody(found: str, entity: str) -> bool:
 @cache
 def _no_neighbour() -> frozenset[str]:
     return STOP_WORDS | words().nobody | words().next_fields | words().ranks | words().job_heads | names().no_surname
+
+
+@cache
+def _words() -> regex.Pattern[str]:
+    return regex.compile(r"[\p{L}'’&]+(?:-\d+)?|\d+")
 
 
 @cache

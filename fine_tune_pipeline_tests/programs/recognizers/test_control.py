@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from fine_tune_pipeline.programs.recognizers.control import UnknownCountry
 from fine_tune_pipeline.programs.recognizers.detectors import MissingDetector
 from fine_tune_pipeline.programs.recognizers.identity import identities
-from fine_tune_pipeline.programs.recognizers.llm import LlmFailed
+from fine_tune_pipeline.programs.recognizers.llm import LlmFailed, LlmRecognizer
 from fine_tune_pipeline.programs.scrubbing import detector, scrub_text
 from fine_tune_pipeline.spec.dataset import PiiSpec
+from fine_tune_pipeline.spec.pii_detectors import LlmDetector
 from fine_tune_pipeline_tests.web import Quiet, web_server
 
 HERE = "fine_tune_pipeline_tests.programs.recognizers.own_detector"
@@ -188,12 +189,13 @@ def test_weights_and_sources_are_part_of_what_found_it(tiny_ner, tmp_path):
 class Model(Quiet, BaseHTTPRequestHandler):
     answer = ""
     asked: list[dict] = []
+    status = 200
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         type(self).asked.append({"path": self.path, "key": self.headers["authorization"], **body})
         reply = json.dumps({"choices": [{"message": {"content": type(self).answer}}]}).encode()
-        self.send_response(200 if type(self).answer else 500)
+        self.send_response(type(self).status if type(self).answer else 400)
         self.send_header("content-length", str(len(reply)))
         self.end_headers()
         self.wfile.write(reply)
@@ -202,7 +204,7 @@ class Model(Quiet, BaseHTTPRequestHandler):
 @pytest.fixture
 def llm(monkeypatch):
     monkeypatch.setenv("LLM_KEY_OF_THE_TESTS", "secret")
-    Model.answer, Model.asked = "", []
+    Model.answer, Model.asked, Model.status = "", [], 200
     with web_server(Model) as address:
         yield [{"type": "llm", "url": f"{address}/v1", "model": "m", "key_variable": "LLM_KEY_OF_THE_TESTS", "ask_for": ["PERSON", "SHIP"]}]
 
@@ -224,6 +226,15 @@ def test_a_language_model_that_gives_no_list_stops_the_step_without_the_text(llm
     with pytest.raises(LlmFailed) as caught:
         scrubbed("we met zorblax", detectors=llm)
     assert "zorblax" not in str(caught.value)
+
+
+def test_a_language_model_that_fails_is_asked_again_after_a_wait_and_then_stops_the_step_without_the_text(llm):
+    Model.answer, Model.status, waits = "zorblax is busy", 503, []
+    recognizer = LlmRecognizer(LlmDetector.model_validate(llm[0]), key=None, wait=waits.append)
+    with pytest.raises(LlmFailed, match=r"status 503 \(3 tries\); want a chat completion of m") as caught:
+        recognizer.analyze("we met zorblax", ["PERSON"])
+    assert "zorblax" not in str(caught.value)
+    assert (len(Model.asked), len(waits)) == (3, 2)
 
 
 def test_a_key_that_is_not_set_is_named(llm, monkeypatch):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from fine_tune_pipeline.programs.personal_data import Span, merged
-from fine_tune_pipeline.programs.recognizers import addresses, lists, rules
+from fine_tune_pipeline.programs.personal_data import Span, lowered, merged
+from fine_tune_pipeline.programs.recognizers import addresses, listed, lists, rules
+from fine_tune_pipeline_tests.programs.hostile_texts import hostile_texts
 
 ALL = ("AGE", "DATE_TIME", "LOCATION", "NRP", "ORGANIZATION", "PERSON", "PHONE_NUMBER", "TITLE", "ZIP_CODE")
 
@@ -168,3 +169,31 @@ def test_findings_of_patterns_are_left_as_they_are():
 def test_no_word_is_in_two_lists_of_names():
     assert not lists.names().given & lists.names().also_words
     assert all(word == word.casefold() for part in vars(lists.names()).values() for word in part)
+
+
+ADDRESSES = [
+    "PSC 1412, Box 77, APO AE 09123", "uss Halyard FPO AP 96601", "p.o. BOX 219", "Postfach 12", "APARTADO 7",
+    "Linden\u017ftraße 12", "LINDENSTRASSE 12",
+    "LINDENSTRAẞE 12", "HAUPTBRÜC\u212aE 4", "V\u0130A Roma 5",
+    "rue de Nantes 14", "Kossuth utca 9", "Kossuth u. 9", "the CORNER OF Elm and 5 Mill",
+]  # fmt: skip
+
+
+def test_no_start_of_an_address_is_left_out_of_a_text_that_it_matches():
+    matched = set()
+    for text in [*ADDRESSES, *hostile_texts(300, seed=8)]:
+        for place, (pattern, _, words) in enumerate(addresses._heads()):
+            if pattern.search(text) is not None:
+                matched.add(place)
+                assert any(word in lowered(text) for word in words), (pattern.pattern, text)
+    assert len(matched) == len(addresses._heads())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mary", "MARY-ANN", "Jean-\u017faul", "Will Turner", "in new york", "French", "Ma\u0301ria", "zzz", "Berlin-Mitte", "\u212aevin"],
+)
+def test_a_text_without_any_listed_word_is_the_only_one_that_is_not_read(text, monkeypatch):
+    quick = listed.find(text, ALL)
+    monkeypatch.setattr(listed, "_listed", lambda: frozenset(word.casefold().partition("-")[0] for word in listed._word().findall(text)))
+    assert listed.find(text, ALL) == quick

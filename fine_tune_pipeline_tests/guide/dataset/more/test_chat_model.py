@@ -7,7 +7,6 @@ from upath import UPath
 
 from fine_tune_pipeline.artifacts.replies import Replies
 from fine_tune_pipeline.guide.dataset.more.chat_model import (
-    LONGEST_WAIT_SECONDS,
     Chat,
     ModelRefused,
     ModelUnreachable,
@@ -15,6 +14,7 @@ from fine_tune_pipeline.guide.dataset.more.chat_model import (
     NoModelKey,
     Question,
 )
+from fine_tune_pipeline.programs.chat_api import LONGEST_WAIT_SECONDS
 from fine_tune_pipeline.spec.more import ChatModel
 from fine_tune_pipeline_tests.guide.dataset.model_server import model_server, said
 
