@@ -36,7 +36,7 @@ class SourceFile:
     field: str
 
     @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
+    def open(self, *, unpack: bool = True) -> Iterator[BinaryIO]:
         """Its bytes, unpacked where the ending says that they are packed.
 
         Raises:
@@ -44,7 +44,10 @@ class SourceFile:
         """
         try:
             # Buffered anew: the files of some places read no line of at most so many bytes.
-            with self.system.open(self.path, "rb", compression="infer") as stream, io.BufferedReader(stream) as buffered:
+            with (
+                self.system.open(self.path, "rb", compression="infer" if unpack else None) as stream,
+                io.BufferedReader(stream) as buffered,
+            ):
                 yield buffered
         except PermissionError as error:
             raise UnreadableSource(f"{self.field} ({self.path}): may not be read ({error}); let the user who runs this read it") from error
