@@ -188,7 +188,7 @@ Source = Annotated[FileSource | SqlSource | ChatSource, Field(discriminator="typ
 
 
 class DocumentSource(Files):
-    """Documents: PDF, DOCX, HTML, Markdown, plain text, e-mail (.eml, .mbox). They become chunks, never training rows by themselves."""
+    """Documents: PDF, DOCX, PPTX, HTML, Markdown, text, e-mail (.eml, .mbox). They become chunks, never training rows by themselves."""
 
     name: str | None = Field(default=None, description="Shown as the chunks' source; the place by default.")
     licence: str | None = Field(default=None, description="Terms under which you hold these documents; shown in the data card.")
