@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.guide.dataset.sources.rows import Row, canonical
 
 SHOWN_PEOPLE = 30
@@ -77,9 +78,8 @@ class Sides:
             raise UnseenSide(f"{self._place}: us: {unseen[0]!r} says nothing in it; correct the name or take it out; {self._people()}")
 
     def _people(self) -> str:
-        people = [f"{name} ({messages})" for name, messages in self._seen.most_common(SHOWN_PEOPLE)]
-        more = f" and {len(self._seen) - SHOWN_PEOPLE} more" if len(self._seen) > SHOWN_PEOPLE else ""
-        return f"who takes part (messages): {', '.join(people) or 'nobody'}{more}"
+        people = some((f"{name} ({messages})" for name, messages in self._seen.most_common()), most=SHOWN_PEOPLE)
+        return f"who takes part (messages): {people}"
 
 
 def conversations(found: Iterable[Said | Row], *, pause: timedelta, most_turns: int) -> Iterator[Row]:
