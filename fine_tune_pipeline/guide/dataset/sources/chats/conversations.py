@@ -16,6 +16,9 @@ from fine_tune_pipeline.guide.dataset.sources.rows import Row, canonical
 SHOWN_PEOPLE = 30
 """An error lists so many of those who take part, the busiest first."""
 
+JOINED_MESSAGES = 200
+"""A turn of more messages is a channel in which one side speaks alone."""
+
 MENTIONS = {True: "@assistant", False: "@user"}
 """What stands in a text where somebody was called by name, by whether they are us."""
 
@@ -50,7 +53,7 @@ class Sides:
     """Who answers, by the names that a source gives; and who was seen."""
 
     def __init__(self, us: Collection[str], *, place: str) -> None:
-        self._us = frozenset(us)
+        self._us = frozenset(map(one_space, us))
         self._place = place
         self._seen: Counter[str] = Counter()
         self._met: set[str] = set()
@@ -98,31 +101,29 @@ def conversations(found: Iterable[Said | Row], *, pause: timedelta, most_turns: 
             yield one
             continue
         if turns and _ends(turns, one, pause, most_turns):
-            yield from _closed(turns)
+            yield _row(turns)
             turns = []
         if turns and turns[-1][-1].ours == one.ours:
             turns[-1].append(one)
-        else:
+        elif turns or not one.ours:
             turns.append([one])
-    yield from _closed(turns)
+        else:
+            yield unused(one.file, one.number, "opens_with_us", "is ours, and there is no question before it", one.raw)
+    if turns:
+        yield _row(turns)
 
 
 def _ends(turns: Sequence[Sequence[Said]], one: Said, pause: timedelta, most_turns: int) -> bool:
     last = turns[-1][-1]
-    full = len(turns) >= most_turns and last.ours and not one.ours
+    full = len(turns[-1]) >= JOINED_MESSAGES if last.ours == one.ours else len(turns) >= most_turns and last.ours
     return one.talk != last.talk or full or (not one.thread and one.at - last.at > pause)
 
 
-def _closed(turns: Sequence[Sequence[Said]]) -> Iterator[Row]:
-    asked = turns[1:] if turns and turns[0][0].ours else turns
-    for one in turns[0] if len(asked) < len(turns) else ():
-        yield unused(one.file, one.number, "opens_with_us", "begins a conversation, and is ours: there is no question before it", one.raw)
-    if asked:
-        first = asked[0][0]
-        messages = [{"role": "assistant" if turn[0].ours else "user", "content": "\n".join(one.text for one in turn)} for turn in asked]
-        columns: dict[str, Any] = {"id": _id(first), "messages": messages, "started": first.at.isoformat()}
-        columns |= {"channel": first.channel} if first.channel else {}
-        yield Row(first.number, columns, file=first.file)
+def _row(turns: Sequence[Sequence[Said]]) -> Row:
+    first = turns[0][0]
+    messages = [{"role": "assistant" if turn[0].ours else "user", "content": "\n".join(one.text for one in turn)} for turn in turns]
+    columns: dict[str, Any] = {"id": _id(first), "messages": messages, "started": first.at.isoformat()}
+    return Row(first.number, columns | ({"channel": first.channel} if first.channel else {}), file=first.file)
 
 
 def _id(first: Said) -> str:
@@ -133,3 +134,8 @@ def _id(first: Said) -> str:
 def unused(file: str, number: int, reason: str, problem: str, raw: str) -> Row:
     """A line or message of an export that is in no conversation."""
     return Row(number, None, problem, raw, file=file, reason=reason)
+
+
+def one_space(name: str) -> str:
+    """A name as it can be typed: telephone numbers are written with spaces and hyphens that no keyboard has."""
+    return " ".join(name.replace("\u2011", "-").split())

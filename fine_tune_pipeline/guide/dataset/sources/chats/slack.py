@@ -116,7 +116,7 @@ def _refused(message: Message, text: str, *, ours: bool) -> tuple[str, str] | No
         return "system_line", f"{message.get('subtype') or message.get('type')}: Slack tells of the channel"
     if _time(message.get("ts")) is None:
         return "impossible_date", f"ts: got {message.get('ts')!r}, want seconds since 1970"
-    if (message.get("bot_id") or message.get("subtype") == "bot_message") and not ours:
+    if (message.get("bot_id") or message.get("subtype") == "bot_message" or message.get("user") == "USLACKBOT") and not ours:
         return "bot_message", "a program wrote it that is not in `us`"
     return None if text else ("media_only", "holds no text, as a file without a word")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO
 
-from fine_tune_pipeline.guide.dataset.sources.chats.conversations import MENTIONS, Said, Sides, unused
+from fine_tune_pipeline.guide.dataset.sources.chats.conversations import MENTIONS, Said, Sides, one_space, unused
 from fine_tune_pipeline.guide.dataset.sources.chats.files import ChatFile
 from fine_tune_pipeline.guide.dataset.sources.files import UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.readers import SHOWN_CHARACTERS, check_undecoded, lines_of
@@ -167,7 +167,7 @@ def _words(text: str, sides: Sides) -> str:
 
 def _name(written: str) -> str:
     # `~` stands before the names of people who are not in the phone's contacts.
-    return _DIRECTIONS.sub("", written).strip().removeprefix("~").strip()
+    return one_space(_DIRECTIONS.sub("", written).strip().removeprefix("~"))
 
 
 def _time(begin: re.Match[str], order: str) -> datetime | None:

@@ -97,6 +97,7 @@ def test_a_zip_and_a_folder_give_the_same_and_have_the_same_fingerprint(tmp_path
         (say("U1", "<@U1> has joined the channel", 1, subtype="channel_join"), "system_line"),
         (say("U1", "set the topic", 1, subtype="channel_topic"), "system_line"),
         ({"type": "message", "subtype": "bot_message", "bot_id": "B9", "username": "ci", "text": "Built", "ts": "1"}, "bot_message"),
+        (say("USLACKBOT", "Reminder: stand-up", 1), "bot_message"),
         (say("U1", "", 1, files=[{"id": "F1"}]), "media_only"),
         ({"type": "message", "user": "U1", "text": "when?"}, "impossible_date"),
         (say("U1", "First", 0), "said_twice"),

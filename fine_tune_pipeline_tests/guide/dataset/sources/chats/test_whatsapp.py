@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fine_tune_pipeline.guide.dataset.sources.chats import conversations
 from fine_tune_pipeline.guide.dataset.sources.chats.conversations import UnseenSide, UnstatedSide
 from fine_tune_pipeline.guide.dataset.sources.chats.whatsapp import MESSAGE_CHARACTERS, UnclearDates
 from fine_tune_pipeline.guide.dataset.sources.files import UnreadableSource
@@ -116,6 +117,20 @@ def test_who_is_called_by_name_becomes_a_role(tmp_path):
         "[31/12/23, 21:06:00] \u202aShop\u202c: Yes @\u2068~Ann Lee\u2069, and ask @4917012345678.",
     )
     assert talks(rows) == [[("u", "@assistant is this right?"), ("a", "Yes @user, and ask @user.")]]
+
+
+def test_a_number_is_typed_with_plain_spaces_and_hyphens(tmp_path):
+    number = "\u202a+1\u00a0(555)\u00a0010\u20110100\u202c"
+    rows = read(tmp_path, "31/12/23, 21:05 - Ann: Hi", f"31/12/23, 21:06 - {number}: Hello", us=("+1 (555) 010-0100",))
+    assert talks(rows) == [[("u", "Hi"), ("a", "Hello")]]
+
+
+def test_one_side_that_speaks_alone_makes_no_endless_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversations, "JOINED_MESSAGES", 3)
+    lines = [f"31/12/23, 21:{minute:02} - {name}: {minute}" for minute, name in enumerate(["Shop"] * 5 + ["Ann"] * 6 + ["Shop"])]
+    rows = read(tmp_path, *lines)
+    assert unused(rows) == [(number, "opens_with_us") for number in range(1, 6)]
+    assert talks(rows) == [[("u", "5\n6\n7")], [("u", "8\n9\n10"), ("a", "11")]]
 
 
 def test_a_long_silence_begins_a_new_conversation(tmp_path):
