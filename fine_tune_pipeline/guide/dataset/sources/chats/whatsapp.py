@@ -19,9 +19,10 @@ MESSAGE_CHARACTERS = 65_536
 ORDERS = {"dmy": (2, 1, 0), "mdy": (2, 0, 1), "ymd": (0, 1, 2)}
 """Where year, month and day stand among the three numbers of a date."""
 
-# Android: `31/12/2023, 21:05 - Ann: text`; iOS: `[31.12.23, 21:05:33] Ann: text`. \s is also the narrow space before PM.
+# Android: `31/12/2023, 21:05 - Ann: text`; iOS: `[31.12.23, 21:05:33] Ann: text`.
+# \s is also the narrow space before PM; Finns write `klo` before the hour.
 _BEGIN = re.compile(
-    r"[\u200e\u200f]?(?P<bracket>\[)?(?P<one>\d{1,4})(?P<sign>[./-])\s?(?P<two>\d{1,2})[./-]\s?(?P<three>\d{1,4})\.?,?\s"
+    r"[\u200e\u200f]?(?P<bracket>\[)?(?P<one>\d{1,4})(?P<sign>[./-])\s?(?P<two>\d{1,2})[./-]\s?(?P<three>\d{1,4})\.?,?\s(?:[a-zà-ÿ]{1,5}\.?\s)?"
     r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2}))?(?:\s?(?P<half>[AaPp])\.?\s?[Mm]\.?)?"
     r"(?(bracket)\]|\s[-–])\s(?P<rest>.*)"
 )
@@ -34,7 +35,7 @@ _LEFT_TO_RIGHT = "\u200e"
 _OMITTED = r"omitted|weggelassen|omitid[ao]|omis(?:es?)?|absente?|ocult[ao]|omess[ao]|ausgeschlossen"
 _MEDIA = re.compile(
     rf"<(?:Media|Medien|Multimedia|Archivo|Médias|Mídia|Arquivo de mídia) (?:{_OMITTED})>"
-    r"|<(?:attached|Anhang|adjunto|pièce jointe|anexado|allegato): [^>\n]+>"
+    r"|<\s?(?:attached|Anhang|adjunto|pièce jointe|anexado|allegato): [^>\n]+>"
     r"|^[^\n]+ \((?:file attached|Datei angehängt|archivo adjunto|fichier joint|arquivo anexado|file allegato)\)$",
     re.MULTILINE,
 )
@@ -83,6 +84,9 @@ def whatsapp_messages(file: ChatFile, sides: Sides, *, order: str | None) -> Ite
         UnreadableSource: no line begins as a message does, or the file is no UTF-8 text.
         UnclearDates: the dates show no order.
     """
+    with file.open() as stream:
+        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UnreadableSource(f"{file.place}: begins as UTF-16 does; save the file as UTF-8")
     known = order or _order(file)
     with file.open() as stream:
         for found in _begun(stream, file):
@@ -206,30 +210,32 @@ class _Reading:
 
 
 def _order(file: ChatFile) -> str:
+    """The order of day, month and year that the dates of a chat show."""
     readings = [_Reading("dmy"), _Reading("mdy")]
-    begun = same = 0
-    first = ""
-    with file.open() as stream:
-        for line, _ in lines_of(stream):
-            if not first and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise UnreadableSource(f"{file.place}: begins as UTF-16 does; save the file as UTF-8")
-            text = _decoded(line) or ""
-            first = first or text
-            begin = _BEGIN.match(text)
-            if begin is None:
-                continue
-            if len(begin["one"]) == 4:
-                return "ymd"
-            if begin["sign"] == ".":
-                return "dmy"
-            begun, same = begun + 1, same + (int(begin["one"]) == int(begin["two"]))
-            for reading in readings:
-                reading.see(begin)
-    if not begun:
-        raise UnreadableSource(
-            f"{file.place}: no line begins as in a chat that WhatsApp exported ({_FORM}); the first is {first[:SHOWN_CHARACTERS]!r}"
-        )
+    clear = True
+    for begin in _begins(file):
+        if len(begin["one"]) == 4:
+            return "ymd"
+        # Nearly all who write dots write the day first, so without a sign of another order that is theirs.
+        clear = clear and (begin["sign"] == "." or int(begin["one"]) == int(begin["two"]))
+        for reading in readings:
+            reading.see(begin)
     best, other = sorted(readings, key=lambda reading: (reading.impossible, reading.back))
-    if begun > same and (best.impossible, best.back) == (other.impossible, other.back):
+    if not clear and (best.impossible, best.back) == (other.impossible, other.back):
         raise UnclearDates(f"{file.place}: day and month can be either number of each date; write date_order: dmy, or mdy")
     return best.order
+
+
+def _begins(file: ChatFile) -> Iterator[re.Match[str]]:
+    """Where messages begin; raises if none does."""
+    first, begun = "", False
+    with file.open() as stream:
+        for line, _ in lines_of(stream):
+            text = _decoded(line) or ""
+            first = first or text
+            if begin := _BEGIN.match(text):
+                begun = True
+                yield begin
+    if not begun:
+        shown = first[:SHOWN_CHARACTERS]
+        raise UnreadableSource(f"{file.place}: no line begins as in a chat that WhatsApp exported ({_FORM}); the first is {shown!r}")

@@ -48,6 +48,11 @@ def unused(rows: list[Row]) -> list[tuple[int, str]]:
         ("[12/31/23, 9:05:33 PM] ", "2023-12-31T21:05:33"),
         (f"{LRM}[31.12.23, 21:05:33] ", "2023-12-31T21:05:33"),
         ("[2023/12/31 21:05:33] ", "2023-12-31T21:05:33"),
+        ("[31.12.2023 klo 21.05.33] ", "2023-12-31T21:05:33"),
+        ("31.12.2023 klo 21.05 - ", "2023-12-31T21:05:00"),
+        ("31. 12. 2023. 21:05 - ", "2023-12-31T21:05:00"),
+        ("[12.31.23 21:05:33] ", "2023-12-31T21:05:33"),
+        ("31-12-23 21:05 - ", "2023-12-31T21:05:00"),
     ],
 )
 def test_lines_of_android_and_ios_in_every_form_of_date_and_hour(tmp_path, begin, started):
@@ -188,6 +193,7 @@ def test_what_is_longer_than_whatsapp_sends_is_no_part_of_a_message(tmp_path):
     [
         (b"Dear Ann,\nhello\n", r"no line begins as in a chat that WhatsApp exported .*the first is 'Dear Ann,'"),
         (b"", "no line begins"),
+        ("[2023/12/31 下午 9:05:33] Ann: Hi\n".encode(), "no line begins"),
         ("31/12/2023, 10:00 - Ann: Hi".encode("utf-16"), "begins as UTF-16 does; save the file as UTF-8"),
         (b"31/12/2023, 10:00 - Ann: Hi\n" + b"caf\xe9\n" * 20, "20 of 21 rows are not UTF-8"),
     ],
