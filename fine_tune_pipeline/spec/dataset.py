@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
@@ -27,10 +27,19 @@ LAYOUT_COLUMNS = {
 _ONE_ANSWER = ("columns", "alpaca", "preference")
 
 
-class Columns(Section):
-    """How a row becomes an example. Templates are sandboxed Jinja over the row's columns."""
+class Taken(Section):
+    """What every source of examples says: what it is called, what is taken of it, and on which terms."""
 
     name: str | None = Field(default=None, description="Shown as the example's source; the type and place by default.")
+    turns: Turns = Field(default="last", description="Which answers of a conversation are learnt from.")
+    metadata: list[str] = Field(default=[], description="Columns kept beside the example, for slices.")
+    licence: str | None = Field(default=None, description="Terms under which you hold this data; shown in the data card.")
+    sample: int | None = Field(default=None, ge=1, description="Take this many rows, chosen by seed; all by default.")
+
+
+class Columns(Taken):
+    """How a row becomes an example. Templates are sandboxed Jinja over the row's columns."""
+
     prompt: str = Field(default="{{ prompt }}", description="Template of what the model is given.")
     completion: str = Field(default="{{ completion }}", description="Template of the right answer.")
     layout: Layout = Field(
@@ -39,10 +48,6 @@ class Columns(Section):
         "prompt_completion, preference.",
     )
     columns: dict[str, str] = Field(default={}, description="Your names of the layout's columns, such as {messages: dialogue}.")
-    turns: Turns = Field(default="last", description="Which answers of a conversation are learnt from.")
-    metadata: list[str] = Field(default=[], description="Columns kept beside the example, for slices.")
-    licence: str | None = Field(default=None, description="Terms under which you hold this data; shown in the data card.")
-    sample: int | None = Field(default=None, ge=1, description="Take this many rows, chosen by seed; all by default.")
 
     @model_validator(mode="after")
     def read_one_way(self) -> Self:
@@ -139,11 +144,51 @@ class SqlSource(Columns):
     parameters: dict[str, str | int | float | bool] = Field(default={}, description="Values of the query's `:names`; never pasted into it.")
 
 
-Source = Annotated[FileSource | SqlSource, Field(discriminator="type")]
+class ChatExport(Files, Taken):
+    """Conversations as a chat program exports them. Metadata may be `started` (date and time) and `channel`."""
+
+    # A conversation of an export is a row of this training format.
+    layout: ClassVar[Layout] = "messages"
+    columns: ClassVar[dict[str, str]] = {}
+    prompt: ClassVar[str] = ""
+    completion: ClassVar[str] = ""
+
+    turns: Turns = Field(default="all", description="Which answers of a conversation are learnt from.")
+    us: list[str] = Field(
+        default=[],
+        description="Who answers, by name or id: what they say is learnt from, all others are the user. Must be given; if it is not, the "
+        "error lists who takes part.",
+    )
+    pause_hours: float = Field(
+        default=24, gt=0, description="A longer silence ends a conversation; 24 is the window in which WhatsApp lets a business answer."
+    )
+    most_turns: int = Field(
+        default=50, ge=2, description="From so many turns on, the next one of the user begins a new conversation, so that none has no end."
+    )
+
+
+class SlackSource(ChatExport):
+    """A Slack export, as a folder or .zip: `users.json`, and a folder for each channel with a file for each day."""
+
+    type: Literal["slack"]
+
+
+class WhatsAppSource(ChatExport):
+    """Chats that WhatsApp exported, as .txt or .zip, from Android or iOS."""
+
+    type: Literal["whatsapp"]
+    date_order: Literal["dmy", "mdy", "ymd"] | None = Field(
+        default=None, description="Order of day, month and year, where the dates themselves do not show it."
+    )
+
+
+ChatSource = SlackSource | WhatsAppSource
+
+Source = Annotated[FileSource | SqlSource | ChatSource, Field(discriminator="type")]
 
 
 class DocumentSource(Files):
-    """Documents: PDF, DOCX, HTML, Markdown, plain text, e-mail (.eml, .mbox). They become chunks, never training rows by themselves."""
+    """Documents: PDF, DOCX, PPTX, HTML, Markdown, text, e-mail (.eml, .mbox). They become chunks, never training rows by themselves."""
 
     name: str | None = Field(default=None, description="Shown as the chunks' source; the place by default.")
     licence: str | None = Field(default=None, description="Terms under which you hold these documents; shown in the data card.")

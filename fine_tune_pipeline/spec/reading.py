@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fine_tune_pipeline.spec.base_model import LocalModel
-from fine_tune_pipeline.spec.dataset import FileSource
+from fine_tune_pipeline.spec.dataset import Files
 from fine_tune_pipeline.spec.more import PythonRule
 from fine_tune_pipeline.spec.objective import Classification, Extraction
 from fine_tune_pipeline.spec.paths import is_there
@@ -307,7 +307,7 @@ def _named_files(spec: UseCaseSpec) -> Iterable[tuple[Location, str]]:
             yield ("base_model", "candidates", number, "path"), candidate.path
     for part, sources in (("sources", spec.dataset.sources), ("held_out", spec.dataset.held_out)):
         for number, source in enumerate(sources):
-            if isinstance(source, FileSource):
+            if isinstance(source, Files):
                 yield ("dataset", part, number, "path"), source.path
     for number, documents in enumerate(spec.dataset.documents):
         yield ("dataset", "documents", number, "path"), documents.path

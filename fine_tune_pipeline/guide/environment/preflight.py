@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
+from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
@@ -131,7 +132,7 @@ def _length_problems(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:
     if share <= limit:
         return []
     return [
-        f"length: {len(seen.over_long)} of {seen.rows} rows ({share:.1%}) are longer than max_length ({_some(seen.over_long)}), "
+        f"length: {len(seen.over_long)} of {seen.rows} rows ({share:.1%}) are longer than max_length ({some(seen.over_long)}), "
         f"training.over_long_limit is {limit:.1%}; the longest has {seen.longest_tokens} tokens: raise training.max_length to that, or "
         "shorten the rows"
     ]
@@ -145,7 +146,7 @@ def passed(seen: PreflightResult, plan: Plan, problems: Sequence[str]) -> Check:
     if problems:
         said = "training must not start: " + "; ".join(problems)
     elif seen.over_long:
-        said += f"; {len(seen.over_long)} over-long rows are left out of training: {_some(seen.over_long)}"
+        said += f"; {len(seen.over_long)} over-long rows are left out of training: {some(seen.over_long)}"
     return Check(name="preflight_passed", passed=not problems, description=said, metadata={"problems": len(problems)})
 
 
@@ -175,7 +176,3 @@ def _metadata(seen: PreflightResult, whole: Forecast, plan: Plan) -> dict[str, o
         "predicted_peak_gib": whole.predicted_peak_bytes / GIB,
         "peak_measured_over_predicted": whole.peak_ratio,
     }
-
-
-def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:SHOWN_IDS]) + (f", … ({len(ids)} in all)" if len(ids) > SHOWN_IDS else "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from typing import TYPE_CHECKING, Literal, cast
 
-from fine_tune_pipeline.guide.objective.shares import share_bounds
+from fine_tune_pipeline.guide.objective.shares import exact_share_bounds, share_bounds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,7 +171,7 @@ def _mcnemar_bounds(gains: Sequence[float], *, level: float) -> Bounds:
     gain = (share of rows that differ) · (2 · P(win | differs) - 1); both factors are replaced by their less favourable bound.
     """
     wins, losses = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
-    differ = _exact_share(wins + losses, len(gains), level=level)
+    differ = exact_share_bounds(wins + losses, len(gains), level=level)
 
     def lower(won: int, lost: int) -> float:
         balance = 2 * _mid_p_lower(won, won + lost, level=level) - 1
@@ -192,15 +192,6 @@ def _mid_p_lower(successes: int, trials: int, *, level: float) -> float:
         return float(binom.sf(successes, trials, p) + binom.pmf(successes, trials, p) / 2) - (1 - level)
 
     return cast(float, brentq(excess, 0.0, 1.0, xtol=1e-12))
-
-
-def _exact_share(successes: int, rows: int, *, level: float) -> tuple[float, float]:
-    """Clopper and Pearson's bounds, each at `level`."""
-    from scipy.stats import beta
-
-    lower = 0.0 if successes == 0 else float(beta.ppf(1 - level, successes, rows - successes + 1))
-    upper = 1.0 if successes == rows else float(beta.ppf(level, successes + 1, rows - successes))
-    return lower, upper
 
 
 def _sign_flip_bounds(gains: Sequence[float], clusters: Sequence[Hashable], *, level: float) -> Bounds:

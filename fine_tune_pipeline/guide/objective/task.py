@@ -2,12 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.spec.objective import Classification, Extraction
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -84,7 +85,7 @@ class ClassificationTask(Task):
     def problem(self, completion: str) -> str | None:
         if self.class_of(completion):
             return None
-        return f"{_quoted(completion)} is not a label of the task; want one of {_some(self.classes)}"
+        return f"{_quoted(completion)} is not a label of the task; want one of {some(self.classes)}"
 
     @cached_property
     def _label_of(self) -> dict[str, str]:
@@ -129,9 +130,9 @@ class ExtractionTask(Task):
     def problem(self, completion: str) -> str | None:
         answer = parsed(completion)
         if answer is None:
-            return f"{_quoted(completion)} is not JSON; want one object with the keys {_some(list(self.properties))}"
+            return f"{_quoted(completion)} is not JSON; want one object with the keys {some(self.properties)}"
         if not isinstance(answer, dict):
-            return f"{_quoted(completion)} is a {type(answer).__name__}; want one object with the keys {_some(list(self.properties))}"
+            return f"{_quoted(completion)} is a {type(answer).__name__}; want one object with the keys {some(self.properties)}"
         error = next(iter(sorted(self.validator.iter_errors(answer), key=lambda error: list(map(str, error.path)))), None)
         if error is None:
             return None
@@ -193,7 +194,7 @@ def classification(labels: Any, *, where: str = "objective.task.labels") -> Clas
         raise UnusableLabels(f"{where}: got {_quoted(json.dumps(labels))}, want a list of at least two non-empty strings")
     twice = [label for label, times in Counter(map(normalised_label, labels)).items() if times > 1]
     if twice:
-        raise UnusableLabels(f"{where}: {_some(twice)} stands there twice (spelling differences do not count); name each label once")
+        raise UnusableLabels(f"{where}: {some(twice)} stands there twice (spelling differences do not count); name each label once")
     return ClassificationTask(type="classification", labels=list(labels))
 
 
@@ -286,7 +287,3 @@ def _said(sub: Any) -> str:
 def _quoted(text: str) -> str:
     short = text.strip()
     return repr(short if len(short) <= SHOWN_CHARACTERS else short[:SHOWN_CHARACTERS] + "…")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")

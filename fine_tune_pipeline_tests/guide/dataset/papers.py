@@ -1,5 +1,6 @@
-"""Small documents that the tests read: PDF and DOCX written byte by byte."""
+"""Small documents that the tests read: PDF and DOCX written byte by byte, PPTX by its library."""
 
+import base64
 import io
 import struct
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ PROTECTION = (
     b"/U <faff4041dab3e9945d4fd860115e5b0c5f406c2596dc93f5fc1e5e3f71a56e5b> >>"
 )
 PROTECTION_ID = b"/ID [<f0fcaf96f1dfc2bca7d70b3bc8353cd2> <f0fcaf96f1dfc2bca7d70b3bc8353cd2>]"
+
+# A picture of one point.
+_DOT = base64.b64decode(b"R0lGODlhAQABAIAAAP///////yH5BAEAAAAALAAAAAABAAEAAAICRAEAOw==")
 
 _WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 _PACKAGE = "http://schemas.openxmlformats.org/package/2006"
@@ -84,6 +88,27 @@ def _paragraph(text: str) -> str:
 
 def _relation(kind: str, target: str) -> str:
     return f'<Relationships xmlns="{_PACKAGE}/relationships"><Relationship Id="r1" Type="{kind}" Target="{target}"/></Relationships>'
+
+
+def pptx(*slides: Sequence[str | None]) -> bytes:
+    """Each slide has a title (None: none), a text (None: none) and notes; a slide of these alone has a picture instead of a text."""
+    from pptx import Presentation
+    from pptx.util import Inches
+
+    deck = Presentation()
+    for title, text, notes in slides:
+        slide = deck.slides.add_slide(deck.slide_layouts[5 if title else 6])
+        if title:
+            slide.shapes.title.text = title
+        if text is None:
+            slide.shapes.add_picture(io.BytesIO(_DOT), Inches(1), Inches(3))
+        else:
+            slide.shapes.add_textbox(Inches(1), Inches(3), Inches(4), Inches(1)).text_frame.text = text
+        if notes:
+            slide.notes_slide.notes_text_frame.text = notes
+    file = io.BytesIO()
+    deck.save(file)
+    return file.getvalue()
 
 
 def protected_office() -> bytes:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.manifest import Check
+from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.artifacts.sequences import Joined, each, where
 from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.likeness.contamination import Benchmark, record, written
@@ -18,14 +19,14 @@ MOST_ROWS = 5_000
 """So many validation and test rows are compared with all of training, chosen by hash: time then grows with the rows, not with their
 square. If one row in a thousand leaked, none of 5,000 would show it in 7 of 1,000 runs."""
 
-_NAMED = 10
-"""So many pairs are named in a check."""
-
 
 class _Leak(NamedTuple):
     mine: str
     theirs: str
     how: str
+
+    def said(self) -> str:
+        return f"{self.mine} ~ {self.theirs} ({self.how})"
 
 
 class _Side(NamedTuple):
@@ -44,12 +45,12 @@ def no_leakage(parts: Split, overlap: Overlap) -> Check:
     looked_at = heapq.nsmallest(MOST_ROWS, apart, key=lambda example: by_hash(example.id))
     found = _leaks(train, _side(looked_at, written), counted, overlap)
     rows = len({leak.theirs for leak in found})
-    some = f", of {len(looked_at):,} looked at out of {len(apart):,}," if len(looked_at) < len(apart) else ""
-    text = f"{rows} test or validation prompts{some} are near duplicates of a training prompt"
+    share = f", of {len(looked_at):,} looked at out of {len(apart):,}," if len(looked_at) < len(apart) else ""
+    text = f"{rows} test or validation prompts{share} are near duplicates of a training prompt"
     text += f" (Jaccard of 5-character shingles >= {LEAK_JACCARD})"
     text += f" or share {overlap.words} words in a row with one." if overlap.words else "."
     if rows:
-        text += f" Pairs: {_some(found)}. Take one of each pair out of its source."
+        text += f" Pairs: {some(map(_Leak.said, found))}. Take one of each pair out of its source."
     metadata = {"rows": rows, "looked_at": len(looked_at), "jaccard": LEAK_JACCARD} | (
         {"shared_words": overlap.words} if overlap.words else {}
     )
@@ -66,7 +67,7 @@ def no_contamination(parts: Split, benchmarks: Sequence[Benchmark], overlap: Ove
     rows = len({leak.mine for leak in found})
     text = f"{rows} training rows are like a text of {', '.join(benchmark.name for benchmark in benchmarks)} ({len(texts)} texts)."
     if rows:
-        text += f" Pairs: {_some(found)}. Take these rows out of their source."
+        text += f" Pairs: {some(map(_Leak.said, found))}. Take these rows out of their source."
     return Check(name="no_contamination", passed=not rows, description=text, metadata={"rows": rows, "benchmark_texts": len(texts)})
 
 
@@ -85,8 +86,3 @@ def _leaks(train: _Side, other: _Side, counted: Sequence[Sequence[str]], overlap
     found = [(pair.first, pair.second, f"{pair.jaccard:.2f}") for pair in near]
     found += [(one.first, one.second, f"`{one.words}`") for one in same]
     return [_Leak(train.names[first], other.names[second], how) for first, second, how in found]
-
-
-def _some(found: Sequence[_Leak]) -> str:
-    named = ", ".join(f"{leak.mine} ~ {leak.theirs} ({leak.how})" for leak in found[:_NAMED])
-    return named + (f", … ({len(found)} in all)" if len(found) > _NAMED else "")

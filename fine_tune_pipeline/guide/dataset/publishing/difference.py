@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fine_tune_pipeline.artifacts.manifest import Built
+from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.artifacts.store import Artifact, DamagedArtifact, Store, UnknownVersion
 from fine_tune_pipeline.guide.dataset.publishing.split import PARTS
 
@@ -27,8 +28,6 @@ COMPARED: Mapping[str, Sequence[str]] = {
     "rejected": ("rejected",),
 }
 """What a row says to a model, by name. What stands beside it (metadata, source, licence) may change without the row being another one."""
-
-_NAMED = 10
 
 _SHOWN_CLASSES = 20
 
@@ -156,9 +155,9 @@ def markdown(found: Difference) -> str:
         return f"The first version: {_count(found.added):,} rows."
     lines = [f"From {found.before} to {found.after}:", "", "| part | added | removed |", "| --- | --- | --- |"]
     lines += [f"| {part} | {len(found.added[part]):,} | {len(found.removed[part]):,} |" for part in PARTS]
-    changed = _some(f"{id_} ({' and '.join(names)})" for id_, names in found.changed.items())
+    changed = some(f"{id_} ({' and '.join(names)})" for id_, names in found.changed.items())
     lines += ["", f"- Changed: {changed}"]
-    lines += [f"- Renamed, with the same content: {_some(f'{old} → {new}' for old, new in found.renamed.items())}"]
+    lines += [f"- Renamed, with the same content: {some(f'{old} → {new}' for old, new in found.renamed.items())}"]
     lines += [f"- {_moved(found)}", f"- Classes: {found.class_shift:.1%} of the rows have shifted."]
     shifted = [row for row in found.classes if row["shift"]][:_SHOWN_CLASSES]
     if shifted:
@@ -220,7 +219,7 @@ def _classes(before: Version, after: Version) -> list[dict[str, Any]]:
 def _moved(found: Difference) -> str:
     if not found.moved:
         return "No row is in another part than before."
-    ways = _some(f"{id_} ({was} → {is_})" for id_, (was, is_) in found.moved.items())
+    ways = some(f"{id_} ({was} → {is_})" for id_, (was, is_) in found.moved.items())
     return (
         f"**In another part than before: {ways}.** A model trained on the version before has seen what is now tested if a row came from "
         "train; compare models on one version only."
@@ -229,8 +228,3 @@ def _moved(found: Difference) -> str:
 
 def _count(by_part: Mapping[str, Sequence[str]]) -> int:
     return sum(map(len, by_part.values()))
-
-
-def _some(texts: Iterable[str]) -> str:
-    found = list(texts)
-    return (", ".join(found[:_NAMED]) or "none") + (f", … ({len(found):,} in all)" if len(found) > _NAMED else "")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.guide.dataset.scrubbing.residue_estimate import Estimate
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import DatasetSpec
@@ -14,8 +15,6 @@ UNKNOWN_LICENCE = "not stated"
 
 OTHER_LANGUAGE_SHARE = 0.02
 """From this share of rows on, another language is worth a word; single rows are as often a mistake of the identifier."""
-
-_NAMED = 8
 
 
 def known_limits(content: Mapping[str, Any], *, task: Task, spec: DatasetSpec) -> list[str]:
@@ -67,10 +66,10 @@ def _classes(content: Mapping[str, Any], task: Task, spec: DatasetSpec) -> Itera
     counts = content["classes"]
     short = [f"{name} ({counts[name]['train']})" for name in task.classes if counts[name]["train"] < 2 * spec.minimum_per_class]
     if short:
-        yield f"Classes with fewer than {2 * spec.minimum_per_class} training rows: {_some(short)}."
+        yield f"Classes with fewer than {2 * spec.minimum_per_class} training rows: {some(short)}."
     untested = [name for name in task.classes if not counts[name]["test"]]
     if untested:
-        yield f"Classes without a test row, of which the evaluation can say nothing: {_some(untested)}."
+        yield f"Classes without a test row, of which the evaluation can say nothing: {some(untested)}."
 
 
 def _synthetic(content: Mapping[str, Any]) -> Iterator[str]:
@@ -82,7 +81,7 @@ def _synthetic(content: Mapping[str, Any]) -> Iterator[str]:
 def _licences(content: Mapping[str, Any]) -> Iterator[str]:
     unknown = [source for source, licence in content["licences"].items() if licence == UNKNOWN_LICENCE]
     if unknown:
-        yield f"The terms of these sources are not stated: {_some(unknown)}."
+        yield f"The terms of these sources are not stated: {some(unknown)}."
 
 
 def _languages(content: Mapping[str, Any]) -> Iterator[str]:
@@ -90,13 +89,9 @@ def _languages(content: Mapping[str, Any]) -> Iterator[str]:
     known = [name for name in found if name != "unsure"]
     others = [f"{name} ({found[name] / total:.0%})" for name in known[1:] if found[name] >= OTHER_LANGUAGE_SHARE * total]
     if others:
-        yield f"Most prompts are in {known[0]}; there are also {_some(others)}, of which the evaluation may see too few rows."
+        yield f"Most prompts are in {known[0]}; there are also {some(others)}, of which the evaluation may see too few rows."
 
 
 def _skipped(spec: DatasetSpec) -> Iterator[str]:
     if spec.clean.skip:
         yield f"Rules and repairs that the use case leaves out: {', '.join(spec.clean.skip)}."
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f", … ({len(names)} in all)" if len(names) > _NAMED else "")

@@ -8,6 +8,7 @@ from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example, write_examples, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
+from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.artifacts.quarantine import write_quarantine
 from fine_tune_pipeline.artifacts.sequences import stored_examples
 from fine_tune_pipeline.guide.dataset.likeness.contamination import Benchmark, contamination
@@ -28,9 +29,6 @@ from fine_tune_pipeline.spec.dataset import DatasetSpec
 CARD = "card.md"
 CARD_HTML = "card.html"
 CARD_JSON = "card.json"
-
-_NAMED = 10
-"""So many ids or classes are named in a check."""
 
 
 def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, use_case: str, benchmarks: Sequence[Benchmark] = ()) -> Built:
@@ -100,7 +98,7 @@ def _schema(parts: Split, task: Task) -> Check:
     text = f"{total - len(wrong)} of {total} completions are valid answers of the task."
     if wrong:
         first = next(iter(wrong))
-        text += f" Wrong: {_some(list(wrong))}; {first}: {wrong[first]}. Correct them in the source or by a verdict `fix`."
+        text += f" Wrong: {some(wrong)}; {first}: {wrong[first]}. Correct them in the source or by a verdict `fix`."
     return Check(name="schema", passed=not wrong, description=text, metadata={"invalid": len(wrong)})
 
 
@@ -126,9 +124,5 @@ def _classes_covered(parts: Split, spec: DatasetSpec, task: Task) -> Check:
         f"{len(task.classes) - len(short)} of {len(task.classes)} classes have at least {least} training rows (dataset.minimum_per_class)."
     )
     if short:
-        text += f" Too few: {_some([f'{name} ({rows})' for name, rows in short.items()])}. Add examples of these classes."
+        text += f" Too few: {some(f'{name} ({rows})' for name, rows in short.items())}. Add examples of these classes."
     return Check(name="classes_covered", passed=not short, description=text, metadata={"short": len(short), "minimum": least})
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f", … ({len(names)} in all)" if len(names) > _NAMED else "")

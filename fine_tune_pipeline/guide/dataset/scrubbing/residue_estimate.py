@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fine_tune_pipeline.guide.objective.shares import exact_share_bounds
+
 LEVEL = 0.95
 
 
@@ -21,13 +23,9 @@ class Estimate:
     def upper(self) -> float:
         """The share that the true one is not above, with 95 % confidence; 1 where nobody looked.
 
-        Source: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934), 404-413, one-sided: never too low, also for none among few rows.
+        Exact, so never too low, also for none among few rows.
         """
-        from scipy.stats import beta
-
-        if self.with_personal_data >= self.looked_at:
-            return 1.0
-        return float(beta.ppf(LEVEL, self.with_personal_data + 1, self.looked_at - self.with_personal_data))
+        return exact_share_bounds(self.with_personal_data, self.looked_at, level=LEVEL)[1]
 
     def said(self, rows: int) -> str:
         """The estimate in words, for a dataset of so many rows."""

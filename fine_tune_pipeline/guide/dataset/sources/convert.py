@@ -1,7 +1,8 @@
-"""Documents become Markdown: PDF page by page, DOCX, HTML; text of any usual encoding. Offline, by markitdown's converters alone."""
+"""Documents become Markdown: PDF by page, PPTX by slide, DOCX, HTML; text of any usual encoding. Offline, by markitdown's converters."""
 
 import io
 import logging
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,8 @@ from xml.parsers.expat import ExpatError, ParserCreate
 from zipfile import BadZipFile, ZipFile
 
 _OLE = b"\xd0\xcf\x11\xe0"
+_PICTURE = re.compile(r"^!\[(?P<text>[^\]\n]*)\]\((?P<name>\w*)\.jpg\)$", re.MULTILINE)
+_PICTURE_FILE = re.compile(r"\.(?:png|jpe?g|gif|bmp|tiff?|svg|emf|wmf|webp)$", re.IGNORECASE)
 _PROTECTED = "EncryptedPackage".encode("utf-16-le")
 
 
@@ -121,20 +124,57 @@ def _markdown_text(content: bytes, _: int) -> Converted:
 
 
 def _docx(content: bytes, limit: int) -> Converted:
+    _check_office(content, main="word/document.xml", kind=".docx", old="Word document (.doc)", counted=(".xml", ".rels"), limit=limit)
+    return Converted(_markdown("DocxConverter", content, ".docx").markdown, headings=True)
+
+
+def _pptx(content: bytes, limit: int) -> Converted:
+    # The parser unpacks pictures too.
+    _check_office(content, main="ppt/presentation.xml", kind=".pptx", old="presentation (.ppt)", counted=("",), limit=limit)
+    slides = _slides(_markdown("PptxConverter", content, ".pptx").markdown)
+    texts = [_PICTURE.sub(_described, slide).strip() for slide in slides]
+    pictures = [number for number, (slide, text) in enumerate(zip(slides, texts, strict=True), start=1) if slide and not text]
+    # A heading of their own: slides may have no title, or something above it, which is not the slide's before.
+    pages = [f"# Slide {number}\n\n{text}" if text else "" for number, text in enumerate(texts, start=1)]
+    if not any(texts):
+        raise UnusableDocument("no_text", f"its {len(slides)} slides hold no text; pictures are not read")
+    return Converted("\n\n".join(pages), headings=True, page_starts=_starts(pages), pictures_only=tuple(pictures))
+
+
+def _slides(markdown: str) -> list[str]:
+    """The text of each slide, without the comment that the converter puts before it."""
+    found: list[str] = []
+    rest = markdown
+    while True:
+        before, mark, rest = rest.partition(f"<!-- Slide number: {len(found) + 1} -->")
+        if found:
+            found[-1] = before.strip()
+        if not mark:
+            return found
+        found.append("")
+
+
+def _described(picture: re.Match[str]) -> str:
+    """What somebody wrote about a picture; nothing if there is only its name, such as `Picture 2` or `logo.png`."""
+    named = re.sub(r"\W", "", picture["text"]) == picture["name"] or _PICTURE_FILE.search(picture["text"])
+    return "" if named else picture["text"]
+
+
+def _check_office(content: bytes, *, main: str, kind: str, old: str, counted: tuple[str, ...], limit: int) -> None:
+    """Raise if an Office file needs a password, is of the old kind, damaged, or unpacks to more than `limit` in parts with such endings."""
     if needs_password(io.BytesIO(content)):
         raise UnusableDocument("password_protected", "needs a password; save it without one")
     if content.startswith(_OLE):
-        raise UnusableDocument("damaged", "is an old Word document (.doc) by its content; save it as .docx")
+        raise UnusableDocument("damaged", f"is an old {old} by its content; save it as {kind}")
     try:
         with ZipFile(io.BytesIO(content)) as archive:
-            unpacked = sum(part.file_size for part in archive.infolist() if part.filename.endswith((".xml", ".rels")))
+            unpacked = sum(part.file_size for part in archive.infolist() if part.filename.endswith(counted))
             if unpacked > limit:
-                raise UnusableDocument("too_large", f"its text unpacks to {unpacked:,} bytes, want at most {limit:,} (max_megabytes)")
+                raise UnusableDocument("too_large", f"it unpacks to {unpacked:,} bytes, want at most {limit:,} (max_megabytes)")
             # The converter mends XML that is none, and loses text by it.
-            ParserCreate().Parse(archive.read("word/document.xml"), True)
+            ParserCreate().Parse(archive.read(main), True)
     except (BadZipFile, KeyError, ExpatError) as error:
-        raise UnusableDocument("damaged", f"is no .docx, or not all of one ({error})") from error
-    return Converted(_markdown("DocxConverter", content, ".docx").markdown, headings=True)
+        raise UnusableDocument("damaged", f"is no {kind}, or not all of one ({error})") from error
 
 
 def _pdf(content: bytes, _: int) -> Converted:
@@ -184,7 +224,7 @@ def _markdown(converter: str, content: bytes, suffix: str, **options: Any) -> An
     try:
         return getattr(converters, converter)().convert(io.BytesIO(content), StreamInfo(extension=suffix), **options)
     except MissingDependencyException as error:
-        raise ImportError(f"{suffix} documents need markitdown[docx,pdf] whole: {error}") from error
+        raise ImportError(f"{suffix} documents need markitdown[docx,pdf,pptx] whole: {error}") from error
 
 
 @contextmanager
@@ -204,6 +244,7 @@ def _quiet() -> Iterator[None]:
 CONVERTERS: dict[str, Callable[[bytes, int], Converted]] = {
     ".pdf": _pdf,
     ".docx": _docx,
+    ".pptx": _pptx,
     ".html": _html,
     ".htm": _html,
     ".md": _markdown_text,

@@ -20,7 +20,7 @@ from fine_tune_pipeline.spec.dataset import DocumentSource
 
 QUARANTINE = "documents_quarantine.jsonl"
 SUFFIXES = (*CONVERTERS, ".eml", ".mbox")
-CONVERTER_PACKAGES = ("markitdown", "mammoth", "pdfminer.six", "pdfplumber", "pypdfium2")
+CONVERTER_PACKAGES = ("markitdown", "mammoth", "pdfminer.six", "pdfplumber", "pypdfium2", "python-pptx")
 """Another version of these may give another text, so they belong to the fingerprint."""
 
 

@@ -4,7 +4,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import PurePosixPath
@@ -36,7 +36,7 @@ class SourceFile:
     field: str
 
     @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
+    def open(self, *, unpack: bool = True) -> Iterator[BinaryIO]:
         """Its bytes, unpacked where the ending says that they are packed.
 
         Raises:
@@ -44,7 +44,10 @@ class SourceFile:
         """
         try:
             # Buffered anew: the files of some places read no line of at most so many bytes.
-            with self.system.open(self.path, "rb", compression="infer") as stream, io.BufferedReader(stream) as buffered:
+            with (
+                self.system.open(self.path, "rb", compression="infer" if unpack else None) as stream,
+                io.BufferedReader(stream) as buffered,
+            ):
                 yield buffered
         except PermissionError as error:
             raise UnreadableSource(f"{self.field} ({self.path}): may not be read ({error}); let the user who runs this read it") from error
@@ -81,7 +84,7 @@ def files_at(place: str, *, suffixes: Collection[str], field: str, others: bool 
     try:
         system, root = url_to_fs(place)
     except (ImportError, ValueError) as error:
-        raise UnreadableSource(f"{field}: {get_protocol(place)}:// cannot be opened: {error}") from error
+        raise UnreadableSource(f"{field}: {_unopened(get_protocol(place), error)}") from error
     try:
         found = _found(system, root, suffixes, others=others)
     except _failures(system) as error:
@@ -92,13 +95,25 @@ def files_at(place: str, *, suffixes: Collection[str], field: str, others: bool 
     return [SourceFile(name=path.removeprefix(shared), path=path, system=system, field=field) for path in found]
 
 
+def _unopened(protocol: str, error: Exception) -> str:
+    if isinstance(error, ImportError) and protocol in _EXTRAS:
+        package, extra = _EXTRAS[protocol]
+        return f"{protocol}:// needs the package {package}: pip install 'fine_tune_pipeline[{extra}]'"
+    return f"{protocol}:// cannot be opened: {error}"
+
+
 def _found(system: AbstractFileSystem, root: str, suffixes: Collection[str], *, others: bool) -> list[str]:
     # What is there by this very name goes first: names may hold the signs of a glob.
     if system.isfile(root):
         return [root]
     if system.isdir(root):
         return sorted(path for path in system.find(root) if ending(path) in suffixes or (others and not _hidden(path)))
-    found: dict[str, Any] = system.glob(root, detail=True) if is_glob(root) else {}
+    if not is_glob(root):
+        # Some systems take a server that is down, or says no, for a file that is not there; when asked about it they say which.
+        with suppress(FileNotFoundError):
+            system.info(root)
+        return []
+    found: dict[str, Any] = system.glob(root, detail=True)
     return sorted(path for path, info in found.items() if info["type"] == "file")
 
 
@@ -114,10 +129,16 @@ def _shared(paths: list[str]) -> str:
     return first[: first.rfind("/", 0, same) + 1]
 
 
+_EXTRAS = {
+    "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs"),
+    "abfs": ("adlfs", "abfs"), "abfss": ("adlfs", "abfs"), "az": ("adlfs", "abfs"),
+}  # fmt: skip
+"""The package that reads from a place, and the extra of ours that brings it."""
+
 _CLIENT_FAILURES = {
     "http": (("aiohttp", "ClientError"),),
     "s3": (("botocore.exceptions", "BotoCoreError"),),
-    "gs": (("aiohttp", "ClientError"), ("google.auth.exceptions", "GoogleAuthError")),
+    "gs": (("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError"), ("google.auth.exceptions", "GoogleAuthError")),
     "abfs": (("aiohttp", "ClientError"), ("azure.core.exceptions", "AzureError")),
 }
 """What the clients of some protocols raise that is no OSError: a server that is not reached, keys that are missing."""

@@ -46,7 +46,9 @@ def read_row(columns: Mapping[str, Any], *, layout: Layout, names: Mapping[str, 
 
 
 def resembled(columns: Mapping[str, Any]) -> str | None:
-    """What to write in the YAML for a row whose columns look like those of a training format; None if they do not."""
+    """What to write in the YAML for a row whose columns look like those of a training format or chat; None if they do not."""
+    if columns.get("type") == "message" and {"ts", "text"} <= columns.keys():
+        return "type: slack, and as path the export's folder or .zip"
     for name, value in columns.items():
         if (
             isinstance(value, list)

@@ -1,17 +1,19 @@
-"""Sources of rows: files of every type, queries of a database. A row that cannot be read is a broken row, not an error."""
+"""Sources of rows: files of every type, queries of a database, chats. A row that cannot be read is a broken row, not an error."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
+from fine_tune_pipeline.guide.dataset.sources.chats.exports import chat_rows, chat_sha256
 from fine_tune_pipeline.guide.dataset.sources.files import SourceFile, files_at
 from fine_tune_pipeline.guide.dataset.sources.queries import asked
 from fine_tune_pipeline.guide.dataset.sources.readers import rows_of
 from fine_tune_pipeline.guide.dataset.sources.rows import Row
-from fine_tune_pipeline.spec.dataset import FileSource, Source, SqlSource
+from fine_tune_pipeline.spec.dataset import ChatSource, FileSource, Source, SqlSource
 
 SUFFIXES = {"jsonl": (".jsonl", ".ndjson"), "json": (".json",), "csv": (".csv", ".tsv"), "parquet": (".parquet",), "excel": (".xlsx",)}
+SUFFIXES |= {"slack": (".json", ".zip"), "whatsapp": (".txt", ".zip")}
 """Of a folder, the files with these endings are read."""
 
 
@@ -53,6 +55,9 @@ def opened(source: Source, *, locate: Callable[[str], str], field: str) -> Opene
     where = locate(source.path)
     files = files_at(where, suffixes=SUFFIXES[source.type], field=field)
     origin = files[0].name if len(files) == 1 else ""
+    if isinstance(source, ChatSource):
+        place = f"{field} ({where})"
+        return Opened(source, source_name(source), place, chat_sha256(files, source), lambda: chat_rows(files, source, place=place), origin)
     return Opened(source, source_name(source), f"{field} ({where})", _sha256(files), lambda: _file_rows(files, source, field=field), origin)
 
 

@@ -66,7 +66,7 @@ def _rows(stream: BinaryIO, source: FileSource, place: str) -> Iterator[Row]:
 
 def _jsonl(stream: BinaryIO, *, place: str) -> Iterator[Row]:
     undecoded = number = 0
-    for number, (line, rest) in enumerate(_lines(stream), start=1):
+    for number, (line, rest) in enumerate(lines_of(stream), start=1):
         if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise UnreadableSource(f"{place}: begins as UTF-16 does; save the file as UTF-8")
         shown = line[:SHOWN_CHARACTERS].decode("utf-8", errors="replace")
@@ -82,10 +82,10 @@ def _jsonl(stream: BinaryIO, *, place: str) -> Iterator[Row]:
                 yield Row(number, None, f"not UTF-8 text ({error.reason} at {error.start})", raw)
             else:
                 yield _json_row(number, text)
-    _check_undecoded(undecoded, number, wanted="UTF-8", remedy="save the file as UTF-8", place=place)
+    check_undecoded(undecoded, number, wanted="UTF-8", remedy="save the file as UTF-8", place=place)
 
 
-def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+def lines_of(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Each line, of an over-long one its beginning and how many bytes follow."""
     while line := stream.readline(LINE_BYTES):
         rest = 0
@@ -112,6 +112,16 @@ def _json_row(number: int, line: str) -> Row:
 
 
 def _json(stream: BinaryIO, *, records: str | None, place: str) -> Iterator[Row]:
+    for number, item in enumerate(_records(json_value(stream, place=place), records, place=place), start=1):
+        yield object_row(number, item, None)
+
+
+def json_value(stream: BinaryIO, *, place: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UnreadableSource: it is none, or too large to be read whole.
+    """
     content = stream.read(JSON_BYTES + 1)
     if len(content) > JSON_BYTES:
         raise UnreadableSource(
@@ -119,7 +129,7 @@ def _json(stream: BinaryIO, *, records: str | None, place: str) -> Iterator[Row]
             "(jq -c '.[]' file.json) and read it with type: jsonl"
         )
     try:
-        value = json.loads(content.decode("utf-8-sig"))
+        return json.loads(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UnreadableSource(
             f"{place}: line {error.lineno} is not JSON ({error.msg} at column {error.colno}); one object a line is type: jsonl"
@@ -130,11 +140,10 @@ def _json(stream: BinaryIO, *, records: str | None, place: str) -> Iterator[Row]
         raise UnreadableSource(f"{place}: nested too deeply to be read") from error
     except ValueError as error:
         raise UnreadableSource(f"{place}: holds what cannot be read ({error})") from error
-    for number, item in enumerate(_records(value, records, place=place), start=1):
-        yield object_row(number, item, None)
 
 
-def _check_undecoded(undecoded: int, rows: int, *, wanted: str, remedy: str, place: str) -> None:
+def check_undecoded(undecoded: int, rows: int, *, wanted: str, remedy: str, place: str) -> None:
+    """Raise if so many rows are in another encoding that the file is."""
     if undecoded > max(UNREADABLE_ROWS, UNREADABLE_SHARE * rows):
         raise UnreadableSource(f"{place}: {undecoded} of {rows} rows are not {wanted}; {remedy}")
 
@@ -180,7 +189,7 @@ def _csv_rows(reader: Iterator[list[str]], source: CsvSource, *, place: str) -> 
             problem = f"not {source.encoding} text; the bytes that are none are shown as \\udc.."
             yield Row(number, None, problem, json.dumps(fields))
     remedy = "write the encoding that the file has, such as encoding: cp1252, or save it as UTF-8"
-    _check_undecoded(undecoded, number, wanted=source.encoding, remedy=remedy, place=place)
+    check_undecoded(undecoded, number, wanted=source.encoding, remedy=remedy, place=place)
 
 
 def _check_header(header: Sequence[str], *, place: str, delimiter: str) -> None:

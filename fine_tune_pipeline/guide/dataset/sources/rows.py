@@ -10,6 +10,7 @@ from typing import Any
 class Row:
     """One row; `number` counts from 1 as the reader of the file would (for CSV without the header). `columns` is None if it is broken.
 
+    `reason` is the name under which the quarantine keeps a broken one, `problem` a sentence about it, `raw` how it stands in the source.
     `file` says which one where a source has several, `sheet` which one of a workbook.
     """
 
@@ -19,6 +20,7 @@ class Row:
     raw: str = ""
     file: str = ""
     sheet: str = ""
+    reason: str = "broken_row"
 
     @property
     def place(self) -> str:

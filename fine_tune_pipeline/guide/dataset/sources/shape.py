@@ -77,7 +77,7 @@ class Shape:
         """Look at the first readable row of a source that has neither templates nor a layout.
 
         Raises:
-            UnstatedLayout: the row is in a training format.
+            UnstatedLayout: the row is in a training format, or a message of Slack's.
         """
         spec = self.source.source
         if spec.layout != "columns" or row.columns is None or spec.model_fields_set.intersection(_TEMPLATES):
@@ -103,7 +103,7 @@ class Shape:
     def _shaped(self, row: Row, id_: str) -> Shaped:
         spec = self.source.source
         if row.columns is None:
-            raise UnfitRow("broken_row", row.problem)
+            raise UnfitRow(row.reason, row.problem)
         if missing := [name for name in spec.metadata if name not in row.columns]:
             raise UnfitRow("missing_column", f"metadata: there is no column {missing[0]!r}; the row has {_listed(row.columns)}")
         if spec.layout == "columns":

@@ -16,7 +16,7 @@ from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.guide.dataset.sources.documents import QUARANTINE, NoDocuments, collected_documents, opened_documents
 from fine_tune_pipeline.guide.dataset.sources.files import MissingSource
 from fine_tune_pipeline.spec.dataset import DocumentSource
-from fine_tune_pipeline_tests.guide.dataset.papers import docx, message, pdf, protected_office
+from fine_tune_pipeline_tests.guide.dataset.papers import docx, message, pdf, pptx, protected_office
 
 LETTER = b"Dear customer,\n\nyour order has been sent.\n"
 
@@ -65,6 +65,41 @@ def test_each_kind_of_document_gives_its_text_with_headings_and_pages(tmp_path):
     assert chunks[4].metadata == {"title": "Help"}
     assert left == {}
     assert (metadata["documents"], metadata["document_chunks"], metadata["documents_left_out"]) == (5, 7, 0)
+
+
+def test_slides_are_pages_and_speaker_notes_belong_to_them(tmp_path):
+    files(
+        tmp_path,
+        a_pptx=pptx(
+            ("Returns", "Within 30 days.", "Say that cards are quicker."), (None, "No title here.", None), ("Only a title", None, None)
+        ),
+    )
+    chunks, left, _ = read(tmp_path)
+    assert shown(chunks) == [
+        ("a.pptx", "Returns", 1, "Within 30 days."),
+        ("a.pptx", "Returns > Notes:", 1, "Say that cards are quicker."),
+        ("a.pptx", "Slide 2", 2, "No title here."),
+    ]
+    assert left == {}
+    assert chunks[2].place == f"a.pptx, page 2, Slide 2, characters {chunks[2].start}-{chunks[2].end}"
+
+
+def test_tables_and_descriptions_of_pictures_on_slides_are_text_and_names_of_pictures_are_not(tmp_path):
+    from pptx import Presentation
+    from pptx.util import Inches
+
+    deck = Presentation(io.BytesIO(pptx((None, None, None), (None, None, None))))
+    deck.slides[0].shapes[0]._element._nvXxPr.cNvPr.set("descr", "A map of the shop")
+    cells = deck.slides[0].shapes.add_table(2, 2, Inches(1), Inches(5), Inches(4), Inches(1)).table
+    for place, text in enumerate(["size", "price", "small", "3 euros"]):
+        cells.cell(place // 2, place % 2).text = text
+    (tmp_path / "in").mkdir()
+    deck.save(tmp_path / "in" / "a.pptx")
+    chunks, left, _ = read(tmp_path)
+    [chunk] = chunks
+    assert chunk.text.startswith("A map of the shop")
+    assert "| small | 3 euros |" in chunk.text
+    assert left == {"a.pptx": "pages_without_text: documents:in, a.pptx: pages 2 are pictures without text; the other pages are taken"}
 
 
 def test_a_chunk_says_where_it_stands_and_under_which_terms(tmp_path):
@@ -136,6 +171,11 @@ def bomb() -> bytes:
         ("b.docx", docx(), "no_text: "),
         ("b.docx", protected_office(), "password_protected: .*save it without one"),
         ("b.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 old", "damaged: .*old Word document"),
+        ("b.pptx", pptx(("Title", "Text", None))[:-30], "damaged: .*no .pptx, or not all of one"),
+        ("b.pptx", docx("text"), "damaged: .*no .pptx"),
+        ("b.pptx", pptx((None, None, None)), "no_text: .*its 1 slides hold no text"),
+        ("b.pptx", protected_office(), "password_protected: .*save it without one"),
+        ("b.pptx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 old", "damaged: .*old presentation"),
         ("b.docx", bomb(), "too_large: .*unpacks to 3,00"),
         ("b.html", b"<script>x()</script>", "no_text: "),
         ("b.html", b"<div>" * 5000 + b"deep", "damaged: .*RecursionError"),
@@ -205,8 +245,8 @@ def test_converting_opens_no_connection(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     page = b'<p>text</p><img src="http://127.0.0.1:9/x.png"><link rel="stylesheet" href="http://127.0.0.1:9/x.css">'
-    files(tmp_path, a_html=page, b_pdf=pdf(["text"]), c_docx=docx("text"))
-    assert len(read(tmp_path)[0]) == 3
+    files(tmp_path, a_html=page, b_pdf=pdf(["text"]), c_docx=docx("text"), d_pptx=pptx((None, "text", None)))
+    assert len(read(tmp_path)[0]) == 4
 
 
 def test_what_decides_the_chunks_is_content_names_and_settings_and_never_a_place(tmp_path):

@@ -122,6 +122,15 @@ def test_a_file_whose_own_name_looks_like_a_glob_is_that_file(tmp_path):
     assert columns(open_at(tmp_path, JsonlSource(type="jsonl", path="rows[1].jsonl"))) == [{"text": "a"}]
 
 
+def test_a_place_that_does_not_answer_is_not_said_to_be_empty(tmp_path, monkeypatch):
+    def down(system: LocalFileSystem, path: str, **_: object) -> None:
+        raise ConnectionError("the server is down")
+
+    monkeypatch.setattr(LocalFileSystem, "info", down)
+    with pytest.raises(UnreadableSource, match=r"dataset\.sources\[0\]: .*cannot be looked at \(ConnectionError: the server is down\)"):
+        open_at(tmp_path, JsonlSource(type="jsonl", path="rows.jsonl"))
+
+
 def test_a_file_that_may_not_be_read_is_refused_with_its_field(tmp_path, monkeypatch):
     def refuse(system: LocalFileSystem, path: str, **_: object) -> None:
         raise PermissionError(13, "Permission denied", path)

@@ -1,5 +1,7 @@
 """Sources in a bucket, against a server that speaks S3's protocol on this machine."""
 
+import io
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from fine_tune_pipeline.guide.dataset.sources.documents import collected_documents, opened_documents
 from fine_tune_pipeline.guide.dataset.sources.files import MissingSource, UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.opened import Opened, opened
-from fine_tune_pipeline.spec.dataset import DocumentSource, JsonlSource, ParquetSource, Source
+from fine_tune_pipeline.spec.dataset import DocumentSource, JsonlSource, ParquetSource, Source, WhatsAppSource
 
 pytest.importorskip("s3fs", reason="needs fine_tune_pipeline[s3]")
 moto = pytest.importorskip("moto.server", reason="needs moto[s3]")
@@ -66,6 +68,17 @@ def test_documents_of_a_bucket_become_chunks(tmp_path: Path):
     put(a_md=b"# Fruit\n\nApples are red.\n")
     found = opened_documents(DocumentSource(path="s3://tickets/in/*.md"), locate=str, field="dataset.documents[0]")
     assert collected_documents([found], tmp_path)["document_chunks"] == 1
+
+
+@pytest.mark.usefixtures("bucket")
+def test_an_archive_of_a_chat_is_read_where_it_lies():
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("_chat.txt", "[31/12/23, 10:00:00] Ann: Open?\n[31/12/23, 10:01:00] Shop: Yes.\n")
+    put(chat_zip=packed.getvalue())
+    [row] = open_at(WhatsAppSource(type="whatsapp", path="s3://tickets/in/chat.zip", us=["Shop"])).rows()
+    assert row.place == "chat.zip/_chat.txt, row 1"
+    assert [one["content"] for one in row.columns["messages"]] == ["Open?", "Yes."]
 
 
 @pytest.mark.usefixtures("bucket")
