@@ -173,6 +173,12 @@ class SlackSource(ChatExport):
     type: Literal["slack"]
 
 
+class TeamsSource(ChatExport):
+    """Messages of Microsoft Teams as Microsoft Graph gives them: .json files of `chatMessage` lists or pages, or a .zip of them."""
+
+    type: Literal["teams"]
+
+
 class WhatsAppSource(ChatExport):
     """Chats that WhatsApp exported, as .txt or .zip, from Android or iOS."""
 
@@ -182,7 +188,7 @@ class WhatsAppSource(ChatExport):
     )
 
 
-ChatSource = SlackSource | WhatsAppSource
+ChatSource = SlackSource | TeamsSource | WhatsAppSource
 
 Source = Annotated[FileSource | SqlSource | ChatSource, Field(discriminator="type")]
 

@@ -49,6 +49,8 @@ def resembled(columns: Mapping[str, Any]) -> str | None:
     """What to write in the YAML for a row whose columns look like those of a training format or chat; None if they do not."""
     if columns.get("type") == "message" and {"ts", "text"} <= columns.keys():
         return "type: slack, and as path the export's folder or .zip"
+    if {"messageType", "createdDateTime"} <= columns.keys():
+        return "type: teams"
     for name, value in columns.items():
         if (
             isinstance(value, list)

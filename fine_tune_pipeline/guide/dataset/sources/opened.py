@@ -13,7 +13,7 @@ from fine_tune_pipeline.guide.dataset.sources.rows import Row
 from fine_tune_pipeline.spec.dataset import ChatSource, FileSource, Source, SqlSource
 
 SUFFIXES = {"jsonl": (".jsonl", ".ndjson"), "json": (".json",), "csv": (".csv", ".tsv"), "parquet": (".parquet",), "excel": (".xlsx",)}
-SUFFIXES |= {"slack": (".json", ".zip"), "whatsapp": (".txt", ".zip")}
+SUFFIXES |= {"slack": (".json", ".zip"), "teams": (".json", ".zip"), "whatsapp": (".txt", ".zip")}
 """Of a folder, the files with these endings are read."""
 
 

@@ -77,7 +77,7 @@ class Shape:
         """Look at the first readable row of a source that has neither templates nor a layout.
 
         Raises:
-            UnstatedLayout: the row is in a training format, or a message of Slack's.
+            UnstatedLayout: the row is in a training format, or a message of Slack or Teams.
         """
         spec = self.source.source
         if spec.layout != "columns" or row.columns is None or spec.model_fields_set.intersection(_TEMPLATES):

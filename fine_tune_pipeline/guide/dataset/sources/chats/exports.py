@@ -9,12 +9,13 @@ from fine_tune_pipeline.artifacts.fingerprint import stream_sha256
 from fine_tune_pipeline.guide.dataset.sources.chats.conversations import Said, Sides, conversations
 from fine_tune_pipeline.guide.dataset.sources.chats.files import ChatFile, chat_files
 from fine_tune_pipeline.guide.dataset.sources.chats.slack import is_day, slack_messages
+from fine_tune_pipeline.guide.dataset.sources.chats.teams import teams_messages
 from fine_tune_pipeline.guide.dataset.sources.chats.whatsapp import whatsapp_messages
 from fine_tune_pipeline.guide.dataset.sources.files import SourceFile
 from fine_tune_pipeline.guide.dataset.sources.rows import Row
-from fine_tune_pipeline.spec.dataset import ChatSource, SlackSource
+from fine_tune_pipeline.spec.dataset import ChatSource, SlackSource, TeamsSource
 
-MEMBERS = {"slack": ".json", "whatsapp": ".txt"}
+MEMBERS = {"slack": ".json", "teams": ".json", "whatsapp": ".txt"}
 """How the files of an export end, in a folder or an archive."""
 
 
@@ -51,6 +52,8 @@ def chat_sha256(files: Sequence[SourceFile], source: ChatSource) -> str:
 def _said(members: Sequence[ChatFile], source: ChatSource, sides: Sides) -> Iterator[Said | Row]:
     if isinstance(source, SlackSource):
         yield from slack_messages(members, sides)
-        return
-    for member in members:
-        yield from whatsapp_messages(member, sides, order=source.date_order)
+    elif isinstance(source, TeamsSource):
+        yield from teams_messages(members, sides)
+    else:
+        for member in members:
+            yield from whatsapp_messages(member, sides, order=source.date_order)

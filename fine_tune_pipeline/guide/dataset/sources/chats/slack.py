@@ -1,11 +1,10 @@
 """Slack's exports: a folder for each channel, a JSON file for each day, `users.json` beside them.
 
-Replies to a thread may stand in the file of any later day, so the messages are sorted on disk, and memory does not grow with their number.
+Replies to a thread may stand in the file of any later day.
 """
 
 import json
 import re
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from fine_tune_pipeline.guide.dataset.sources.chats.conversations import Said, Sides, unused
 from fine_tune_pipeline.guide.dataset.sources.chats.files import ChatFile
+from fine_tune_pipeline.guide.dataset.sources.chats.on_disk import OnDisk
 from fine_tune_pipeline.guide.dataset.sources.chats.slack_text import plain_text
 from fine_tune_pipeline.guide.dataset.sources.files import UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.readers import json_value
@@ -51,18 +51,12 @@ def slack_messages(files: Sequence[ChatFile], sides: Sides) -> Iterator[Said | R
             f"{files[0].place}: no file is called after a day, such as general/2026-01-31.json; want the folder or .zip of a Slack export"
         )
     names = _names(files)
-    # A database without a name lies in a temporary file, which goes when it is closed.
-    with closing(sqlite3.connect("", isolation_level=None)) as copy:
-        copy.execute("BEGIN")
-        copy.execute(
-            "CREATE TABLE said (channel TEXT, thread TEXT, ts TEXT, file INTEGER, number INTEGER, ours INTEGER, text TEXT, raw TEXT, "
-            "PRIMARY KEY (channel, ts))"
-        )
+    with closing(OnDisk()) as copy:
         yield from (_stray(file) for file in files if file not in days and file.base not in _LISTS)
-        for place, file in enumerate(days):
+        for file in days:
             for row in _rows(file):
-                yield from [row] if row.columns is None else _taken(copy, row.columns, (place, row.number), file, sides, names)
-        yield from _sorted(copy, days)
+                yield from [row] if row.columns is None else _taken(copy, row.columns, row.number, file, sides, names)
+        yield from copy.sorted()
 
 
 def _rows(file: ChatFile) -> Iterator[Row]:
@@ -92,29 +86,29 @@ def _called(person: Message) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value for value in values if isinstance(value, str) and value))
 
 
-def _taken(copy: sqlite3.Connection, message: Message, place: tuple[int, int], file: ChatFile, sides: Sides, names: Names) -> Iterator[Row]:
+def _taken(copy: OnDisk, message: Message, number: int, file: ChatFile, sides: Sides, names: Names) -> Iterator[Row]:
     """Keep a message in the copy; a broken row if it is not what somebody said."""
-    number, raw, subtype = place[1], json.dumps(message, ensure_ascii=False), message.get("subtype")
+    raw, subtype = json.dumps(message, ensure_ascii=False), message.get("subtype")
     if subtype in _CHANGES:
         yield from _CHANGES[subtype](copy, message, number, file, sides, names)
         return
-    writer, text = _writer(message, names), _text(message, sides, names)
-    if refused := _refused(message, text, ours=sides.ours(*writer)):
+    writer, text, at = _writer(message, names), _text(message, sides, names), _time(message.get("ts"))
+    if refused := _refused(message, text, at, ours=sides.ours(*writer)):
         if refused[0] == "bot_message":
             sides.hear(*writer)
         yield unused(file.name, number, *refused, raw)
         return
-    thread, ts = str(message.get("thread_ts") or ""), str(message["ts"])
-    values = (file.folder, thread, ts, *place, sides.hear(*writer), text, raw)
-    if copy.execute("INSERT OR IGNORE INTO said VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values).rowcount == 0:
-        yield unused(file.name, number, "said_twice", f"the channel has a message of {ts} already", raw)
+    assert at is not None, "a message without a time was refused"
+    said = Said(file.name, number, at, sides.hear(*writer), text, raw, talk="", channel=file.folder)
+    if not copy.add(said, id_=str(message["ts"]), thread=str(message.get("thread_ts") or "")):
+        yield unused(file.name, number, "said_twice", f"the channel has a message of {message['ts']} already", raw)
 
 
-def _refused(message: Message, text: str, *, ours: bool) -> tuple[str, str] | None:
+def _refused(message: Message, text: str, at: datetime | None, *, ours: bool) -> tuple[str, str] | None:
     """Reason and detail, if this is not what somebody said."""
     if message.get("type") != "message" or message.get("subtype") not in _SAID:
         return "system_line", f"{message.get('subtype') or message.get('type')}: Slack tells of the channel"
-    if _time(message.get("ts")) is None:
+    if at is None:
         return "impossible_date", f"ts: got {message.get('ts')!r}, want seconds since 1970"
     if (message.get("bot_id") or message.get("subtype") == "bot_message" or message.get("user") == "USLACKBOT") and not ours:
         return "bot_message", "a program wrote it that is not in `us`"
@@ -142,17 +136,16 @@ def _text(message: Message, sides: Sides, names: Names) -> str:
     return plain_text(str(written), lambda id_: sides.ours(id_, *names.get(id_, ()))).strip()
 
 
-def _changed(copy: sqlite3.Connection, event: Message, number: int, file: ChatFile, sides: Sides, names: Names) -> Iterator[Row]:
+def _changed(copy: OnDisk, event: Message, number: int, file: ChatFile, sides: Sides, names: Names) -> Iterator[Row]:
     message = _object(event, "message")
-    values = (_text(message, sides, names), file.folder, str(message.get("ts")))
-    done = copy.execute("UPDATE said SET text = ? WHERE channel = ? AND ts = ?", values).rowcount if values[0] else 0
+    text = _text(message, sides, names)
+    done = bool(text) and copy.change(file.folder, str(message.get("ts")), text)
     detail = "the message is taken as it became" if done else "the message that was changed is not in the export before this"
     yield unused(file.name, number, "edit", detail, json.dumps(event, ensure_ascii=False))
 
 
-def _deleted(copy: sqlite3.Connection, event: Message, number: int, file: ChatFile, *_: Any) -> Iterator[Row]:
-    gone = (file.folder, str(event.get("deleted_ts")))
-    for (raw,) in copy.execute("DELETE FROM said WHERE channel = ? AND ts = ? RETURNING raw", gone).fetchall():
+def _deleted(copy: OnDisk, event: Message, number: int, file: ChatFile, *_: Any) -> Iterator[Row]:
+    for raw in copy.take_out(file.folder, str(event.get("deleted_ts"))):
         yield unused(file.name, number, "deleted", "its writer deleted it", raw)
     yield unused(file.name, number, "deleted", "tells that a message was deleted", json.dumps(event, ensure_ascii=False))
 
@@ -170,13 +163,3 @@ def _time(ts: Any) -> datetime | None:
         return datetime.fromtimestamp(float(ts), UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return None
-
-
-def _sorted(copy: sqlite3.Connection, days: Sequence[ChatFile]) -> Iterator[Said]:
-    order = "channel, thread, CAST(ts AS REAL), ts"
-    for channel, thread, ts, file, number, ours, text, raw in copy.execute(f"SELECT * FROM said ORDER BY {order}"):
-        at = _time(ts)
-        assert at is not None, f"{ts} was looked at"
-        yield Said(
-            days[file].name, number, at, bool(ours), text, raw, talk=f"{channel}/{thread}", thread=bool(thread), channel=channel
-        )  # fmt: skip

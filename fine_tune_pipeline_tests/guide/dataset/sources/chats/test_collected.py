@@ -38,7 +38,14 @@ def test_each_answer_of_a_chat_is_an_example_and_every_other_line_is_accounted_f
     assert not any("Ann" in str(example) for example in (first, second))
 
 
-def test_a_slack_file_read_as_json_says_what_to_write(tmp_path):
-    (tmp_path / "2024-01-01.json").write_text(json.dumps([{"type": "message", "user": "U1", "text": "Hi", "ts": "1.0"}]), encoding="utf-8")
-    with pytest.raises(UnstatedLayout, match="write type: slack"):
+@pytest.mark.parametrize(
+    ("message", "type_"),
+    [
+        ({"type": "message", "user": "U1", "text": "Hi", "ts": "1.0"}, "slack"),
+        ({"messageType": "message", "createdDateTime": "2026-02-11T09:15:22Z", "body": {"content": "Hi"}}, "teams"),
+    ],
+)
+def test_messages_of_a_chat_read_as_json_say_what_to_write(tmp_path, message, type_):
+    (tmp_path / "2024-01-01.json").write_text(json.dumps([message]), encoding="utf-8")
+    with pytest.raises(UnstatedLayout, match=f"write type: {type_}"):
         collected(gather(use_case(tmp_path, sources=[{"type": "json", "path": "2024-01-01.json"}])), tmp_path, seed=0)
