@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.artifacts.parts import Gathered, cut, gathered
+from fine_tune_pipeline.artifacts.parts import Gathered, cut, gathered, missing
 from fine_tune_pipeline.guide.objective.task import Task, classification, extraction
 from fine_tune_pipeline.programs.named_work import do_part
 from fine_tune_pipeline.programs.personal_data import Span, merged
@@ -71,9 +71,9 @@ class Words:
         return merged(spans, text)
 
 
-def on_parts(function: str, *, settings: Mapping[str, Any], source: Path, folder: Path) -> Gathered:
-    """Work on parts of three rows each, here, as the data engine does it with more."""
-    parts = cut(source, rows=3)
-    for part in parts:
+def on_parts(function: str, *, settings: Mapping[str, Any], source: Path, folder: Path, rows: int = 3) -> Gathered:
+    """Work on parts of a few rows each, here, as the data engine does it with more; those that are done are not done again."""
+    parts = cut(source, rows=rows)
+    for part in missing(parts, folder):
         do_part(part, function=function, settings=json.dumps(settings), folder=str(folder))
     return gathered(parts, folder)

@@ -1,12 +1,13 @@
 """Rules as a table, and counts that add up."""
 
+from functools import partial
 from typing import get_args
 
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_examples, read_rows, write_examples, write_rows
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
-from fine_tune_pipeline.guide.dataset.cleaning.clean import clean, cleaned
+from fine_tune_pipeline.guide.dataset.cleaning.clean import REFUSE, clean, cleaned
 from fine_tune_pipeline.guide.dataset.cleaning.rule_table import SAID
 from fine_tune_pipeline.guide.dataset.cleaning.rules import RULES
 from fine_tune_pipeline.guide.dataset.steps import read_steps
@@ -160,6 +161,27 @@ def test_rows_cleaned_in_parts_are_those_cleaned_at_once(tmp_path):
     assert read_examples(out / "examples.jsonl") == wanted.kept
     assert read_quarantine(out) == wanted.quarantine
     assert read_steps(out)[1].fixed == wanted.fixed == {"boilerplate": 27, "html": 1, "whitespace": 1}
+
+
+def test_cleaning_that_broke_off_goes_on_and_mends_no_row_again(tmp_path):
+    raw, out, parts = tmp_path / "raw", tmp_path / "out", tmp_path / "parts"
+    raw.mkdir()
+    out.mkdir()
+    write_examples(raw / "examples.jsonl", [example(f"{n}", f"message  {n} about {n * n}") for n in range(9)])
+    write_rows(raw / "steps.jsonl", [{"name": "collect", "rows_in": 9, "kept": 9}])
+    once = partial(cleaned, raw, out, parts=parts, spec=CleanSpec(near_duplicate_jaccard=1.0), task=FRUIT)
+
+    def killed(function, **more):
+        if function == REFUSE:
+            raise KeyboardInterrupt
+        return on_parts(function, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        once(on_parts=killed)
+    written = {path: path.stat().st_mtime_ns for path in (parts / "mended").iterdir()}
+    once(on_parts=on_parts)
+    assert len(read_examples(out / "examples.jsonl")) == 9
+    assert {path: path.stat().st_mtime_ns for path in (parts / "mended").iterdir()} == written
 
 
 def test_doubted_labels_are_marked_and_every_row_stays():
