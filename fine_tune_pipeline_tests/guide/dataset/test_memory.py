@@ -20,7 +20,7 @@ from fine_tune_pipeline.guide.dataset.steps import Step, read_steps
 from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline_tests.guide.dataset.make import jsonl, on_parts, use_case
 
-LEAST, MOST = 500, 1500
+LEAST, MOST = 1000, 2000
 
 PLAIN_TEXT = 49 + 95
 """Bytes of a text of these rows, which have 91 characters on average."""
