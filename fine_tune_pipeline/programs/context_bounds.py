@@ -4,9 +4,10 @@ Presidio compares context words with lemmas, and lemmas need a tagger. A token's
 findings are decided without it: none of the possible lemmas near by holds a context word, or all of those of one token do.
 """
 
+import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 from presidio_analyzer.context_aware_enhancers import LemmaContextAwareEnhancer
 from spacy.language import Language
@@ -115,18 +116,36 @@ def possible_lemmas(nlp: Language) -> Lemmas | None:
 
 
 def _ruled(ruler: AttributeRuler) -> Lemmas | None:
-    """Lemmas that the ruler gives to words, by their small letters."""
+    """Lemmas that the ruler may give to words, by what their small letters must be."""
     by_word: dict[str, set[str]] = {}
+    by_form: list[tuple[re.Pattern[str], str]] = []
+    for lemma, token in _lemma_rules(ruler):
+        if token is None:
+            return None
+        match token.get("LOWER"):
+            case str(word):
+                by_word.setdefault(word, set()).add(lemma)
+            case {"IN": list(words)}:
+                for word in words:
+                    by_word.setdefault(word, set()).add(lemma)
+            case {"REGEX": str(form)}:
+                by_form.append((re.compile(form), lemma))
+            case _:
+                return None
+
+    def lemmas(token: str) -> frozenset[str]:
+        word = token.lower()
+        return frozenset(by_word.get(word, ())).union(lemma for form, lemma in by_form if form.search(word))
+
+    return lemmas
+
+
+def _lemma_rules(ruler: AttributeRuler) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    """Every lemma that the ruler gives, with what is asked of the token that gets it; None: it cannot be told which token that is."""
     for rule in ruler.patterns:
         lemma = rule["attrs"].get("LEMMA")
-        if lemma is None:
-            continue
-        for tokens in rule["patterns"]:
-            word = tokens[0].get("LOWER") if len(tokens) == 1 else None
-            if not isinstance(word, str):
-                return None
-            by_word.setdefault(word, set()).add(lemma.lower())
-    return lambda token: frozenset(by_word.get(token.lower(), ()))
+        for tokens in rule["patterns"] if lemma is not None else ():
+            yield lemma.lower(), None if any("OP" in token for token in tokens) else tokens[rule["index"]]
 
 
 def _formed(lemmatizer: Lemmatizer) -> Lemmas | None:

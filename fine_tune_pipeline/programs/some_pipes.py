@@ -13,14 +13,14 @@ from presidio_analyzer.nlp_engine import NlpArtifacts, NlpEngine, SlimSpacyNlpEn
 from spacy.language import Language
 from spacy.tokens import Doc, Span, Token
 
-from fine_tune_pipeline.programs.entity_steps import EntitySteps
+from fine_tune_pipeline.programs.entity_steps import Entity, EntitySteps
 
 _KNOWN = {"tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer", "ner"}
 """Parts of which it is known what they read; a pipeline with any other is run whole."""
 
 _BATCH = 64
 _TOKENS = 1500
-"""Tokens that go through the NER at once: what it computes of them stays in the processor's cache."""
+"""Tokens that go through the NER at once: what it computes of them stays in the processor's cache, and long texts do not add up."""
 
 
 @dataclass
@@ -91,17 +91,22 @@ def stepped(nlp: Language, docs: Sequence[Doc], *, wanted: frozenset[str]) -> li
     """
     steps = EntitySteps.of(nlp.get_pipe("ner"))
     assert steps is not None
+    found = [entities for group in _groups(docs) for entities in _of_group(nlp, group, steps, wanted)]
+    return [[Span(doc, *entity) for entity in entities if entity.label in wanted] for doc, entities in zip(docs, found, strict=True)]
+
+
+def _of_group(nlp: Language, docs: Sequence[Doc], steps: EntitySteps, wanted: frozenset[str]) -> list[list[Entity]]:
     if _hears(nlp, "ner"):
         _add_vectors(nlp, docs)
     places = [place for place, doc in enumerate(docs) if len(doc)]
-    taken = dict(zip(places, (each for group in _groups([docs[place] for place in places]) for each in steps(group)), strict=True))
+    taken = dict(zip(places, steps([docs[place] for place in places]), strict=True)) if places else {}
     found = {place: each.entities() for place, each in taken.items()}
     if _before(nlp, "parser", "ner"):
         unsure = [place for place, each in taken.items() if each.may_change(found[place], wanted.__contains__)]
         _add_vectors(nlp, [docs[place] for place in unsure])
         for place, doc in zip(unsure, run(nlp, [docs[place] for place in unsure], wanted=_present(nlp, "parser")), strict=True):
             found[place] = taken[place].entities(frozenset(token.i for token in doc if token.is_sent_start))
-    return [[Span(doc, *entity) for entity in found.get(place, ()) if entity.label in wanted] for place, doc in enumerate(docs)]
+    return [found.get(place, []) for place in range(len(docs))]
 
 
 def _groups(docs: Sequence[Doc]) -> Iterator[list[Doc]]:

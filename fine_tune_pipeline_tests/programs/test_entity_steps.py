@@ -109,6 +109,21 @@ def test_the_parser_reads_only_texts_in_which_a_wanted_entity_could_be_split(eng
     assert parsed[1:] == ["Julia called in the first quarter of 2019"]
 
 
+def test_long_texts_go_through_one_after_the_other(engine, monkeypatch):
+    sizes = []
+    of_group = some_pipes._of_group
+
+    def counted(nlp, docs, steps, wanted):
+        sizes.append([len(doc) for doc in docs])
+        return of_group(nlp, docs, steps, wanted)
+
+    monkeypatch.setattr(some_pipes, "_of_group", counted)
+    texts = ["", "Julia Fischer called. " * 500, "Tom Lund called. " * 500, "", "hello", "Anna Lund called", ""]
+    found = FastAnalyzer(engine).analyze_iterator(texts, "en", entities=["PERSON"])
+    assert [sum(size > 0 for size in group) for group in sizes] == [1, 1, 2]
+    assert [len(each) > 0 for each in found] == [False, True, True, False, False, True, False]
+
+
 @pytest.mark.parametrize("change", [{"use_upper": False}, {"extra_state_tokens": True}, {"maxout_pieces": 1}])
 def test_a_recogniser_with_other_steps_is_left_to_spacy(change):
     nlp = spacy.blank("en")
