@@ -1,11 +1,13 @@
 """How well the detector of personal data finds what people marked, and how often it sees a name where there is none.
 
-    python bench/pii_quality.py --data <folder> [--rows 500]
+    python bench/pii_quality.py --data <folder> [--rows 500] [--adapted] [--reviewed 200]
 
 The folder holds JSON Lines with `id`, `text` and `spans` (`start`, `end`, `canonical`: Presidio's name of the entity): `pii_dev.jsonl`
 (presidio-research), `ner_real/dev.jsonl` (wiki, tweets, SEC filings), `earnings21/dev.jsonl` (calls), and `banking77/*.csv` (messages
 without a name). What is absent is skipped. Half of each set, by template or document, is for tuning the rules (`tuned`), the other is not
-looked at (`held back`). The last line is JSON.
+looked at (`held back`). With `--adapted` the NER is trained further first, as the asset `pii_ner_adapt` does it, on own templates alone;
+with `--reviewed` also on so many rows of the other half of each set, as a user's reviewed findings: then only the half that is held back is
+judged, for each set by an NER of its own. The last line is JSON.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import csv
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -108,6 +111,34 @@ def false_names(texts: Sequence[str], detect: Detect) -> float:
     return sum(any(span.entity in NAMES for span in spans) for spans in detect(texts)) / len(texts)
 
 
+def adapted(reviewed: Sequence[dict[str, Any]] = (), *, entities: Sequence[str] = NAMES) -> Path:
+    """Folder of an NER that was trained further with the defaults; `reviewed` are rows of a set, as people might have marked them."""
+    from fine_tune_pipeline.artifacts.examples import write_rows
+    from fine_tune_pipeline.programs.adapt_ner import run
+    from fine_tune_pipeline.programs.ner_requests import AdaptNerRequest
+    from fine_tune_pipeline.programs.reporting import Reporter
+    from fine_tune_pipeline.spec.pii_adapt import AdaptSpec
+
+    folder = Path(tempfile.mkdtemp(prefix="pii_quality-"))
+    path = folder / "reviewed.jsonl"
+    write_rows(path, [_as_reviewed(row, entities) for row in reviewed])
+    numbers = AdaptSpec().model_dump(exclude={"reviewed"})
+    done = run(AdaptNerRequest(output=str(folder), reviewed=str(path) if reviewed else None, **numbers), Reporter(None))
+    print(f"adapted on {done.learnt_from} in {done.cpu_seconds:.0f} CPU s: {done.ner}")
+    return Path(done.ner)
+
+
+def _as_reviewed(row: dict[str, Any], entities: Sequence[str]) -> dict[str, Any]:
+    findings = [[span["start"], span["end"], span["canonical"]] for span in row["spans"] if span["canonical"] in entities]
+    return {"text": row["text"], "findings": sorted(findings), "document": row["id"], "looked_for": list(entities)}
+
+
+def drawn(one: Set, rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """So many rows of the half that is not held back, evenly."""
+    there = [row for row in rows if half(one.group(row)) == "tuned"]
+    return there[:: max(1, len(there) // count)][:count]
+
+
 def tokenizer() -> Callable[[str], Any]:
     import spacy
 
@@ -144,6 +175,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("FINE_TUNE_PIPELINE_PII_DATA"))
     parser.add_argument("--rows", type=int, default=None, help="of each set, evenly drawn; all by default")
+    parser.add_argument("--adapted", action="store_true", help="train the NER further first")
+    parser.add_argument("--reviewed", type=int, default=0, metavar="ROWS", help="and also on rows of the other half of each set")
     given = parser.parse_args()
     if given.data is None:
         print("pii_quality: skipped, no labelled texts here; --data or FINE_TUNE_PIPELINE_PII_DATA names their folder")
@@ -151,15 +184,19 @@ def main() -> None:
     from fine_tune_pipeline.programs.scrubbing import detector
     from fine_tune_pipeline.spec.dataset import PiiSpec
 
+    ner = adapted() if given.adapted and not given.reviewed else None
     tokens, result = tokenizer(), []
     for one in SETS:
         if (given.data / one.path).is_file():
-            detect = detector(PiiSpec(entities=list(one.entities)))
-            result += measured(one, _rows(given.data / one.path, given.rows), detect, tokens)
+            rows = _rows(given.data / one.path, given.rows)
+            own = adapted(drawn(one, rows, given.reviewed)) if given.reviewed else ner
+            judged = [row for row in rows if half(one.group(row)) == "held back"] if given.reviewed else rows
+            detect = detector(PiiSpec(entities=list(one.entities)), ner=own)
+            result += [row for row in measured(one, judged, detect, tokens) if not given.reviewed or row.half == "held back"]
     print(_table(result))
-    texts = _nameless(given.data / NAMELESS, given.rows)
-    share = false_names(texts, detector(PiiSpec(entities=list(NAMES)))) if texts else None
-    print(f"false names: {share:.1%} of {len(texts)} messages" if share is not None else "false names: no messages here")
+    texts = _nameless(given.data / NAMELESS, given.rows) if not given.reviewed else []
+    share = false_names(texts, detector(PiiSpec(entities=list(NAMES)), ner=ner)) if texts else None
+    print(f"false names: {share:.1%} of {len(texts)} messages" if share is not None else "false names: not asked, or no messages here")
     print(json.dumps({"measured": [asdict(row) for row in result], "false_names": share}))
 
 

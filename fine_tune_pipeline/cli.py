@@ -94,19 +94,20 @@ def scrub(parsed: argparse.Namespace) -> int:
     """Step 3's removal of personal data alone: JSONL in, JSONL out, with what was found."""
     from fine_tune_pipeline.artifacts.examples import BrokenLine
     from fine_tune_pipeline.guide.dataset.scrubbing.scrub_file import NothingToSeal, SameFile, scrub_file
+    from fine_tune_pipeline.programs.ner_requests import BadNerFolder
     from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE, NoKey
     from fine_tune_pipeline.spec.dataset import PiiSpec
 
     pii, key = PiiSpec(operator=parsed.operator), os.environ.get(KEY_VARIABLE, "")
     try:
-        done = scrub_file(parsed.source, parsed.target, parsed.findings, vault=parsed.vault, pii=pii, key=key)
+        done = scrub_file(parsed.source, parsed.target, parsed.findings, vault=parsed.vault, pii=pii, key=key, ner=parsed.ner)
     except NothingToSeal as error:
         print(error, file=sys.stderr)
         return WRONG_USE
     except NoKey as error:
         print(error, file=sys.stderr)
         return ENVIRONMENT
-    except (BrokenLine, SameFile, FileNotFoundError) as error:
+    except (BadNerFolder, BrokenLine, SameFile, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return DATA_SAYS_NO
     facts = {"rows": done.rows, "changed": done.changed, "found": dict(done.found)}
@@ -256,6 +257,7 @@ def _parser() -> argparse.ArgumentParser:
         "--operator", choices=("type_tag", "mask", "hash", "pseudonym"), default="type_tag", help="what stands for what was found"
     )
     added.add_argument("--vault", type=Path, metavar="V.jsonl", help="what hash or pseudonym stands for, sealed with the key, for unscrub")
+    added.add_argument("--ner", type=Path, metavar="FOLDER", help="adapted NER that finds the names: `ner` in the folder of pii_ner_adapt")
     added = command(unscrub)
     added.add_argument("source", type=Path, metavar="IN.jsonl")
     added.add_argument("target", type=Path, metavar="OUT.jsonl")

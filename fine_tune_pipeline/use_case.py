@@ -8,7 +8,14 @@ import dagster as dg
 from pydantic import BaseModel
 
 from fine_tune_pipeline.guide.base_model.assets import base_model
-from fine_tune_pipeline.guide.dataset.assets import clean_examples, dataset, raw_examples, reviewed_examples, scrubbed_examples
+from fine_tune_pipeline.guide.dataset.assets import (
+    clean_examples,
+    dataset,
+    pii_ner_adapt,
+    raw_examples,
+    reviewed_examples,
+    scrubbed_examples,
+)
 from fine_tune_pipeline.guide.deployment.assets import drift_report, endpoint, production_traffic, registered_model, traffic_log
 from fine_tune_pipeline.guide.deployment.automation import drift_sensor, retrain_schedule
 from fine_tune_pipeline.guide.environment.assets import environment
@@ -81,7 +88,8 @@ def use_cases_at(paths: Sequence[Path]) -> dg.Definitions:
 
 def build(spec: UseCaseSpec) -> dg.Definitions:
     """Assets, checks, jobs, sensors and schedules of one use case."""
-    assets = [factory(spec) for factory in GUIDE]
+    asked_for = [] if spec.dataset.pii.adapt is None else [pii_ner_adapt]
+    assets = [factory(spec) for factory in (*asked_for, *GUIDE)]
     jobs = {job.name.removeprefix(f"{spec.name}_"): job for job in _jobs(spec)}
     schedule = retrain_schedule(spec, jobs["retrain"])
     return dg.Definitions(

@@ -371,4 +371,5 @@ class ServeRequest(Request):
     )
     answer_labels: tuple[str, ...] = Field(default=(), description="Labels that a valid answer is one of; empty if the task has none.")
     pii: PiiSpec = Field(default=PiiSpec(), description="What the traffic log takes out of texts before it writes them.")
+    ner: str | None = Field(default=None, description="Folder of an adapted NER that finds names in them; the packaged one by default.")
     conversations: bool = Field(default=False, description="The model was trained on conversations, so several turns are taken.")

@@ -11,6 +11,7 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+import spacy
 import spacy.util
 import tldextract
 from presidio_analyzer import AnalyzerEngine, RecognizerResult
@@ -19,7 +20,7 @@ from presidio_analyzer.predefined_recognizers import SpacyRecognizer
 from spacy.language import Language
 from thinc.api import Model, NumpyOps
 
-from fine_tune_pipeline.programs import personal_patterns
+from fine_tune_pipeline.programs import ner_weights, personal_patterns
 from fine_tune_pipeline.programs.fast_analyzer import FastAnalyzer
 from fine_tune_pipeline.programs.personal_data import Span, known, merged, plausible, repeated, replaced
 from fine_tune_pipeline.programs.recognizers import rules
@@ -79,11 +80,13 @@ class Detector:
     engine: FastAnalyzer
     entities: tuple[str, ...]
     control: Control = field(default_factory=Control)
+    adapted_sha256: str | None = None
 
     @property
     def name(self) -> str:
         """What found the personal data, for logs: packages, versions, weights."""
-        return f"presidio {version('presidio_analyzer')}, {NER} {version(NER)} ({NER_SHA256[:8]})"
+        adapted = "" if self.adapted_sha256 is None else f" adapted ({self.adapted_sha256[:8]})"
+        return f"presidio {version('presidio_analyzer')}, {NER} {version(NER)} ({NER_SHA256[:8]}){adapted}"
 
     def _analyzed(self, texts: Sequence[str], entities: Sequence[str]) -> list[list[RecognizerResult]]:
         can = self.engine.get_supported_entities("en")
@@ -127,20 +130,25 @@ class Detector:
         return self.control.without_allowed(merged([*once, *again], text), text)
 
 
-def detector(pii: PiiSpec) -> Detector:
-    """The detector of a use case; the model is loaded once per process.
+def detector(pii: PiiSpec, *, ner: Path | str | None = None) -> Detector:
+    """The detector of a use case; each model is loaded once per process.
+
+    Args:
+        ner: folder of an adapted NER, as the asset `pii_ner_adapt` writes it; the packaged one by default.
 
     Raises:
         MissingNerModel, WrongNerWeights: the NER package is not installed, or is another one.
+        BadNerFolder: the folder holds no NER that was adapted from this package.
         UnknownEntity: names the entity, and those that can be found.
     """
-    engine = controlled(_engine(), pii)
+    adapted = None if ner is None else ner_weights.about(Path(ner)).weights_sha256
+    engine = controlled(_engine() if ner is None or adapted is None else _adapted_engine(Path(ner), adapted), pii)
     fast = engine if isinstance(engine, FastAnalyzer) else FastAnalyzer(engine)
     can = sorted({*engine.get_supported_entities("en"), *OWN_ENTITIES})
     unknown = [entity for entity in pii.entities if entity not in can]
     if unknown:
         raise UnknownEntity(f"dataset.pii.entities: got {', '.join(unknown)}, want some of {', '.join(can)}")
-    return Detector(engine=fast, entities=wanted(pii), control=Control.of(pii))
+    return Detector(engine=fast, entities=wanted(pii), control=Control.of(pii), adapted_sha256=adapted)
 
 
 def scrub_text(text: str, *, detector: Detector) -> str:
@@ -151,8 +159,30 @@ def scrub_text(text: str, *, detector: Detector) -> str:
 @cache
 def _engine() -> FastAnalyzer:
     stock = stock_engine()
-    _multiply_by_numpy(stock.nlp_engine.get_nlp("en"))
+    multiply_by_numpy(stock.nlp_engine.get_nlp("en"))
     return FastAnalyzer(stock)
+
+
+@cache
+def _adapted_engine(folder: Path, sha256: str) -> FastAnalyzer:
+    """The same with other weights; `sha256` tells apart what lay in the folder at different times."""
+    stock = stock_engine()
+    nlp = stock.nlp_engine.get_nlp("en")
+    ner_weights.put(nlp, ner_weights.read(folder, base_sha256=NER_SHA256))
+    multiply_by_numpy(nlp)
+    return FastAnalyzer(stock)
+
+
+def packaged_ner() -> Language:
+    """The pipeline of the package with nothing but its NER.
+
+    Raises:
+        MissingNerModel, WrongNerWeights: the NER package is not installed, or is another one.
+    """
+    _check_weights()
+    nlp = spacy.load(NER, exclude=["tok2vec", "tagger", "parser", "senter", "attribute_ruler", "lemmatizer"])
+    multiply_by_numpy(nlp)
+    return nlp
 
 
 def stock_engine() -> AnalyzerEngine:
@@ -166,7 +196,7 @@ def stock_engine() -> AnalyzerEngine:
     return AnalyzerEngine(nlp_engine=nlp, supported_languages=["en"])
 
 
-def _multiply_by_numpy(nlp: Language) -> None:
+def multiply_by_numpy(nlp: Language) -> None:
     """Let the pipeline multiply matrices by NumPy's library: three times as fast as spaCy's BLIS where there is AVX-512, never slower."""
     ops = NumpyOps(use_blis=False)
     for _, pipe in nlp.pipeline:

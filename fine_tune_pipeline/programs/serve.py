@@ -182,7 +182,7 @@ def _scrubber(request: ServeRequest) -> Scrubber:
     # spaCy and Presidio take seconds to import: the first answers need not wait for them.
     from fine_tune_pipeline.programs.scrubbing import detector, scrub_text
 
-    found = detector(request.pii)
+    found = detector(request.pii, ner=request.ner)
     return Scrubber(name=found.name, clean=lambda text: scrub_text(text, detector=found))
 
 

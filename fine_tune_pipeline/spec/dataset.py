@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 
 from fine_tune_pipeline.spec.base import Section
 from fine_tune_pipeline.spec.more import MoreSpec
+from fine_tune_pipeline.spec.pii_adapt import AdaptSpec
 from fine_tune_pipeline.spec.pii_detectors import PiiDetector, RuleGroup
 
 _PINNED = re.compile(r"hf://datasets/[^/@]+/[^/@]+@[0-9a-f]{40}(/|$)")
@@ -283,6 +284,10 @@ class PiiSpec(Section):
         default=[],
         description="ISO 3166 codes, such as [GB, IN]: their telephone numbers, and their national identifiers beside `entities`. "
         "By default telephone numbers of US, GB, DE, FR, IL, IN, CA and BR.",
+    )
+    # Not part of what this section says of a result: the asset `pii_ner_adapt` is, by its fingerprint.
+    adapt: AdaptSpec | None = Field(
+        default=None, exclude=True, description="Train the packaged NER further, also on texts of your own; not by default."
     )
     detectors: list[PiiDetector] = Field(default=[], description="Further detectors; what any of them finds is taken out.")
     skip: list[RuleGroup] = Field(default=[], description="Rules that are not used beside Presidio and the model.")

@@ -313,6 +313,10 @@ def _named_files(spec: UseCaseSpec) -> Iterable[tuple[Location, str]]:
         yield ("dataset", "documents", number, "path"), documents.path
     for number, benchmark in enumerate(spec.dataset.benchmarks):
         yield ("dataset", "benchmarks", number, "path"), benchmark.path
+    for number, reviewed in enumerate(spec.dataset.pii.adapt.reviewed if spec.dataset.pii.adapt else []):
+        yield ("dataset", "pii", "adapt", "reviewed", number, "path"), reviewed.path
+        if reviewed.findings is not None:
+            yield ("dataset", "pii", "adapt", "reviewed", number, "findings"), reviewed.findings
     labelling = spec.dataset.more.labelling if spec.dataset.more else None
     for number, rule in enumerate(labelling.rules if labelling else []):
         if isinstance(rule, PythonRule):

@@ -56,9 +56,9 @@ class UseCaseSpec(Section):
 
     @property
     def pii(self) -> PiiSpec:
-        """Section `dataset.pii` for where it is used: folders of models are absolute."""
+        """Section `dataset.pii` for where it is used: folders of models are absolute; what is trained beforehand is not in it."""
         pii = self.dataset.pii
-        return pii.model_copy(update={"detectors": [self._placed(one) for one in pii.detectors]})
+        return pii.model_copy(update={"detectors": [self._placed(one) for one in pii.detectors], "adapt": None})
 
     def _placed(self, detector: PiiDetector) -> PiiDetector:
         if isinstance(detector, TransformersDetector | GlinerDetector) and detector.is_folder:

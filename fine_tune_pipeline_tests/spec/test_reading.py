@@ -147,6 +147,11 @@ BROKEN = {
         "path: gone.jsonl",
         "attributes.dataset.sources.0.path: got 'gone.jsonl', but there is no gone.jsonl; relative paths begin at",
     ),
+    "missing reviewed texts": (
+        "  dataset:\n",
+        "  dataset:\n    pii: {adapt: {reviewed: [{path: rows.jsonl}, {path: rows.jsonl, findings: gone.jsonl}]}}\n",
+        "attributes.dataset.pii.adapt.reviewed.1.findings: got 'gone.jsonl', but there is no",
+    ),
     "missing rule file": (
         "  dataset:\n",
         "  dataset:\n    more: {labelling: {rules: [{type: python, name: own, function: 'gone:topic'}]}}\n",

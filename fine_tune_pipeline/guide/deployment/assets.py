@@ -7,6 +7,7 @@ import dagster as dg
 
 from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built
+from fine_tune_pipeline.guide.dataset.scrubbing.adapt import ASSET as ADAPTED_NER
 from fine_tune_pipeline.guide.deployment.drift import Embed, Embedded, Watched, build_drift_report
 from fine_tune_pipeline.guide.deployment.production import FILE as REQUESTS
 from fine_tune_pipeline.guide.deployment.production import build_production_traffic
@@ -59,7 +60,8 @@ def registered_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
 def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that brings the registered version live, if it answers as evaluated; else the old one stays."""
     key = [spec.name, "endpoint"]
-    upstream = ("registered_model", "adapter", "base_model", "dataset", "predictions")
+    adapted = () if spec.dataset.pii.adapt is None else (ADAPTED_NER,)
+    upstream = ("registered_model", "adapter", "base_model", "dataset", "predictions", *adapted)
     checks = [
         *blocking(
             key,

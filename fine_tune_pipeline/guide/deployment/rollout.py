@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import Asked, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.dataset.scrubbing.adapt import used_ner
 from fine_tune_pipeline.guide.deployment.parity import Evaluated, Parity, compare, latency_check, parity_check, sample
 from fine_tune_pipeline.guide.deployment.register import RegisteredModel, offer, read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
@@ -45,6 +46,7 @@ class Sources:
     base_model: Artifact
     dataset: Artifact
     predictions: Artifact
+    pii_ner_adapt: Artifact | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def serve_request(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel
     task = read_task(spec)
     on = answering_on(place.inventory)
     state = str(place.endpoint.folder)
+    ner = used_ner(sources.pii_ner_adapt)
     return ServeRequest(
         output=state,
         state=state,
@@ -109,6 +112,7 @@ def serve_request(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel
         answer_schema=task.schema,
         answer_labels=tuple(task.labels or ()),
         pii=spec.pii,
+        ner=None if ner is None else str(ner),
         conversations=any(row.asked.beside() for row in read_examples(sources.dataset.file("train.jsonl"))),
     )
 

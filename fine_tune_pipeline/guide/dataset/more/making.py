@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
@@ -24,11 +25,12 @@ _PLACE = {"url", "key_variable", "timeout_seconds", "tries", "parallel"}
 
 @dataclass(frozen=True)
 class Making:
-    """A use case that makes rows."""
+    """A use case that makes rows. `ner`: folder of its adapted NER, if it has one."""
 
     spec: UseCaseSpec
     store: Store
     stand_ins: StandIns
+    ner: Path | None = None
 
     def what(self) -> dict[str, Any]:
         """What decides the rows: the section without places, the code of rules, how personal data is replaced, the seed."""
@@ -71,7 +73,8 @@ class Making:
         from fine_tune_pipeline.programs.scrubbing import detector
 
         pii = self.spec.dataset.pii
-        return scrub(rows, detect=detector(pii), task=self._task, stand_in=self.stand_ins, remove=pii.operator == "remove").examples
+        detect = detector(pii, ner=self.ner)
+        return scrub(rows, detect=detect, task=self._task, stand_in=self.stand_ins, remove=pii.operator == "remove").examples
 
     def _chat(self, model: ChatModel) -> Chat:
         return Chat(model, Replies(self.store.root / self.spec.name / "replies"))

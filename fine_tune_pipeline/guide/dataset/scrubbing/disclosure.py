@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fine_tune_pipeline.artifacts.examples import Example
@@ -23,10 +24,13 @@ _CUT_WORD = re.compile(r"[^\s'\"]+…")
 WITHHELD = "(withheld: personal data may be left in it)"
 
 
-def disclosed(steps: Sequence[Step], *, pii: PiiSpec, stand_ins: StandIns, detect: "Detect | None" = None) -> list[Step]:
+def disclosed(
+    steps: Sequence[Step], *, pii: PiiSpec, stand_ins: StandIns, ner: Path | None = None, detect: "Detect | None" = None
+) -> list[Step]:
     """The steps with nothing in their examples that the data card must not show.
 
     Args:
+        ner: folder of an adapted NER, if the use case has one.
         detect: finds personal data; that of the use case by default, which is loaded only if there is something to look at.
     """
     if not any(step.examples for step in steps):
@@ -34,7 +38,7 @@ def disclosed(steps: Sequence[Step], *, pii: PiiSpec, stand_ins: StandIns, detec
     if detect is None:
         from fine_tune_pipeline.programs.scrubbing import detector
 
-        detect = detector(pii)
+        detect = detector(pii, ner=ner)
     given = stand_ins.fresh()
     return [replace(step, examples=disclosable(step.examples, detect=detect, stand_in=given, issued=given.issued)) for step in steps]
 

@@ -95,7 +95,8 @@ def scrub_work(settings: Mapping[str, Any]) -> Work:
     """The work on one part, for a process that has nothing but plain settings.
 
     Args:
-        settings: `pii` as in the YAML, `task` as described, and the name of the variable that holds the key of stand-ins.
+        settings: `pii` as in the YAML, `task` as described, the name of the variable that holds the key of stand-ins, and `ner`, the
+            folder of an adapted NER, where there is one.
     """
     from fine_tune_pipeline.programs.scrubbing import detector
 
@@ -104,7 +105,7 @@ def scrub_work(settings: Mapping[str, Any]) -> Work:
         scrubbed_part,
         spec=pii,
         task=task,
-        detect=detector(pii),
+        detect=detector(pii, ner=settings.get("ner")),
         stand_ins=StandIns.from_environment(pii, variable=settings["key_variable"]),
     )
 

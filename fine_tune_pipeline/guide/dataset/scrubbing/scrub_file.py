@@ -46,6 +46,7 @@ def scrub_file(
     vault: Path | None = None,
     pii: PiiSpec | None = None,
     key: str = "",
+    ner: Path | None = None,
     detect: Detect | None = None,
 ) -> ScrubbedFile:
     """Replace personal data in every text of every row; keys, numbers and the order of rows stay.
@@ -57,13 +58,15 @@ def scrub_file(
     Args:
         pii: entities, score and operators; those of a use case without `dataset.pii` by default.
         key: for the operators hash and pseudonym.
-        detect: finds personal data; Presidio with the NER of the package index by default.
+        ner: folder of an adapted NER, as the asset `pii_ner_adapt` writes it, instead of the packaged one.
+        detect: finds personal data; Presidio with the NER by default.
 
     Raises:
         BrokenLine: a line is not a JSON object; nothing is written then.
         SameFile: two of the files are the same.
         NothingToSeal: a vault is wanted, and the operator is none that a vault could undo.
         NoKey: the operator needs a key, and this is none.
+        BadNerFolder: `ner` is no such folder.
     """
     paths = [path.resolve() for path in (in_jsonl, out_jsonl, findings, vault) if path is not None]
     if len(set(paths)) < len(paths):
@@ -75,7 +78,7 @@ def scrub_file(
     if detect is None:
         from fine_tune_pipeline.programs.scrubbing import detector
 
-        detect = detector(stand_in.pii)
+        detect = detector(stand_in.pii, ner=ner)
     written, said, changed = [], [], 0
     for start in tqdm(range(0, len(rows), _BATCH), desc="scrub", unit=f"x{_BATCH} rows", disable=None):
         batch = rows[start : start + _BATCH]
@@ -95,7 +98,7 @@ def scrub_file(
 
 def _spans(rows: Sequence[Mapping[str, Any]], detect: Detect, allow: Sequence[str]) -> list[dict[Place, list[Span]]]:
     """Per row the places that hold personal data, and where in them; a value found in one place is also looked for in the row's others."""
-    texts = [dict(_texts(row)) for row in rows]
+    texts = [dict(texts_of(row)) for row in rows]
     once = list(dict.fromkeys(text for places in texts for text in places.values()))
     found = dict(zip(once, detect(once), strict=True)) if once else {}
     result = []
@@ -106,15 +109,16 @@ def _spans(rows: Sequence[Mapping[str, Any]], detect: Detect, allow: Sequence[st
     return result
 
 
-def _texts(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+def texts_of(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Every text in a row, and where it stands."""
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _texts(item, (*place, key))
+            yield from texts_of(item, (*place, key))
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _texts(item, (*place, number))
+            yield from texts_of(item, (*place, number))
 
 
 def _replaced(value: Any, spans: Mapping[Place, list[Span]], stand_in: StandIn, place: Place = ()) -> Any:
