@@ -15,7 +15,7 @@ from fine_tune_pipeline.programs.detection_scores import NOTHING, Range, by_char
 from fine_tune_pipeline.programs.ner_requests import AdaptNerRequest, AdaptNerResult, NerRound, NerScore
 from fine_tune_pipeline.programs.ner_texts.texts import HELD_BACK_TEMPLATES, Named, NamedText, made
 from fine_tune_pipeline.programs.ner_training import Taught, examples, learn
-from fine_tune_pipeline.programs.ner_weights import AboutNer
+from fine_tune_pipeline.programs.ner_weights import AboutNer, Weights
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.rows import read_rows
 from fine_tune_pipeline.programs.scrubbing import NER, NER_SHA256, Detector, detector, packaged_ner
@@ -31,8 +31,11 @@ ATTRIBUTION = (
 SHARE = 0.5
 """How far the weights go from the packaged to the trained ones."""
 
-REVIEWED_TIMES = 3
-"""A reviewed text is learnt from so often in a round: there are few of them, and they are the user's own."""
+MOST_TIMES = 10
+"""A reviewed text is learnt from at most so often in a round: there are few of them, and they are the user's own."""
+
+REVIEWED_SHARE = 0.25
+"""They are repeated until there are so many of them beside those made of templates."""
 
 MODEL_LABELS = {
     "PERSON": ("PERSON",), "LOCATION": ("GPE", "LOC", "FAC"), "ORGANIZATION": ("ORG",), "NRP": ("NORP",), "DATE_TIME": ("DATE", "TIME"),
@@ -57,18 +60,7 @@ def run(request: AdaptNerRequest, reporter: Reporter) -> AdaptNerResult:
     began, cpu_began = time.monotonic(), time.process_time()
     reviewed = [] if request.reviewed is None else read_rows(request.reviewed, text_fields=("text",))
     own = [row for row in reviewed if not _held_back(row)]
-    nlp = packaged_ner()
-    taught = [Taught(text) for text in made("train", request.texts, seed=request.seed)]
-    taught += [_taught(row) for row in own for _ in range(REVIEWED_TIMES)]
-    train = examples(nlp, taught)
-
-    def told(one: NerRound) -> None:
-        reporter.progress(one.round, request.rounds, "adapt", loss=one.loss)
-
-    # One thread: sums in another order would be other weights on another number of cores. The matrices are small.
-    with threadpool_limits(limits=1):
-        learnt, curve = learn(nlp, train, rounds=request.rounds, seed=request.seed, share=SHARE, told=told)
-    weights = ner_weights.leaning(nlp, learnt, request.lean)
+    weights, curve = _learnt(own, request, reporter)
     learnt_from = {"templates": request.texts, "reviewed": len(own)}
     about = AboutNer(
         base=f"{NER} {version(NER)}",
@@ -85,6 +77,26 @@ def run(request: AdaptNerRequest, reporter: Reporter) -> AdaptNerResult:
         ner=str(folder), ner_sha256=written.weights_sha256, curve=tuple(curve), scores=tuple(_scores(sets, folder)),
         learnt_from=learnt_from, seconds=round(time.monotonic() - began, 1), cpu_seconds=round(time.process_time() - cpu_began, 1),
     )  # fmt: skip
+
+
+def _learnt(reviewed: Sequence[Mapping[str, Any]], request: AdaptNerRequest, reporter: Reporter) -> tuple[Weights, list[NerRound]]:
+    """New weights, and how the loss fell."""
+    nlp = packaged_ner()
+    taught = [Taught(text) for text in made("train", request.texts, seed=request.seed)]
+    train = examples(nlp, taught + [_taught(row) for row in reviewed] * _times(len(reviewed), request.texts))
+
+    def told(one: NerRound) -> None:
+        reporter.progress(one.round, request.rounds, "adapt", loss=one.loss)
+
+    # One thread: sums in another order would be other weights on another number of cores. The matrices are small.
+    with threadpool_limits(limits=1):
+        learnt, curve = learn(nlp, train, rounds=request.rounds, seed=request.seed, share=SHARE, told=told)
+    return ner_weights.leaning(nlp, learnt, request.lean), curve
+
+
+def _times(reviewed: int, texts: int) -> int:
+    """How often each reviewed text is learnt from in a round."""
+    return max(1, min(MOST_TIMES, int(REVIEWED_SHARE * texts / reviewed))) if reviewed else 0
 
 
 def _held_back(row: Mapping[str, Any]) -> bool:

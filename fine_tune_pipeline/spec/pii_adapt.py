@@ -25,7 +25,7 @@ class ReviewedTexts(Section):
 
 
 class AdaptSpec(Section):
-    """Trains the packaged NER further before anything is scrubbed; the asset `pii_ner_adapt` does it, in about four CPU minutes."""
+    """Trains the packaged NER further before anything is scrubbed; the asset `pii_ner_adapt` does it, in about two CPU minutes."""
 
     reviewed: list[ReviewedTexts] = Field(default=[], description="Texts of your own; without any, own templates are learnt from alone.")
     texts: int = Field(default=9000, ge=10, le=100_000, description="Texts made of templates; time grows with them.")

@@ -11,7 +11,7 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import write_rows
 from fine_tune_pipeline.programs import ner_weights
-from fine_tune_pipeline.programs.adapt_ner import run
+from fine_tune_pipeline.programs.adapt_ner import _times, run
 from fine_tune_pipeline.programs.ner_requests import AdaptNerRequest, AdaptNerResult, BadNerFolder
 from fine_tune_pipeline.programs.ner_texts.texts import Named, NamedText
 from fine_tune_pipeline.programs.ner_training import Taught, examples, learn
@@ -65,6 +65,11 @@ def test_reviewed_documents_are_learnt_from_or_judged_on_never_both(tmp_path):
     assert judged + result.learnt_from["reviewed"] == 40
     assert 0 < judged < 40
     assert judged % 2 == 0
+
+
+@pytest.mark.parametrize(("reviewed", "texts", "times"), [(0, 9000, 0), (10, 9000, 10), (500, 9000, 4), (9000, 9000, 1)])
+def test_few_reviewed_texts_are_repeated_many_are_not(reviewed, texts, times):
+    assert _times(reviewed, texts) == times
 
 
 def test_it_learns_a_name_that_it_is_shown():
