@@ -29,7 +29,10 @@ ATTRIBUTION = (
 )
 
 SHARE = 0.5
-"""How far the weights go from the packaged to the trained ones."""
+"""How far the weights go from the packaged to the trained ones: all the way, more is forgotten."""
+
+SHARE_WITH_REVIEWED = 0.75
+"""The same where people reviewed texts: these are like those that will be scrubbed."""
 
 MOST_TIMES = 10
 """A reviewed text is learnt from at most so often in a round: there are few of them, and they are the user's own."""
@@ -89,8 +92,9 @@ def _learnt(reviewed: Sequence[Mapping[str, Any]], request: AdaptNerRequest, rep
         reporter.progress(one.round, request.rounds, "adapt", loss=one.loss)
 
     # One thread: sums in another order would be other weights on another number of cores. The matrices are small.
+    share = SHARE_WITH_REVIEWED if reviewed else SHARE
     with threadpool_limits(limits=1):
-        learnt, curve = learn(nlp, train, rounds=request.rounds, seed=request.seed, share=SHARE, told=told)
+        learnt, curve = learn(nlp, train, rounds=request.rounds, seed=request.seed, share=share, told=told)
     return ner_weights.leaning(nlp, learnt, request.lean), curve
 
 
