@@ -42,7 +42,7 @@ school teacher lesson exam grade library scholarship tuition campus lecture seme
 kitchen oven fridge freezer dishwasher washing drying sofa mattress curtain carpet lamp shelf drawer wardrobe balcony garden fence
 """
 NAMES = ("Margaret Oduya", "Tomas Lindqvist", "Priya Raman", "Hannah Berger", "Luis Ferreira", "Yuki Tanaka")
-WATCH_SECONDS = 0.2
+WATCH_SECONDS = 0.5
 
 
 def rows(count: int) -> Iterator[dict[str, str]]:
