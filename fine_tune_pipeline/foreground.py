@@ -14,12 +14,36 @@ INTERRUPTED = 130
 """Exit code of a command that was interrupted, as a shell gives it."""
 
 
+class _Start:
+    """While a process is being started a signal waits: it would interrupt before anybody knows whom to end."""
+
+    def __init__(self) -> None:
+        self._waits = self._came = False
+
+    def __enter__(self) -> None:
+        self._waits, self._came = True, False
+
+    def __exit__(self, *_: object) -> None:
+        self._waits = False
+        if self._came:
+            raise KeyboardInterrupt
+
+    def interrupt(self) -> None:
+        """What a signal does."""
+        if not self._waits:
+            raise KeyboardInterrupt
+        self._came = True
+
+
+_start = _Start()
+
+
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
     """Within the block SIGTERM, sent by `kill`, `timeout` and container engines, raises KeyboardInterrupt as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        _start.interrupt()
 
     # Also where a shell started us in the background, which leaves Ctrl-C ignored.
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -38,11 +62,14 @@ def running(
 
     It is in a process group of its own: Ctrl-C reaches it through us only, since a second one would disturb its cleaning up.
     """
-    process = subprocess.Popen(command, env=None if env is None else {**os.environ, **env}, start_new_session=True)
+    process = None
     try:
+        with _start:
+            process = subprocess.Popen(command, env=None if env is None else {**os.environ, **env}, start_new_session=True)
         yield process
     finally:
-        _end(process, grace_seconds)
+        if process is not None:
+            _end(process, grace_seconds)
 
 
 def _end(process: "subprocess.Popen[bytes]", grace_seconds: float) -> None:

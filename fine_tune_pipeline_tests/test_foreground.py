@@ -69,6 +69,28 @@ def test_a_signal_ends_the_command_and_what_it_started(
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), what="the end of the child and its own")
 
 
+def test_a_signal_while_the_child_is_started_ends_it_too(tmp_path: Path):
+    """Nobody knows the child yet: it is there, and its start has not returned."""
+    path = tmp_path / "pids.json"
+    during = """
+import os, signal, subprocess
+
+def start(*arguments, **options):
+    process = Popen(*arguments, **options)
+    while not os.path.exists(PATH):
+        os.sched_yield()
+    os.kill(os.getpid(), signal.SIGTERM)
+    return process
+
+Popen, subprocess.Popen = subprocess.Popen, start
+"""
+    starter = f"PATH = {str(path)!r}\n{during}{STARTER}"
+    process = subprocess.Popen([sys.executable, "-c", starter, CHILD.format(stubborn=False, path=str(path)), "30"])
+    assert process.wait(60) == 130
+    pids = json.loads(path.read_text(encoding="utf-8"))
+    wait_until(lambda: not any(map(psutil.pid_exists, pids)), what="the end of the child and its own")
+
+
 def test_a_second_signal_kills_what_does_not_end(tmp_path: Path):
     path = tmp_path / "pids.json"
     process = subprocess.Popen([sys.executable, "-c", STARTER, CHILD.format(stubborn=True, path=str(path)), "600"])

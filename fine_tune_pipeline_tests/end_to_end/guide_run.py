@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -179,6 +180,12 @@ class GuideRun:
             text=True,
             check=False,
         )
+
+
+def cpu_seconds() -> float:
+    """Of all commands that have ended, with what they started: other work on the machine plays little part in it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def what_failed(done: "subprocess.CompletedProcess[str]") -> str:
