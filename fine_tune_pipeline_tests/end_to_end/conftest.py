@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, GuideRun, what_failed
+from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, GuideRun, cpu_seconds, what_failed
 
 
 @pytest.fixture(scope="package")
