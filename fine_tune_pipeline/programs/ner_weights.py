@@ -99,7 +99,7 @@ def about(folder: Path) -> AboutNer:
     """
     path = folder / ABOUT
     if not path.is_file():
-        raise BadNerFolder(f"{folder}: there is no {ABOUT}; want the folder of the asset pii_ner_adapt")
+        raise BadNerFolder(f"{folder}: there is no {ABOUT}; want the folder `ner` within an artifact of pii_ner_adapt")
     try:
         return AboutNer.read(path)
     except ValidationError as error:

@@ -141,7 +141,7 @@ def test_the_folder_holds_no_more_than_safe_weights_and_where_they_come_from(mad
 
 
 def test_a_folder_that_cannot_be_used_is_refused(made, tmp_path):
-    with pytest.raises(BadNerFolder, match=r"there is no ner\.json; want the folder of the asset pii_ner_adapt"):
+    with pytest.raises(BadNerFolder, match=r"there is no ner\.json; want the folder `ner` within an artifact of pii_ner_adapt"):
         detector(PiiSpec(), ner=tmp_path)
     (tmp_path / "ner.json").write_text("{}", encoding="utf-8")
     with pytest.raises(BadNerFolder, match=r"ner\.json: not readable"):

@@ -16,7 +16,8 @@ _MADE_BY = r"(?i:directed|written|produced|performed|founded|sung|signed|painted
 _CALLED = r"(?:starring|named[ ](?:him|her|them|it|me)|married[ ]to|daughter[ ]of|son[ ]of|known[ ]as)[ ]"
 _ASKED = r"(?i:\b(?:last|first|full|maiden|sur|given)[ ]?name(?:[ ]is)?[?:]?\s+)"
 _ACCOUNT = r"(?i:\bname[ ](?:on|of|in)[ ](?:the[ ]|your[ ])?account(?:[ ]is|\?)?\s+(?:user:\s+)?)"
-_HANDLE = r"[A-Za-z_][A-Za-z0-9_]{2,29}\b(?!\.\w)"
+# `@user` and `@assistant` stand for people whose names are gone; the others call everybody.
+_HANDLE = r"(?!(?i:user|assistant|here|channel|everyone|all)\b)[A-Za-z_][A-Za-z0-9_]{2,29}\b(?!\.\w)"
 _CUT_BEFORE = r"(?:^|\b(?:RT|via|by|cc|from|and|with|MT)[ ]|[(“\"&+.][ ]?|(?<=@[ ]\w+[ ]))"
 
 

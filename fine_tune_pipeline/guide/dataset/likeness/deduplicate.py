@@ -24,6 +24,7 @@ from fine_tune_pipeline.guide.dataset.likeness.duplicates import (
     shingles,
 )
 from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK
+from fine_tune_pipeline.guide.dataset.sources.shape import CONVERSATION
 from fine_tune_pipeline.guide.dataset.steps import Why, marked, out
 from fine_tune_pipeline.guide.objective.task import Task, parsed
 
@@ -103,15 +104,38 @@ class Answers:
 
     def same(self, left: Example, right: Example) -> bool:
         """Whether two rows with like questions say the same."""
-        return self.said(left) == self.said(right) or (self.free and jaccard(_record(left), _record(right)) >= self.threshold)
+        return self.said(left) == self.said(right) or (self.free and self._like_records(left, right))
+
+    def _like_records(self, left: Example, right: Example) -> bool:
+        """Question and answer of both, and the last turns alone: earlier turns that both have would outweigh any answer."""
+        records = [_record] if not (left.history or right.history) else [_record, _last_turn]
+        return all(jaccard(pieces(left), pieces(right)) >= self.threshold for pieces in records)
+
+    def same_turn(self, left: Example, right: Example) -> bool:
+        """Whether rows with like questions ask the same, whatever was said before: two turns of one conversation never do."""
+        if of_one_conversation(left, right):
+            return False
+        if not (left.history or right.history):
+            return True
+        return jaccard(*(shingles(plain_text(example.prompt)) for example in (left, right))) >= self.threshold
 
     def worth(self, example: Example) -> int:
         """Of rows that say the same, the one worth most is kept: the longest free answer; else they are worth the same."""
         return len(plain_text(example.completion)) if self.free else 0
 
 
+def of_one_conversation(left: Example, right: Example) -> bool:
+    """Whether both are answers of the same conversation: what was said before is mostly the same then."""
+    conversation = left.metadata.get(CONVERSATION)
+    return conversation is not None and conversation == right.metadata.get(CONVERSATION)
+
+
 def _record(example: Example) -> set[str]:
     return shingles(plain_text(f"{example.question}\n{example.completion}"))
+
+
+def _last_turn(example: Example) -> set[str]:
+    return shingles(plain_text(f"{example.prompt}\n{example.completion}"))
 
 
 def _settled(
@@ -204,7 +228,7 @@ def _first_of_each(settled: Sequence[Example], pairs: Pairs, *, answers: Answers
             gone[place], kept[place] = why, False
             continue
         for first, pair in before if marks else []:
-            if pair.jaccard >= answers.threshold and first.held_out == example.held_out:
+            if pair.jaccard >= answers.threshold and first.held_out == example.held_out and answers.same_turn(first, example):
                 said[pair.first].append(f"near_duplicate_with_other_answer: {example.id}")
                 said[place].append(f"near_duplicate_with_other_answer: {first.id}")
     both = pairs.where(kept[pairs.first] & kept[pairs.second])
@@ -216,6 +240,7 @@ def _near_duplicate(example: Example, before: Sequence[tuple[Example, Pair]], an
         said = f"{pair.jaccard:.2f} like {first.id}"
         if first.held_out and not example.held_out:
             return Why("duplicate_of_held_out", f"{said}, which is kept apart for the test")
-        if pair.jaccard >= answers.threshold and first.held_out == example.held_out and answers.same(first, example):
+        alike = pair.jaccard >= answers.threshold and first.held_out == example.held_out and answers.same_turn(first, example)
+        if alike and answers.same(first, example):
             return Why("near_duplicate", f"{said} (5-character shingles), with the same answer")
     return None

@@ -11,7 +11,7 @@ from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.artifacts.sequences import Chosen, chosen, each
 from fine_tune_pipeline.guide.dataset.cleaning.suspects import Embed
-from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER, Answers
+from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER, Answers, of_one_conversation
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import Pairs, groups
 from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK
 from fine_tune_pipeline.guide.dataset.steps import marked, out
@@ -55,7 +55,7 @@ def semantic_duplicates(examples: Sequence[Example], *, embed: Embed, cosine: fl
     marks: dict[int, list[str]] = defaultdict(list)
     linked = []
     for first, second, alike in sorted(pairs, key=lambda pair: pair.second):
-        if not (kept[first] and kept[second]):
+        if not (kept[first] and kept[second]) or of_one_conversation(train[first], train[second]):
             continue
         said = f"{alike:.2f} like {train[first].id} in meaning"
         place = int(train.places[second])

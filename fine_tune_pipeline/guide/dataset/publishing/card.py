@@ -12,7 +12,7 @@ from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.more.made_rows import SYNTHETIC, kinds
 from fine_tune_pipeline.guide.dataset.publishing.languages import languages
 from fine_tune_pipeline.guide.dataset.publishing.limits import UNKNOWN_LICENCE, known_limits
-from fine_tune_pipeline.guide.dataset.publishing.split import Split
+from fine_tune_pipeline.guide.dataset.publishing.split import LEAST, Split
 from fine_tune_pipeline.guide.dataset.review.review import said
 from fine_tune_pipeline.guide.dataset.scrubbing.disclosure import shortened
 from fine_tune_pipeline.guide.dataset.steps import Step, funnel
@@ -110,10 +110,20 @@ def _duplicates(steps: Sequence[Step], kept: Iterable[Example]) -> dict[str, Any
 
 
 def _split(parts: Split, spec: SplitSpec) -> Mapping[str, Any]:
-    where = "the `held_out` sources, which no other part has seen" if parts.by_held_out else f"split off ({spec.test:.0%})"
-    text = (
-        f"Test: {where}. Validation: {spec.validation:.0%} of the rest. By a hash of the id (seed {spec.seed}), like prompts together"
-        + (f", also those that share {spec.shared_words} words in a row" if spec.shared_words else "")
-        + ", so that an example keeps its side when data grows."
+    total = len(parts.together())
+    rest = total if not parts.by_held_out else total - len(parts.test)
+    asked = {"Validation": (len(parts.validation), spec.validation, rest)}
+    if not parts.by_held_out:
+        asked = {"Test": (len(parts.test), spec.test, total), **asked}
+    sentences = [
+        f"{name}: {rows:,} rows, {rows / max(of, 1):.0%}, where {share:.0%} was asked." for name, (rows, share, of) in asked.items()
+    ]
+    if parts.by_held_out:
+        sentences.insert(0, "Test: the `held_out` sources, which no other part has seen.")
+    if any(rows < LEAST * share * of for rows, share, of in asked.values()):
+        sentences.append("It is fewer since rows that are connected with many others, each like the next, are all in training.")
+    text = f"{' '.join(sentences)} By a hash of the id (seed {spec.seed}), like prompts together" + (
+        f", also those that share {spec.shared_words} words in a row" if spec.shared_words else ""
     )
+    text += ", so that an example keeps its side when data grows."
     return {"by_held_out": parts.by_held_out, "validation": spec.validation, "seed": spec.seed, "said": text}

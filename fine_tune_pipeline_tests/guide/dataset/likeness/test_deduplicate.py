@@ -117,3 +117,31 @@ def test_examples_keep_their_order():
         example("r", "corrected text", source=FEEDBACK),
     ]
     assert ids(run(*rows).kept) == ["t1", "h", "r"]
+
+
+BEFORE = [{"role": role, "content": f"{role} said number {n} {n * n} of many things"} for n in range(8) for role in ("user", "assistant")]
+
+
+def turn(id_, prompt, completion, conversation=None):
+    metadata = {} if conversation is None else {"conversation": conversation}
+    return example(id_, prompt, completion, history=BEFORE, metadata=metadata)
+
+
+@pytest.mark.parametrize("task", [OPEN, FRUIT], ids=["open", "classes"])
+def test_turns_of_one_conversation_are_no_duplicates_however_much_was_said_before(task):
+    rows = [turn("a", "thanks", "apple", "c1"), turn("b", "thanks a lot", "apple", "c1"), turn("c", "anything else?", "apple", "c1")]
+    result = run(*rows, task=task)
+    assert ids(result.kept) == ["a", "b", "c"]
+    assert not any("marked" in row.metadata for row in result.kept)
+
+
+def test_what_was_said_before_does_not_make_other_questions_or_answers_the_same():
+    rows = [
+        turn("a", "how heavy is the round pot", "forty kilos with the glass top", "c1"),
+        turn("b", "how heavy is the round pot?!", "only its lid is made of iron", "c2"),
+        turn("c", "is there a smaller one as well", "forty kilos with the glass top", "c3"),
+    ]
+    assert gone(run(*rows[::2], task=OPEN)) == {}
+    assert gone(run(rows[1], rows[2], task=OPEN)) == {}
+    again = turn("d", "how heavy is the round pot now", "forty kilos with the glass top!", "c4")
+    assert gone(run(rows[0], again, task=OPEN)) == {"d": "near_duplicate"}

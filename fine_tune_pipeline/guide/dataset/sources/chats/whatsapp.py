@@ -39,6 +39,11 @@ _MEDIA = re.compile(
     r"|^[^\n]+ \((?:file attached|Datei angehängt|archivo adjunto|fichier joint|arquivo anexado|file allegato)\)$",
     re.MULTILINE,
 )
+_PLACE = re.compile(
+    r"^(?:live )?(?:location|standort|ubicación|localisation|position|localização|posizione)(?: shared)?:?(?: https?://maps\.\S+)?$", re.I
+)
+_POLL = re.compile(r"(?:POLL|UMFRAGE|ENCUESTA|SONDAGE|ENQUETE|SONDAGGIO):(?:\n|$)")
+_UNSEEN = re.compile(r"<View once (?:voice )?message omitted>$|Waiting for this message")
 _EDITED = re.compile(
     r"\s*<(?:This message was edited|Diese Nachricht wurde bearbeitet|Se editó este mensaje|Ce message a été modifié|Mensagem editada"
     r"|Questo messaggio è stato modificato)\.?>\s*$"
@@ -133,15 +138,16 @@ def _message(begun: _Begun, file: ChatFile, sides: Sides, order: str) -> Said | 
     named = _NAMED.fullmatch("\n".join([begun.begin["rest"], *begun.lines[1:]]))
     if named is None:
         return unused(file.name, begun.number, "system_line", "nobody says it: WhatsApp tells of the chat", raw)
-    ours = sides.hear(_name(named["name"]))
+    who = _name(named["name"])
+    ours = sides.hear(who)
     said = named["text"]
     if reason := _wordless(said):
         return unused(file.name, begun.number, reason, _WORDLESS[reason], raw)
-    return Said(file.name, begun.number, at, ours, _words(said, sides), raw, talk=file.name)
+    return Said(file.name, begun.number, at, ours, _words(said, sides), raw, talk=file.name, who=who)
 
 
 _WORDLESS = {
-    "media_only": "a picture, sound, file or place without a word",
+    "media_only": "a picture, sound, file or place without a word, or what the phone had not received",
     "deleted": "its writer deleted it",
     "system_line": "WhatsApp tells of a call, a poll or of the chat",
     "empty_message": "holds no text",
@@ -153,6 +159,10 @@ def _wordless(text: str) -> str | None:
     bare = _DIRECTIONS.sub("", text).strip()
     if _DELETED.match(bare):
         return "deleted"
+    if _PLACE.match(bare) or _UNSEEN.match(bare):
+        return "media_only"
+    if _POLL.match(bare):
+        return "system_line"
     words = _EDITED.sub("", _MEDIA.sub("", bare)).strip()
     # Android writes `null` for what can be seen once.
     if bare and (not words or words == "null"):
@@ -165,7 +175,7 @@ def _wordless(text: str) -> str | None:
 
 def _words(text: str, sides: Sides) -> str:
     called = _MENTION.sub(lambda found: MENTIONS[sides.ours(_name(found["name"] or found["number"]))], text)
-    bare = called.replace(_LEFT_TO_RIGHT, "")
+    bare = sides.called(called.replace(_LEFT_TO_RIGHT, ""))
     return _EDITED.sub("", _MEDIA.sub("", bare)).strip()
 
 

@@ -244,3 +244,37 @@ def test_the_content_decides_and_not_the_name(tmp_path):
     archive(tmp_path / "d.zip", **{"_chat-txt": "one"})
     a, b, c, d = (open_at(tmp_path, WhatsAppSource(type="whatsapp", path=name)).sha256 for name in ("a.txt", "b.txt", "c.txt", "d.zip"))
     assert a == b == d != c
+
+
+def test_people_who_have_spoken_and_we_ourselves_are_called_by_side(tmp_path):
+    [row] = read(
+        tmp_path,
+        "31/12/2023, 21:05 - Bob Grün: Are you open, @Shop?",
+        "31/12/2023, 21:06 - Shop: Yes @Bob Grün, until six; ask @Eva or a@shop.example",
+    )
+    assert talks([row]) == [[("u", "Are you open, @assistant?"), ("a", "Yes @user, until six; ask @Eva or a@shop.example")]]
+
+
+def test_two_people_who_write_the_same_in_one_minute_have_conversations_of_their_own(tmp_path):
+    ids = set()
+    for name in ("Zed", "Yvonne"):
+        (tmp_path / name).mkdir()
+        [row] = read(tmp_path / name, f"31/12/2023, 21:05 - {name}: Hi", "31/12/2023, 21:06 - Shop: Hello!")
+        ids.add(row.columns["id"])
+    assert len(ids) == 2
+    assert not any("Zed" in id_ for id_ in ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("location: https://maps.google.com/?q=51.5,-0.14", "media_only"),
+        ("Live location shared", "media_only"),
+        ("<View once message omitted>", "media_only"),
+        ("POLL:\nWhich one?\nOPTION: A (2 votes)", "system_line"),
+    ],
+)
+def test_places_polls_and_what_was_not_received_are_no_words_of_a_customer(tmp_path, text, reason):
+    rows = read(tmp_path, f"31/12/2023, 21:04 - Ann: {text}", "31/12/2023, 21:05 - Ann: What location?", "31/12/2023, 21:06 - Shop: Here.")
+    assert unused(rows) == [(1, reason)]
+    assert talks(rows) == [[("u", "What location?"), ("a", "Here.")]]
