@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from fine_tune_pipeline.artifacts.fingerprint import Payload, changes, file_sha2
 from fine_tune_pipeline.artifacts.manifest import Built, Manifest
 
 MANIFEST = "manifest.json"
-PARTS = ".parts-"
-PARTS_KEPT_SECONDS = 7 * 24 * 3600
+PARTS, DRAFT, TWIN = ".parts-", ".draft-", ".twin-"
+UNFINISHED_KEPT_SECONDS = 7 * 24 * 3600
 CURRENT = "current.json"
 
 
@@ -160,7 +160,7 @@ class Store:
     def draft(self, use_case: str, content: Payload) -> Iterator["Draft"]:
         """A folder to build an artifact in; it disappears unless `Draft.finish` is called, whatever happens."""
         print_ = fingerprint(content)
-        folder = self._near(use_case, content["asset"]) / f".draft-{print_}-{uuid4().hex[:8]}"
+        folder = self._near(use_case, content["asset"]) / f"{DRAFT}{print_}-{uuid4().hex[:8]}"
         folder.mkdir()
         try:
             yield Draft(store=self, use_case=use_case, content=content, folder=folder, started=time.monotonic())
@@ -172,14 +172,13 @@ class Store:
         """A folder for long work on one artifact: gone after success, but kept (a week at most) when the work breaks off, so that the
         next try can go on. A run that builds the same at the same time gets one of its own."""
         parent = self._near(use_case, content["asset"])
-        _forget_parts(parent)
         folder = parent / f"{PARTS}{use_case}-{content['asset']}-{fingerprint(content)}"
         folder.mkdir(exist_ok=True)
         with (folder / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                with tempfile.TemporaryDirectory(prefix=".twin-", dir=parent) as own:
+                with tempfile.TemporaryDirectory(prefix=TWIN, dir=parent) as own:
                     yield Path(own)
                 return
             yield folder
@@ -189,6 +188,7 @@ class Store:
         """A local folder to build in: beside the artifacts, so that they can be moved to their place, unless these are remote."""
         folder = Path(str(self.root / use_case / asset)) if self._is_local() else Path(tempfile.gettempdir())
         folder.mkdir(parents=True, exist_ok=True)
+        _forget_unfinished(folder)
         return folder
 
     def publish(self, draft: "Draft", manifest: Manifest) -> Artifact:
@@ -260,11 +260,15 @@ class Draft:
         return artifact
 
 
-def _forget_parts(parent: Path) -> None:
-    """Unfinished work that nobody came back for."""
-    for folder in parent.glob(f"{PARTS}*"):
-        if folder.is_dir() and time.time() - folder.stat().st_mtime > PARTS_KEPT_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+def _forget_unfinished(parent: Path) -> None:
+    """What killed runs left, and work that nobody came back for."""
+    for folder in parent.iterdir():
+        if not folder.name.startswith((PARTS, DRAFT, TWIN)):
+            continue
+        # Another run may be clearing up too.
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > UNFINISHED_KEPT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def content_of(*, asset: str, version: int, what: Mapping[str, Any], upstream: Mapping[str, Artifact]) -> Payload:

@@ -134,3 +134,15 @@ def test_parts_that_nobody_came_back_for_are_forgotten(store: Store):
     os.utime(parts, (0, 0))
     with store.parts("triage", new):
         assert not parts.exists()
+
+
+def test_a_draft_that_a_kill_left_is_forgotten_after_a_week_and_one_of_today_stays(store: Store):
+    content = content_of(asset="dataset", version=1, what={}, upstream={})
+    with store.draft("triage", content) as draft:
+        place = draft.folder.parent
+    killed, running = place / ".draft-killed", place / ".draft-running"
+    killed.mkdir()
+    running.mkdir()
+    os.utime(killed, (0, 0))
+    with store.draft("triage", content):
+        assert (killed.exists(), running.exists()) == (False, True)

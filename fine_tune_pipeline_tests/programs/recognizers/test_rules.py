@@ -197,3 +197,9 @@ def test_a_text_without_any_listed_word_is_the_only_one_that_is_not_read(text, m
     quick = listed.find(text, ALL)
     monkeypatch.setattr(listed, "_listed", lambda: frozenset(word.casefold().partition("-")[0] for word in listed._word().findall(text)))
     assert listed.find(text, ALL) == quick
+
+
+def test_a_handle_is_a_person_but_not_what_stands_for_a_side_or_for_all():
+    assert found("thanks @marta_k", "PERSON") == [("PERSON", "marta_k")]
+    assert found("thanks @user, ask @Assistant; @here and @channel and @everyone", "PERSON") == []
+    assert found("thanks @username7", "PERSON") == [("PERSON", "username7")]

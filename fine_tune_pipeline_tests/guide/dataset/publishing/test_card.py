@@ -180,3 +180,12 @@ def test_rows_that_people_rejected_are_named_and_not_quoted(tmp_path):
     text = json.dumps(content(tmp_path, train=rows(9), steps=steps))
     assert "q1" in text
     assert "555-0100" not in text
+
+
+def test_the_card_says_how_large_the_parts_are_beside_what_was_asked(tmp_path):
+    train, test = [example(f"{n}", f"text {n}") for n in range(90)], [example(f"t{n}", f"other {n}") for n in range(10)]
+    said = content(tmp_path, train=train, test=test, split={"test": 0.4, "validation": 0.1})["split"]["said"]
+    assert "Test: 10 rows, 10%, where 40% was asked." in said
+    assert "It is fewer since" in said
+    enough = content(tmp_path, train=train[:15], test=test, split={"test": 0.4, "validation": 0})["split"]["said"]
+    assert "It is fewer since" not in enough
