@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from math import floor
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
@@ -120,7 +121,7 @@ def _split(parts: Split, spec: SplitSpec) -> Mapping[str, Any]:
     ]
     if parts.by_held_out:
         sentences.insert(0, "Test: the `held_out` sources, which no other part has seen.")
-    if any(rows < LEAST * share * of for rows, share, of in asked.values()):
+    if any(rows < floor(LEAST * share * of) for rows, share, of in asked.values()):
         sentences.append("It is fewer since rows that are connected with many others, each like the next, are all in training.")
     text = f"{' '.join(sentences)} By a hash of the id (seed {spec.seed}), like prompts together" + (
         f", also those that share {spec.shared_words} words in a row" if spec.shared_words else ""

@@ -187,5 +187,5 @@ def test_the_card_says_how_large_the_parts_are_beside_what_was_asked(tmp_path):
     said = content(tmp_path, train=train, test=test, split={"test": 0.4, "validation": 0.1})["split"]["said"]
     assert "Test: 10 rows, 10%, where 40% was asked." in said
     assert "It is fewer since" in said
-    enough = content(tmp_path, train=train[:15], test=test, split={"test": 0.4, "validation": 0})["split"]["said"]
+    enough = content(tmp_path, train=train[:15], test=test, split={"test": 0.4, "validation": 0.01})["split"]["said"]
     assert "It is fewer since" not in enough
