@@ -1,5 +1,6 @@
 import json
 import os
+import tempfile
 from pathlib import Path
 from uuid import uuid4
 
@@ -136,7 +137,11 @@ def test_parts_that_nobody_came_back_for_are_forgotten(store: Store):
         assert not parts.exists()
 
 
-def test_a_draft_that_a_kill_left_is_forgotten_after_a_week_and_one_of_today_stays(store: Store):
+def test_a_draft_that_a_kill_left_is_forgotten_after_a_week_and_one_of_today_stays(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # A remote store's drafts lie there.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     content = content_of(asset="dataset", version=1, what={}, upstream={})
     with store.draft("triage", content) as draft:
         place = draft.folder.parent

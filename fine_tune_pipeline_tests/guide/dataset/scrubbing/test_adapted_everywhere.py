@@ -82,4 +82,4 @@ def test_scrub_at_the_command_line(ner, tmp_path, capsys):
     assert cli.main(["scrub", str(source), str(target), "--ner", str(ner)]) == 0
     assert read_rows(target) == [{"text": SCRUBBED}]
     assert cli.main(["scrub", str(source), str(target), "--ner", str(tmp_path)]) == 1
-    assert "there is no ner.json; want the folder of the asset pii_ner_adapt" in capsys.readouterr().err
+    assert "there is no ner.json; want the folder `ner` within an artifact of pii_ner_adapt" in capsys.readouterr().err
