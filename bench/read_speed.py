@@ -66,7 +66,7 @@ def own(kind: str, folder: str) -> Iterator[Any]:
     from pydantic import TypeAdapter
 
     from fine_tune_pipeline.guide.dataset.sources.opened import opened
-    from fine_tune_pipeline.spec.dataset import Source
+    from fine_tune_pipeline.spec.sources import Source
 
     source = {"type": kind, "path": f"{folder}/rows.{kind}"}
     spec = TypeAdapter(Source).validate_python(source)

@@ -6,6 +6,7 @@ All of them are sequences: a step reads a list and a file alike, and gives back 
 import json
 import os
 import weakref
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -30,9 +31,9 @@ _BLOCK = 2**20
 class Rows(Sequence[T]):
     """A sequence that makes each row when it is asked for; equal to any other sequence of equal rows."""
 
+    @abstractmethod
     def row(self, place: int) -> T:
         """The row at a place from 0 on."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, place: int) -> T: ...

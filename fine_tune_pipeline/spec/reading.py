@@ -12,10 +12,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fine_tune_pipeline.spec.base_model import LocalModel
-from fine_tune_pipeline.spec.dataset import Files
 from fine_tune_pipeline.spec.more import PythonRule
 from fine_tune_pipeline.spec.objective import Classification, Extraction
 from fine_tune_pipeline.spec.paths import is_there
+from fine_tune_pipeline.spec.sources import Files
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 COMPONENT_TYPE = "fine_tune_pipeline.use_case.FineTuneUseCase"

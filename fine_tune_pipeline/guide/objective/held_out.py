@@ -4,8 +4,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from fine_tune_pipeline.spec.dataset import CsvSource, JsonlSource, ParquetSource, Source
 from fine_tune_pipeline.spec.paths import COMPRESSED, is_there
+from fine_tune_pipeline.spec.sources import CsvSource, JsonlSource, ParquetSource, Source
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 

@@ -16,7 +16,7 @@ from fine_tune_pipeline.guide.dataset.sources.chunks import pieces
 from fine_tune_pipeline.guide.dataset.sources.convert import CONVERTERS, Converted, UnusableDocument, convert
 from fine_tune_pipeline.guide.dataset.sources.files import SourceFile, ending, files_at
 from fine_tune_pipeline.guide.dataset.sources.mail import attachments, mbox_messages, message_text
-from fine_tune_pipeline.spec.dataset import DocumentSource
+from fine_tune_pipeline.spec.sources import DocumentSource
 
 QUARANTINE = "documents_quarantine.jsonl"
 SUFFIXES = (*CONVERTERS, ".eml", ".mbox")

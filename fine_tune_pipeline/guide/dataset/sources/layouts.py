@@ -6,7 +6,7 @@ from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Message, said
 from fine_tune_pipeline.guide.dataset.sources.messages import UnfitRow, check_order, conversation, sharegpt, tool_schemas
-from fine_tune_pipeline.spec.dataset import Layout, Turns
+from fine_tune_pipeline.spec.sources import Layout, Turns
 
 
 @dataclass(frozen=True)

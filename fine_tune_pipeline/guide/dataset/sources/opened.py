@@ -10,7 +10,7 @@ from fine_tune_pipeline.guide.dataset.sources.files import SourceFile, files_at
 from fine_tune_pipeline.guide.dataset.sources.queries import asked
 from fine_tune_pipeline.guide.dataset.sources.readers import rows_of
 from fine_tune_pipeline.guide.dataset.sources.rows import Row
-from fine_tune_pipeline.spec.dataset import ChatSource, FileSource, Source, SqlSource
+from fine_tune_pipeline.spec.sources import ChatSource, FileSource, Source, SqlSource
 
 SUFFIXES = {"jsonl": (".jsonl", ".ndjson"), "json": (".json",), "csv": (".csv", ".tsv"), "parquet": (".parquet",), "excel": (".xlsx",)}
 SUFFIXES |= {"slack": (".json", ".zip"), "teams": (".json", ".zip"), "whatsapp": (".txt", ".zip")}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.guide.dataset.sources.rows import Row, canonical, object_row, plain
-from fine_tune_pipeline.spec.dataset import SqlSource
+from fine_tune_pipeline.spec.sources import SqlSource
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine, TextClause

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 from fine_tune_pipeline.guide.dataset.sources.convert import needs_password
 from fine_tune_pipeline.guide.dataset.sources.files import SourceFile, UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.rows import Row, object_row, plain
-from fine_tune_pipeline.spec.dataset import CsvSource, ExcelSource, FileSource, JsonlSource, JsonSource, ParquetSource
+from fine_tune_pipeline.spec.sources import CsvSource, ExcelSource, FileSource, JsonlSource, JsonSource, ParquetSource
 
 SHOWN_CHARACTERS = 200
 """So much of a broken line is kept in its explanation; the quarantine holds all of it."""

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from fine_tune_pipeline.guide.dataset.sources.opened import Opened, opened
-from fine_tune_pipeline.spec.dataset import Source
 from fine_tune_pipeline.spec.paths import is_url
+from fine_tune_pipeline.spec.sources import Source
 
 
 def open_at(folder: Path, source: Source) -> Opened:

@@ -10,7 +10,7 @@ import pytest
 from fine_tune_pipeline.guide.dataset.sources.documents import collected_documents, opened_documents
 from fine_tune_pipeline.guide.dataset.sources.files import MissingSource, UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.opened import Opened, opened
-from fine_tune_pipeline.spec.dataset import DocumentSource, JsonlSource, Source
+from fine_tune_pipeline.spec.sources import DocumentSource, JsonlSource, Source
 from fine_tune_pipeline_tests.guide.dataset.bucket_servers import Bucket, azure, google
 
 

@@ -15,7 +15,7 @@ from fine_tune_pipeline.artifacts.documents import Chunk, read_chunks
 from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.guide.dataset.sources.documents import QUARANTINE, NoDocuments, collected_documents, opened_documents
 from fine_tune_pipeline.guide.dataset.sources.files import MissingSource
-from fine_tune_pipeline.spec.dataset import DocumentSource
+from fine_tune_pipeline.spec.sources import DocumentSource
 from fine_tune_pipeline_tests.guide.dataset.papers import docx, message, pdf, pptx, protected_office
 
 LETTER = b"Dear customer,\n\nyour order has been sent.\n"

@@ -11,7 +11,7 @@ from huggingface_hub import HfFileSystem, constants
 
 from fine_tune_pipeline.guide.dataset.sources.files import MissingSource, UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.opened import source_name
-from fine_tune_pipeline.spec.dataset import CsvSource, JsonlSource, SqlSource
+from fine_tune_pipeline.spec.sources import CsvSource, JsonlSource, SqlSource
 from fine_tune_pipeline_tests.guide.dataset.hub import COMMIT, ID, hub
 from fine_tune_pipeline_tests.guide.dataset.sources.reading import columns, open_at
 from fine_tune_pipeline_tests.web import Quiet, web_server

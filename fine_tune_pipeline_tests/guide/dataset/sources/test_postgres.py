@@ -9,7 +9,7 @@ from sqlalchemy import create_engine, text
 
 from fine_tune_pipeline.guide.dataset.sources.opened import Opened, opened
 from fine_tune_pipeline.guide.dataset.sources.queries import FETCHED_ROWS, FailedQuery
-from fine_tune_pipeline.spec.dataset import SqlSource
+from fine_tune_pipeline.spec.sources import SqlSource
 from fine_tune_pipeline_tests.guide.dataset.postgres import BINARIES, postgres, stop
 
 pytestmark = pytest.mark.skipif(not BINARIES, reason="needs PostgreSQL's server: apt-get install postgresql")

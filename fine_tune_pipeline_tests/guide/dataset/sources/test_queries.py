@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fine_tune_pipeline.guide.dataset.sources.queries import FailedQuery, NoDatabaseUrl
-from fine_tune_pipeline.spec.dataset import SqlSource
+from fine_tune_pipeline.spec.sources import SqlSource
 from fine_tune_pipeline_tests.guide.dataset.sources.reading import columns, open_at
 
 

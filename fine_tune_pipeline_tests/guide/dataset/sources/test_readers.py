@@ -13,7 +13,7 @@ from openpyxl import Workbook
 
 from fine_tune_pipeline.guide.dataset.sources import readers
 from fine_tune_pipeline.guide.dataset.sources.files import UnreadableSource
-from fine_tune_pipeline.spec.dataset import CsvSource, ExcelSource, JsonlSource, JsonSource, ParquetSource
+from fine_tune_pipeline.spec.sources import CsvSource, ExcelSource, JsonlSource, JsonSource, ParquetSource
 from fine_tune_pipeline_tests.guide.dataset.papers import protected_office
 from fine_tune_pipeline_tests.guide.dataset.sources.reading import columns, open_at
 

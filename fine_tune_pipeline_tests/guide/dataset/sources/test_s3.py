@@ -11,7 +11,7 @@ import pytest
 from fine_tune_pipeline.guide.dataset.sources.documents import collected_documents, opened_documents
 from fine_tune_pipeline.guide.dataset.sources.files import MissingSource, UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.opened import Opened, opened
-from fine_tune_pipeline.spec.dataset import DocumentSource, JsonlSource, ParquetSource, Source, WhatsAppSource
+from fine_tune_pipeline.spec.sources import DocumentSource, JsonlSource, ParquetSource, Source, WhatsAppSource
 
 pytest.importorskip("s3fs", reason="needs fine_tune_pipeline[s3]")
 moto = pytest.importorskip("moto.server", reason="needs moto[s3]")

@@ -13,7 +13,7 @@ from fine_tune_pipeline.guide.dataset.sources.chats.teams import teams_messages
 from fine_tune_pipeline.guide.dataset.sources.chats.whatsapp import whatsapp_messages
 from fine_tune_pipeline.guide.dataset.sources.files import SourceFile
 from fine_tune_pipeline.guide.dataset.sources.rows import Row
-from fine_tune_pipeline.spec.dataset import ChatSource, SlackSource, TeamsSource
+from fine_tune_pipeline.spec.sources import ChatSource, SlackSource, TeamsSource
 
 MEMBERS = {"slack": ".json", "teams": ".json", "whatsapp": ".txt"}
 """How the files of an export end, in a folder or an archive."""

@@ -11,7 +11,7 @@ from fine_tune_pipeline.guide.dataset.sources.chats.conversations import UnseenS
 from fine_tune_pipeline.guide.dataset.sources.chats.slack_text import plain_text
 from fine_tune_pipeline.guide.dataset.sources.files import UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.rows import Row
-from fine_tune_pipeline.spec.dataset import SlackSource
+from fine_tune_pipeline.spec.sources import SlackSource
 from fine_tune_pipeline_tests.guide.dataset.sources.reading import open_at
 
 USERS = [

@@ -9,7 +9,7 @@ import pytest
 from fine_tune_pipeline.guide.dataset.sources.chats.conversations import UnstatedSide
 from fine_tune_pipeline.guide.dataset.sources.files import UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.rows import Row
-from fine_tune_pipeline.spec.dataset import TeamsSource
+from fine_tune_pipeline.spec.sources import TeamsSource
 from fine_tune_pipeline_tests.guide.dataset.sources.reading import open_at
 
 NAMES = {"1": "Ann Lee", "2": "Kim Support"}

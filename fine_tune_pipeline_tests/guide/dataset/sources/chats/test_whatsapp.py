@@ -11,7 +11,7 @@ from fine_tune_pipeline.guide.dataset.sources.chats.conversations import UnseenS
 from fine_tune_pipeline.guide.dataset.sources.chats.whatsapp import MESSAGE_CHARACTERS, UnclearDates
 from fine_tune_pipeline.guide.dataset.sources.files import UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.rows import Row
-from fine_tune_pipeline.spec.dataset import WhatsAppSource
+from fine_tune_pipeline.spec.sources import WhatsAppSource
 from fine_tune_pipeline_tests.guide.dataset.sources.reading import open_at
 
 LRM, NARROW = "\u200e", "\u202f"
