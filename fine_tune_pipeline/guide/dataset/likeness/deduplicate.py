@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.artifacts.sequences import Chosen, chosen
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import (
     LEAK_JACCARD,
@@ -25,7 +24,7 @@ from fine_tune_pipeline.guide.dataset.likeness.duplicates import (
 )
 from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK
 from fine_tune_pipeline.guide.dataset.sources.shape import CONVERSATION
-from fine_tune_pipeline.guide.dataset.steps import Why, marked, out
+from fine_tune_pipeline.guide.dataset.steps import Sifted, Why, marked, out
 from fine_tune_pipeline.guide.objective.task import Task, parsed
 
 CLUSTER = "cluster"
@@ -35,15 +34,7 @@ _NO_CORRECTION = 2**40
 """More than any answer has characters."""
 
 
-@dataclass(frozen=True)
-class Deduplicated:
-    """What is left, in the order it came, and what was taken out."""
-
-    kept: Sequence[Example]
-    quarantine: Sequence[Quarantined]
-
-
-def deduplicate(examples: Sequence[Example], *, task: Task, threshold: float) -> Deduplicated:
+def deduplicate(examples: Sequence[Example], *, task: Task, threshold: float) -> Sifted:
     """Keep the best example of each cluster of like ones.
 
     Two things are compared. The question, all that was said before the answer: it decides what a test may not hold, what the split keeps
@@ -78,7 +69,7 @@ def deduplicate(examples: Sequence[Example], *, task: Task, threshold: float) ->
             example = marked(example, said)
         return replace(example, metadata={**example.metadata, CLUSTER: cluster})
 
-    return Deduplicated(
+    return Sifted(
         Chosen(examples, np.sort(order[first.kept]), kept),
         Chosen(examples, sorted(gone), lambda place, example: out(example, *gone[place])),
     )

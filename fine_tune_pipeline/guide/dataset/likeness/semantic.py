@@ -2,30 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.artifacts.sequences import Chosen, chosen, each
 from fine_tune_pipeline.guide.dataset.cleaning.suspects import Embed
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER, Answers, of_one_conversation
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import Pairs, groups
 from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK
-from fine_tune_pipeline.guide.dataset.steps import marked, out
+from fine_tune_pipeline.guide.dataset.steps import Sifted, marked, out
 
 _ROWS = 1024
 """So many rows are compared with all others at a time: 400 MB for 100,000 rows."""
-
-
-@dataclass(frozen=True)
-class Alike:
-    """What is left, in the order it came, and what was taken out."""
-
-    kept: Sequence[Example]
-    quarantine: Sequence[Quarantined]
 
 
 def semantic_pairs(vectors: NDArray[np.float32], cosine: float) -> Pairs:
@@ -42,7 +33,7 @@ def semantic_pairs(vectors: NDArray[np.float32], cosine: float) -> Pairs:
     return Pairs(np.concatenate(first), np.concatenate(second), np.concatenate(alike))
 
 
-def semantic_duplicates(examples: Sequence[Example], *, embed: Embed, cosine: float, remove: bool, answers: Answers) -> Alike:
+def semantic_duplicates(examples: Sequence[Example], *, embed: Embed, cosine: float, remove: bool, answers: Answers) -> Sifted:
     """Mark training rows whose question means nearly the same as that of one before, or take them out if the answer is the same too.
 
     Corrections from production come before others. The rows that stay are put into one cluster, so that the split keeps them together.
@@ -72,7 +63,7 @@ def semantic_duplicates(examples: Sequence[Example], *, embed: Embed, cosine: fl
         return replace(example, metadata={**example.metadata, CLUSTER: cluster[place]}) if place in cluster else example
 
     stay = np.setdiff1d(np.arange(len(examples)), list(gone))
-    return Alike(
+    return Sifted(
         Chosen(examples, stay, left), Chosen(examples, list(gone), lambda place, example: out(example, "semantic_duplicate", gone[place]))
     )
 

@@ -11,8 +11,8 @@ from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.sequences import Chosen, chosen
 from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.more.augment import Plain, Plan
-from fine_tune_pipeline.guide.dataset.more.made_rows import Sorted, is_made
-from fine_tune_pipeline.guide.dataset.steps import out
+from fine_tune_pipeline.guide.dataset.more.made_rows import is_made
+from fine_tune_pipeline.guide.dataset.steps import Sifted, out
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.more import BalanceSpec, Paraphrases, Typos
 
@@ -54,7 +54,7 @@ def balancing(
     return plans
 
 
-def capped(train: Sequence[Example], *, ratio: float, task: Task) -> Sorted:
+def capped(train: Sequence[Example], *, ratio: float, task: Task) -> Sifted:
     """Training rows of which no class has more than the smallest over `ratio`; which go is decided by hash, made rows first.
 
     Raises:
@@ -74,7 +74,7 @@ def capped(train: Sequence[Example], *, ratio: float, task: Task) -> Sorted:
             gone.append(place)
     stay = np.setdiff1d(np.arange(len(train)), gone)
     refused = Chosen(train, gone, lambda place, row: out(row, "over_class_cap", _said(of_class[place], counts, most, ratio)))
-    return Sorted(chosen(train, stay), refused)
+    return Sifted(chosen(train, stay), refused)
 
 
 def _said(name: str, counts: Mapping[str, int], most: int, ratio: float) -> str:

@@ -5,7 +5,7 @@ Rows of the sources never depend on them: made rows are compared with those that
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -16,7 +16,7 @@ from fine_tune_pipeline.artifacts.sequences import Joined, chosen
 from fine_tune_pipeline.guide.dataset.chance import by_hash
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import LEAK_JACCARD, near_pairs, plain_text
-from fine_tune_pipeline.guide.dataset.steps import Why, out
+from fine_tune_pipeline.guide.dataset.steps import Sifted, Why, out
 
 SYNTHETIC = "synthetic"
 """Metadata: how a row was made (`typos`, `question`, …)."""
@@ -31,14 +31,6 @@ LABEL_PROBABILITY = "label_probability"
 
 QUESTION = "question"
 """Kind of the rows that were made from documents; all other kinds come from a row."""
-
-
-@dataclass(frozen=True)
-class Sorted:
-    """Rows that may go on, and the others with reasons."""
-
-    kept: Sequence[Example]
-    quarantine: Sequence[Quarantined]
 
 
 def is_made(example: Example) -> bool:
@@ -57,7 +49,7 @@ def apart(examples: Sequence[Example]) -> tuple[Sequence[Example], Sequence[Exam
     return (examples, []) if own.all() else (chosen(examples, np.flatnonzero(own)), chosen(examples, np.flatnonzero(~own)))
 
 
-def unlike_others(made: Sequence[Example], real: Sequence[Example], *, threshold: float) -> Sorted:
+def unlike_others(made: Sequence[Example], real: Sequence[Example], *, threshold: float) -> Sifted:
     """Made rows that resemble no row but their own origin and its other variants, and whose origin was kept.
 
     Args:
@@ -65,7 +57,7 @@ def unlike_others(made: Sequence[Example], real: Sequence[Example], *, threshold
         threshold: Jaccard similarity of prompts from which two are near duplicates.
     """
     if not made:
-        return Sorted([], [])
+        return Sifted([], [])
     near: dict[int, list[tuple[int, float]]] = {}
     pairs = near_pairs((row.question for row in Joined(real, made)), min(threshold, LEAK_JACCARD))
     for pair in pairs.where(pairs.second >= len(real)):
@@ -90,7 +82,7 @@ def unlike_others(made: Sequence[Example], real: Sequence[Example], *, threshold
         origin = by_id.get(origin_of(row) or "")
         cluster = row.id if origin is None else origin.metadata.get(CLUSTER, origin.id)
         kept[place] = replace(row, metadata={**row.metadata, CLUSTER: cluster})
-    return Sorted(list(kept.values()), quarantine)
+    return Sifted(list(kept.values()), quarantine)
 
 
 def placed(
@@ -100,7 +92,7 @@ def placed(
     held: Sequence[Example],
     most_share: float,
     leaking: Mapping[str, Why] = MappingProxyType({}),
-) -> Sorted:
+) -> Sifted:
     """Made rows that may stand in training.
 
     Args:
@@ -120,7 +112,7 @@ def placed(
     quarantine = [refused for refused in gone if refused is not None] + [
         out(row, "over_most_share", detail) for row in fit if row.id in over
     ]
-    return Sorted([row for row in fit if row.id not in over], quarantine)
+    return Sifted([row for row in fit if row.id not in over], quarantine)
 
 
 def most_made(rows: int, most_share: float) -> int:
