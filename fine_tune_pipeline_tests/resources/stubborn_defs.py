@@ -6,7 +6,8 @@ from pathlib import Path
 import dagster as dg
 
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
-from fine_tune_pipeline.resources.compute.local import LocalCompute
+from fine_tune_pipeline.resources.compute.local import Local
+from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline_tests.resources.stubborn import StubbornRequest, StubbornResult
 
@@ -20,7 +21,7 @@ def stubborn(context: dg.AssetExecutionContext, compute: Compute, store: Artifac
 
 def definitions(folder: Path) -> dg.Definitions:
     resources = {
-        "compute": LocalCompute(grace_seconds=1),
+        "compute": PlacedCompute(place=Local(grace_seconds=1)),
         "store": ArtifactStore(url=str(folder / "store"), reviews=str(folder / "reviews")),
     }
     return dg.Definitions(assets=[stubborn], resources=resources, executor=dg.in_process_executor)

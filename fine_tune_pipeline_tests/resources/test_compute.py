@@ -13,7 +13,7 @@ import pytest
 
 import fine_tune_pipeline
 from fine_tune_pipeline.programs.process_identity import ProcessIdentity, own_identity
-from fine_tune_pipeline.resources.compute.local import LocalCompute, bfloat16_units
+from fine_tune_pipeline.resources.compute.local import Local, bfloat16_units
 from fine_tune_pipeline.resources.orphans import HOST_TAG, PROCESS_TAG, is_orphan
 from fine_tune_pipeline_tests.resources.stubborn_defs import definitions
 from fine_tune_pipeline_tests.waiting import wait_until
@@ -54,7 +54,7 @@ def test_a_failure_shows_exit_code_and_the_last_lines(tmp_path: Path, monkeypatc
 
 
 def test_the_inventory_is_this_machine():
-    inventory = LocalCompute().inventory()
+    inventory = Local().inventory()
     assert inventory.cpu_cores == len(os.sched_getaffinity(0))
     assert inventory.memory_bytes == psutil.virtual_memory().total
 
@@ -79,7 +79,7 @@ def test_gpus_are_those_that_nvidia_smi_lists_with_bfloat16_from_ampere_on(tmp_p
     program.write_text(f"#!/bin/sh\nprintf '%s\\n' '{listed}'\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    seen = LocalCompute().inventory().devices
+    seen = Local().inventory().devices
     assert [(device.name, device.memory_bytes >> 20, device.bfloat16) for device in seen] == [
         ("Tesla T4", 15360, False),
         ("NVIDIA H100 80GB HBM3", 81559, True),
