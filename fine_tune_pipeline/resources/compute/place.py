@@ -48,16 +48,17 @@ class Place(dg.Config, ABC):
         program = ["-m", job.request.module, "--request", str(job.request_file)]
         if self.launcher == "plain" or not job.request.parallel:
             return [python, *program]
-        return [python, "-m", "accelerate.commands.launch", *self._launch(), *program]
+        return [python, *self._launcher(), *program]
 
-    def _launch(self) -> list[str]:
-        inventory = self.inventory()
-        devices = [device for device in inventory.devices if device.kind != "cpu"][: self.gpus]
+    def _launcher(self) -> list[str]:
+        devices = [device for device in self.inventory().devices if device.kind != "cpu"][: self.gpus]
         processes = self.processes or max(1, len(devices))
-        where = ["--multi_gpu"] if devices and processes > 1 else [] if devices else ["--cpu"]
+        if not devices:
+            # On CPUs accelerate would start MPI; torch's own launcher sets the same variables.
+            return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        several = ["--multi_gpu"] if processes > 1 else []
         shape = [f"--num_processes={processes}", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-        threads = [] if devices else [f"--num_cpu_threads_per_process={max(1, inventory.cpu_cores // processes)}"]
-        return [*where, *shape, *threads, "--main_process_port=0"]
+        return ["-m", "accelerate.commands.launch", *several, *shape, "--main_process_port=0"]
 
     def timed_out(self, tail: str) -> Ended:
         """The end of a program that ran into its time limit."""
