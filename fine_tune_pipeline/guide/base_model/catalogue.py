@@ -4,10 +4,10 @@ from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Commercial = Literal["pass", "conditions", "fail", "unknown"]
 
@@ -23,16 +23,33 @@ class Fact(BaseModel):
 
 
 class Architecture(Fact):
-    """Numbers of a decoder with grouped-query attention and a gated MLP, as nearly all open models are."""
+    """Numbers of a decoder with grouped-query attention and gated MLPs, as nearly all open models are.
 
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp_width: int
-    vocabulary: int
+    With `experts`, the layers after the first `dense_layers` have, in the place of one MLP, a router and that many small ones, of which
+    each token visits `experts_per_token`.
+    """
+
+    hidden: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    kv_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    mlp_width: int = Field(gt=0, description="Of the MLP in a layer without experts.")
+    vocabulary: int = Field(gt=0)
     tied: bool = Field(description="The output head is the embedding.")
+    experts: int = Field(default=0, ge=0, description="Routed experts of a layer; 0 for a dense model.")
+    experts_per_token: int = Field(default=0, ge=0)
+    expert_width: int = Field(default=0, ge=0, description="Of one routed expert's MLP.")
+    shared_expert_width: int = Field(default=0, ge=0, description="Of the experts that every token visits, together.")
+    dense_layers: int = Field(default=0, ge=0, description="Layers without experts in a model that has them.")
+
+    @model_validator(mode="after")
+    def _experts_belong_together(self) -> Self:
+        if not self.experts and (self.experts_per_token or self.expert_width or self.shared_expert_width or self.dense_layers):
+            raise ValueError("experts is 0, so experts_per_token, expert_width, shared_expert_width and dense_layers must be left out")
+        if self.experts and not (0 < self.experts_per_token <= self.experts and self.expert_width and self.dense_layers < self.layers):
+            raise ValueError("with experts, want experts_per_token from 1 to experts, an expert_width, and dense_layers below layers")
+        return self
 
     @property
     def query_width(self) -> int:
@@ -43,10 +60,24 @@ class Architecture(Fact):
         return self.kv_heads * self.head_dim
 
     @property
+    def expert_layers(self) -> int:
+        """Layers that have experts."""
+        return self.layers - self.dense_layers if self.experts else 0
+
+    @property
     def body_parameters(self) -> int:
-        """Of the layers' matrices: query, output, key, value, and the three of the MLP. Norms and biases are below 0.03 %."""
-        attention = 2 * self.hidden * self.query_width + 2 * self.hidden * self.key_width
-        return self.layers * (attention + 3 * self.hidden * self.mlp_width)
+        """Of the layers' matrices: query, output, key, value, and the three of each MLP. Norms and biases are below 0.1 %."""
+        return self._body(experts=self.experts)
+
+    @property
+    def active_body_parameters(self) -> int:
+        """Of the layers' matrices that one token passes through."""
+        return self._body(experts=self.experts_per_token)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Of all routed experts."""
+        return self.expert_layers * self.experts * 3 * self.hidden * self.expert_width
 
     @property
     def embedding_parameters(self) -> int:
@@ -57,10 +88,30 @@ class Architecture(Fact):
     def parameters(self) -> int:
         return self.body_parameters + self.embedding_parameters
 
+    @property
+    def active_parameters(self) -> int:
+        """Those of the layers that one token passes through, and the embeddings: the count that publishers give."""
+        return self.active_body_parameters + self.embedding_parameters
+
     def lora_parameters(self, rank: int) -> int:
-        """Of adapters beside all seven matrices of each layer."""
-        q, k, h, i = self.query_width, self.key_width, self.hidden, self.mlp_width
-        return self.layers * rank * (2 * (h + q) + 2 * (h + k) + 3 * (h + i))
+        """Of adapters beside every matrix of each layer but the router and the routed experts."""
+        h, q, k = self.hidden, self.query_width, self.key_width
+        attention = self.layers * (2 * (h + q) + 2 * (h + k))
+        dense = (self.layers - self.expert_layers) * 3 * (h + self.mlp_width)
+        shared = self.expert_layers * 3 * (h + self.shared_expert_width) if self.shared_expert_width else 0
+        return rank * (attention + dense + shared)
+
+    def expert_lora_parameters(self, rank: int) -> int:
+        """Of adapters beside the routed experts, as PEFT's `target_parameters` makes them: gate and up are stored as one matrix and share
+        the adapter's first half. (Named as `gate_proj` and `up_proj` among its modules, that half has twice the rank.)"""
+        return self.expert_layers * self.experts * rank * (2 * self.hidden + 3 * self.expert_width)
+
+    def _body(self, *, experts: int) -> int:
+        h = self.hidden
+        attention = self.layers * (2 * h * self.query_width + 2 * h * self.key_width)
+        dense = (self.layers - self.expert_layers) * 3 * h * self.mlp_width
+        routed = self.expert_layers * (self.experts * h + experts * 3 * h * self.expert_width)
+        return attention + dense + routed + self.expert_layers * 3 * h * self.shared_expert_width
 
 
 class Licence(Fact):
