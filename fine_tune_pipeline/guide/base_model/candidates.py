@@ -21,7 +21,7 @@ from fine_tune_pipeline.spec.technique import Auto, Full, TechniqueSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
-    from fine_tune_pipeline.resources.compute.base import Inventory
+    from fine_tune_pipeline.resources.compute.inventory import Inventory
 
 CHARACTERS_PER_TOKEN = 2
 """Careful: English prose has about four, JSON and other languages fewer."""

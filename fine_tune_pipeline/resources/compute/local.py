@@ -17,7 +17,8 @@ from pydantic import Field
 
 from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE
 from fine_tune_pipeline.programs.requests import Request
-from fine_tune_pipeline.resources.compute.base import Compute, Device, Inventory, ResultT
+from fine_tune_pipeline.resources.compute.base import Compute, ResultT
+from fine_tune_pipeline.resources.compute.inventory import AMPERE, Device, Inventory
 from fine_tune_pipeline.resources.compute.live import LiveFileReader
 from fine_tune_pipeline.resources.program_environment import PROGRAM_ENVIRONMENT
 
@@ -28,9 +29,6 @@ CPU_FACTS = Path("/proc/cpuinfo")
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
 """Linux's names of the instructions, on x86 and on Arm."""
-
-AMPERE = 8.0
-"""Compute capability from which NVIDIA's devices have bfloat16 units."""
 
 
 class LocalCompute(Compute):
