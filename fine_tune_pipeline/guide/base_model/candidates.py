@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.guide.base_model.catalogue import (
     Architecture,
+    Catalogue,
     CatalogueModel,
     Licence,
     Package,
-    licence_named,
+    Use,
     model_named,
 )
+from fine_tune_pipeline.guide.base_model.catalogue_files import catalogue_of
 from fine_tune_pipeline.guide.base_model.local import ModelFolder, UnusableModelFolder, read_model_folder
 from fine_tune_pipeline.guide.base_model.memory import GIB, training_memory
 from fine_tune_pipeline.programs.requests import Technique
@@ -42,6 +44,7 @@ class Demands:
     techniques: tuple[Technique, ...]
     memory_bytes: int
     device: str
+    use: Use = "commercial"
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def demands(spec: UseCaseSpec, inventory: "Inventory") -> Demands:
         techniques=_techniques(spec.technique),
         memory_bytes=int(device.memory_bytes * (1 - spec.environment.memory_headroom)),
         device=device.kind,
+        use=spec.base_model.use,
     )
 
 
@@ -112,11 +116,18 @@ def judge(spec: UseCaseSpec, wanted: Demands) -> list[Candidate]:
 
     Raises:
         UnknownModel: a candidate is not in the catalogue.
+        InvalidUseCase: a file under base_model.catalogue has mistakes.
     """
+    known = catalogue_of(spec)
     return [
-        _local(entry, spec, wanted) if isinstance(entry, LocalModel) else _known(model_named(entry), wanted)
+        _local(entry, spec, wanted, known) if isinstance(entry, LocalModel) else _known(model_named(entry, known), wanted, known)
         for entry in spec.base_model.candidates
     ]
+
+
+def on_paper(model: CatalogueModel, wanted: Demands, known: Catalogue) -> Candidate:
+    """A model of the catalogue by licence, context and memory alone, wherever its weights may be."""
+    return _candidate(model.id, known.licence(model.licence), _facts(model), wanted, found=[])
 
 
 def first_passing(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -139,19 +150,22 @@ def reason(chosen: Candidate | None, candidates: Sequence[Candidate], wanted: De
     )
 
 
-def _known(model: CatalogueModel, wanted: Demands) -> Candidate:
-    facts = Facts(
+def _known(model: CatalogueModel, wanted: Demands, known: Catalogue) -> Candidate:
+    return _candidate(model.id, known.licence(model.licence), _facts(model), wanted, found=_reach_refusals(model))
+
+
+def _facts(model: CatalogueModel) -> Facts:
+    return Facts(
         architecture=model.architecture,
         parameters=model.parameters,
         context=model.context,
         source=model.package,
         known_from=f"{model.facts.source}, {model.facts.as_of}",
     )
-    return _candidate(model.id, licence_named(model.licence), facts, wanted, found=_reach_refusals(model))
 
 
-def _local(entry: LocalModel, spec: UseCaseSpec, wanted: Demands) -> Candidate:
-    licence = licence_named(entry.licence)
+def _local(entry: LocalModel, spec: UseCaseSpec, wanted: Demands, known: Catalogue) -> Candidate:
+    licence = known.licence(entry.licence)
     try:
         folder = read_model_folder(spec.file(entry.path))
     except UnusableModelFolder as error:
@@ -182,8 +196,9 @@ def _size_refusals(facts: Facts, least_bytes: int, wanted: Demands) -> list[Refu
 
 
 def _licence_refusals(licence: Licence, wanted: Demands) -> list[Refusal]:
-    if licence.commercial == "fail":
-        return [("licence", f"{licence.id}: {licence.obligations}; choose a model with another licence")]
+    if licence.allows(wanted.use) == "fail":
+        instead = "" if licence.research == "fail" else ", or, if it is for research alone, write base_model.use: research"
+        return [("licence", f"{licence.id}: {licence.obligations}; choose a model with another licence{instead}")]
     if licence.id in wanted.accepted:
         return []
     accepted = ", ".join([*wanted.accepted, licence.id])

@@ -10,13 +10,12 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fine_tune_pipeline.guide.base_model.price import STALE_DAYS
+
 Verdict = Literal["pass", "conditions", "fail", "unknown"]
 Use = Literal["commercial", "research"]
 
 SHIPPED = ("small_models.yaml", "large_models.yaml", "hosted_models.yaml", "licences.yaml")
-
-PRICE_DAYS = 180
-"""After which a price is no longer relied on without a warning: pages of one year gave 0.03, 1 and 3 dollars for the same tuning."""
 
 COUNT_TOLERANCE = 0.01
 """Of the published count: norms and biases are left out of the computed one."""
@@ -188,7 +187,7 @@ class Price(Source):
     def stale(self, today: date) -> str | None:
         """A sentence if the price is too old to rely on."""
         days = (today - self.as_of).days
-        if days <= PRICE_DAYS:
+        if days <= STALE_DAYS:
             return None
         return f"its price is {days} days old ({self.source}, {self.as_of}); look it up again and write it under `prices` of a catalogue"
 
@@ -252,7 +251,7 @@ class HostedModel(Entry):
     context: int = Field(gt=0, description="Tokens.")
     licence: str = Field(min_length=1)
     facts: Source
-    last_tuning: date | None = Field(default=None, description="The last day on which a tuning can be started.")
+    last_job_date: date | None = Field(default=None, description="The last day on which the provider takes new fine-tuning jobs.")
     shutdown_date: date | None = Field(default=None, description="From this day on neither the model nor what was tuned from it answers.")
     community: Community | None = None
     quality: Quality | None = None
@@ -262,8 +261,8 @@ class HostedModel(Entry):
         """Why it must not be chosen any more."""
         if self.shutdown_date is not None and today >= self.shutdown_date:
             return f"{self.provider} shut {self.name} down on {self.shutdown_date}, with every model tuned from it; {OPEN_WEIGHTS}"
-        if self.last_tuning is not None and today > self.last_tuning:
-            return f"{self.provider} starts no tuning of {self.name} after {self.last_tuning}; {OPEN_WEIGHTS}"
+        if self.last_job_date is not None and today > self.last_job_date:
+            return f"{self.provider} starts no tuning of {self.name} after {self.last_job_date}; {OPEN_WEIGHTS}"
         return None
 
     def closing(self, today: date) -> str | None:
