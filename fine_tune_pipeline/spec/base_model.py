@@ -23,3 +23,10 @@ class BaseModelSpec(Section):
     accept_licences: list[str] = Field(
         default=["Apache-2.0", "MIT"], description="Licences whose terms you have read and accept, by SPDX id or LicenseRef-…"
     )
+    catalogue: list[str] = Field(
+        default=[],
+        description="YAML files beside the use case's file, whose models, licences and prices join the catalogue or replace its own.",
+    )
+    use: Literal["commercial", "research"] = Field(
+        default="commercial", description="What the model is for: some licences allow research and no commercial use."
+    )

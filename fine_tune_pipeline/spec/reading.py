@@ -55,11 +55,11 @@ def read_use_case(path: Path, *, files: bool = True) -> UseCaseSpec:
     Raises:
         InvalidUseCase: with every mistake of the file.
     """
-    root = _compose(path)
+    root = compose(path, fields="`type` and `attributes`")
     attributes = _attributes(path, root)
     lines = Lines(attributes)
     try:
-        spec = UseCaseSpec.model_validate(_data(attributes)).at(path.parent)
+        spec = UseCaseSpec.model_validate(data_of(attributes)).at(path.parent)
     except ValidationError as error:
         raise InvalidUseCase(list(_problems(error, path=path, lines=lines))) from error
     if files and (missing := list(_missing_files(spec, path=path, lines=lines))):
@@ -122,7 +122,15 @@ def _files(paths: Iterable[Path], problems: list[Problem]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _compose(path: Path) -> yaml.Node:
+def compose(path: Path, *, fields: str) -> yaml.Node:
+    """The YAML of a file, with line numbers: a mapping that gives no key twice.
+
+    Args:
+        fields: those that the file should have, for the message when it is no mapping.
+
+    Raises:
+        InvalidUseCase: the file is not text, not YAML, not a mapping, or names a key twice.
+    """
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
@@ -132,7 +140,7 @@ def _compose(path: Path) -> yaml.Node:
         said = getattr(error, "problem", None) or str(error)
         raise InvalidUseCase([Problem(str(path), 1 if mark is None else mark.line + 1, "", f"not readable as YAML: {said}")]) from error
     if not isinstance(node, yaml.MappingNode):
-        raise InvalidUseCase([Problem(str(path), 1, "", "empty, or not a mapping; want the fields `type` and `attributes`")])
+        raise InvalidUseCase([Problem(str(path), 1, "", f"empty, or not a mapping; want the fields {fields}")])
     if twice := list(_repeated_keys(node, str(path))):
         raise InvalidUseCase(twice)
     return node
@@ -143,8 +151,8 @@ def _attributes(path: Path, root: yaml.Node) -> yaml.Node:
     kind = _child(root, "type")
     if kind is None:
         problems.append(Problem(str(path), 1, "type", f"missing; want {COMPONENT_TYPE}"))
-    elif _data(kind[0]) != COMPONENT_TYPE:
-        problems.append(Problem(str(path), kind[1] + 1, "type", f"got {_data(kind[0])!r}, want {COMPONENT_TYPE}"))
+    elif data_of(kind[0]) != COMPONENT_TYPE:
+        problems.append(Problem(str(path), kind[1] + 1, "type", f"got {data_of(kind[0])!r}, want {COMPONENT_TYPE}"))
     attributes = _child(root, "attributes")
     if attributes is None:
         problems.append(Problem(str(path), 1, "attributes", "missing; want the use case's fields: name, objective, dataset, ..."))
@@ -305,6 +313,8 @@ def _named_files(spec: UseCaseSpec) -> Iterable[tuple[Location, str]]:
     for number, candidate in enumerate(spec.base_model.candidates):
         if isinstance(candidate, LocalModel):
             yield ("base_model", "candidates", number, "path"), candidate.path
+    for number, name in enumerate(spec.base_model.catalogue):
+        yield ("base_model", "catalogue", number), name
     for part, sources in (("sources", spec.dataset.sources), ("held_out", spec.dataset.held_out)):
         for number, source in enumerate(sources):
             if isinstance(source, Files):
@@ -351,7 +361,8 @@ def _keys(node: yaml.Node) -> list[tuple[str, int]]:
     return [(key.value, key.start_mark.line + 1) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
 
 
-def _data(node: yaml.Node) -> Any:
+def data_of(node: yaml.Node) -> Any:
+    """The plain values of a node."""
     constructor = yaml.constructor.SafeConstructor()
     return constructor.construct_document(node)
 
