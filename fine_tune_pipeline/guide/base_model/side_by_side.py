@@ -7,7 +7,7 @@ from typing import Any
 
 from fine_tune_pipeline.guide.base_model.alternatives import Alternative, Choice, try_next
 from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, first_passing, on_paper
-from fine_tune_pipeline.guide.base_model.catalogue import Catalogue, CatalogueModel
+from fine_tune_pipeline.guide.base_model.catalogue import CatalogueModel
 from fine_tune_pipeline.guide.base_model.price import Cost, stale
 from fine_tune_pipeline.guide.base_model.running_costs import (
     NominalRun,
@@ -44,24 +44,21 @@ class Comparison:
         }
 
 
-def compare(
-    spec: UseCaseSpec, candidates: Sequence[Candidate], wanted: Demands, inventory: Inventory, *, known: Catalogue, today: date
-) -> Comparison:
+def compare(spec: UseCaseSpec, candidates: Sequence[Candidate], wanted: Demands, inventory: Inventory, *, today: date) -> Comparison:
     """The candidates on the hardware at hand.
 
     Args:
         candidates: as judged, in the order of the use case.
-        known: where quality, community and prices of the models are from.
         today: for the age of prices.
     """
     place, run = running_place(inventory, spec), nominal_run(spec, longest_tokens=wanted.tokens)
     named = [entry if isinstance(entry, str) else entry.id for entry in spec.base_model.candidates]
     own = {entry.id for entry in spec.base_model.candidates if not isinstance(entry, str) and entry.type != "catalogue"}
-    rows = {id: None if id in own else known.model(id) for id in named}
+    rows = {id: None if id in own else wanted.known.model(id) for id in named}
     return Comparison(
         rows=[_row(candidate, rows[candidate.id], wanted, run, place) for candidate in candidates],
         run=f"{run}, at {place.at.basis}",
-        try_next=try_next(*_choices(candidates, rows, wanted, known, run, place)),
+        try_next=try_next(*_choices(candidates, rows, wanted, run, place)),
         warnings=[said for said in _old_prices(rows, place, today=today) if said],
     )
 
@@ -94,13 +91,13 @@ def _training(candidate: Candidate, wanted: Demands, run: NominalRun, place: Pla
 
 
 def _choices(
-    candidates: Sequence[Candidate], rows: Rows, wanted: Demands, known: Catalogue, run: NominalRun, place: Place
+    candidates: Sequence[Candidate], rows: Rows, wanted: Demands, run: NominalRun, place: Place
 ) -> tuple[Choice | None, list[Choice]]:
     """The choice, and every other model that passes: candidates, and models of the catalogue as far as paper can tell."""
     chosen = first_passing(candidates)
-    beside = [on_paper(model, wanted, known) for model in known.models if model.id not in rows]
+    beside = [on_paper(model, wanted) for model in wanted.known.models if model.id not in rows]
     others = [
-        Choice(judged, listed=judged.id in rows, answers=_answers(judged, rows.get(judged.id) or known.model(judged.id), run, place))
+        Choice(judged, listed=judged.id in rows, answers=_answers(judged, rows.get(judged.id) or wanted.known.model(judged.id), run, place))
         for judged in (*candidates, *beside)
         if judged is not chosen and judged.facts is not None and not judged.refusals
     ]

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from fine_tune_pipeline.guide.base_model.candidates import demands, judge
-from fine_tune_pipeline.guide.base_model.catalogue_files import catalogue_of
 from fine_tune_pipeline.guide.base_model.hardware import inventory_of_named
 from fine_tune_pipeline.guide.base_model.side_by_side import Comparison, compare
 from fine_tune_pipeline_tests.guide.technique.stand_ins import use_case
@@ -28,7 +27,7 @@ def compared(tmp_path: Path):
         spec = use_case(tmp_path, base_model=base, environment={"prices": prices})
         inventory = inventory_of_named(device)
         wanted = demands(spec, inventory)
-        return compare(spec, judge(spec, wanted), wanted, inventory, known=catalogue_of(spec), today=TODAY)
+        return compare(spec, judge(spec, wanted), wanted, inventory, today=TODAY)
 
     return compare_all
 
