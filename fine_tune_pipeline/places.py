@@ -15,6 +15,7 @@ class Places:
     serving: Path
     mlflow: str
     mlflow_artifacts: str
+    downloads: Path
 
 
 def places() -> Places:
@@ -27,4 +28,5 @@ def places() -> Places:
         serving=home / "serving",
         mlflow=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db"),
         mlflow_artifacts=str(home / "mlflow-artifacts"),
+        downloads=home / "downloads",
     )

@@ -81,6 +81,7 @@ class _RehearsedStore(ArtifactStore):
         upstream: Mapping[str, Artifact] | None = None,
         observed: bool = False,
         retry_failed: bool = False,
+        whole: bool = False,
     ) -> Kept:
         use_case, asset = context.asset_key.path
         if observed:

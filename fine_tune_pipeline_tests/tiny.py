@@ -13,12 +13,16 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
-Architecture = Literal["gemma3", "llama"]
+Architecture = Literal["gemma3", "llama", "mixtral", "qwen2_moe"]
 
 TEXTS = (
     "Input: my card was charged twice for one coffee\nOutput: duplicate_charge",
@@ -36,6 +40,9 @@ SLIDING_WINDOW = 16
 """Tokens that a sliding-window layer sees: shorter than test prompts, so that the window matters."""
 
 HIDDEN = 64
+
+EXPERTS = 4
+"""Of a layer, in the architectures that have them."""
 
 PAD, EOS, BOS = 0, 1, 2
 """Token ids."""
@@ -103,6 +110,12 @@ def _build(architecture: Architecture, *, tokenizer: PreTrainedTokenizerBase) ->
     }
     if architecture == "llama":
         return LlamaForCausalLM(LlamaConfig(**shape))
+    if architecture == "mixtral":
+        return MixtralForCausalLM(MixtralConfig(**shape, num_local_experts=EXPERTS, num_experts_per_tok=2, sliding_window=None))
+    if architecture == "qwen2_moe":
+        # The first layer without experts, the second with shared ones beside the routed.
+        experts = {"num_experts": EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": HIDDEN // 2, "mlp_only_layers": [0]}
+        return Qwen2MoeForCausalLM(Qwen2MoeConfig(**shape, **experts, shared_expert_intermediate_size=HIDDEN, decoder_sparse_step=1))
     layers = ["sliding_attention", "full_attention"]
     return Gemma3ForCausalLM(Gemma3TextConfig(**shape, layer_types=layers, sliding_window=SLIDING_WINDOW, query_pre_attn_scalar=16))
 

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,13 @@ class Store:
             return None
         manifest = Manifest.model_validate_json((place / MANIFEST).read_text(encoding="utf-8"))
         return Artifact(manifest=manifest, folder=self._local(place, manifest))
+
+    def damage(self, artifact: Artifact) -> list[str]:
+        """Every file of an artifact that is missing or has another content than its manifest says; all bytes are read for it."""
+        files = artifact.manifest.files
+        with ThreadPoolExecutor() as pool:
+            hashed = pool.map(lambda name: _sha256_if_there(artifact.folder / name), files)
+        return [name for name, seen in zip(files, hashed, strict=True) if seen != files[name]]
 
     def current(self, use_case: str, asset: str, *, passed: bool = True) -> Artifact:
         """The artifact that downstream assets read.
@@ -258,6 +266,10 @@ class Draft:
         artifact = self.store.publish(self, manifest)
         self.store.use(artifact)
         return artifact
+
+
+def _sha256_if_there(path: Path) -> str | None:
+    return file_sha256(path) if path.is_file() else None
 
 
 def _forget_unfinished(parent: Path) -> None:

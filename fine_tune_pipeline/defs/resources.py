@@ -36,7 +36,7 @@ def resources() -> dg.Definitions:
             "store": ArtifactStore(url=at.store, reviews=str(at.reviews)),
             "compute": chosen_compute(os.environ),
             "data_engine": data_engine(),
-            "tracking": ExperimentTracking(uri=at.mlflow, artifacts=at.mlflow_artifacts),
+            "tracking": ExperimentTracking(uri=at.mlflow, artifacts=at.mlflow_artifacts, downloads=str(at.downloads)),
             "personal_data_key": PersonalDataKey(),
             "serving": Serving(folder=str(at.serving)),
         }

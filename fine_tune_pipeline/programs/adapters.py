@@ -11,10 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from fine_tune_pipeline.programs.models import load_model, refuse_incomplete, weight_files
 from fine_tune_pipeline.programs.requests import Placement, Technique
-
-
-class TargetNotFound(ValueError):
-    """A module that the technique names is not in the model: it would silently stay as it is."""
+from fine_tune_pipeline.programs.targets import check_adapted, targets_of
 
 
 def load_base(folder: str | Path, *, technique: Technique, placement: Placement) -> PreTrainedModel:
@@ -56,31 +53,21 @@ def with_technique(model: PreTrainedModel, *, technique: Technique, seed: int) -
     """The model with exactly the parameters trainable that the technique trains; adapters in float32, their start drawn from `seed`.
 
     Raises:
-        TargetNotFound: a named target module is nowhere in the model.
+        TargetNotFound, ExpertsNotAdapted, WouldRouteAnew, NotBesideParameters: what would learn is not what the technique says.
     """
     if technique.type == "full":
         return model.requires_grad_(True)
-    _check_targets(model, technique=technique)
-    targets = technique.target_modules
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
-        r=technique.rank,
-        lora_alpha=technique.alpha,
         lora_dropout=technique.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_dora=technique.use_dora,
+        use_rslora=technique.use_rslora,
+        **targets_of(model, technique).options(technique),
     )
     set_seed(seed)
-    return get_peft_model(model, config)
-
-
-def _check_targets(model: nn.Module, *, technique: Technique) -> None:
-    if technique.target_modules == "all-linear":
-        return
-    names = {name for name, _ in model.named_modules()}
-    missing = [target for target in technique.target_modules if not any(name == target or name.endswith(f".{target}") for name in names)]
-    if missing:
-        linear = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
-        raise TargetNotFound(f"technique.target_modules: {', '.join(missing)} not in this model, which has {', '.join(linear)}")
+    adapted = get_peft_model(model, config)
+    check_adapted(adapted, technique)
+    return adapted
 
 
 def evaluate(model: nn.Module) -> None:

@@ -105,6 +105,15 @@ class Technique(Contract):
     alpha: int = 32
     dropout: float = 0.0
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    use_dora: bool = False
+    use_rslora: bool = False
+    expert_rank: int = Field(default=0, description="Of the adapters beside routed experts; 0: the experts stay as they are.")
+
+    @property
+    def label(self) -> str:
+        """As people call it: full, lora, qlora, dora, qdora, rslora …, with `+ experts` where those learn too."""
+        name = self.type.replace("lora", "dora") if self.use_dora else self.type
+        return ("rs" if self.use_rslora else "") + name + (" + experts" if self.expert_rank else "")
 
 
 class Hyperparameters(Contract):

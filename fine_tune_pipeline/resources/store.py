@@ -61,6 +61,7 @@ class ArtifactStore(dg.ConfigurableResource):
         upstream: Mapping[str, Artifact] | None = None,
         observed: bool = False,
         retry_failed: bool = False,
+        whole: bool = False,
     ) -> Kept:
         """The artifact of the asset of `context`, reused if an artifact with the same fingerprint is finished, else built.
 
@@ -72,13 +73,18 @@ class ArtifactStore(dg.ConfigurableResource):
             upstream: the artifacts that it reads, by asset name.
             observed: it looks at the living world, so it is never reused.
             retry_failed: an artifact that failed a blocking check is built again, since its cause (a full disk) is not in the fingerprint.
+            whole: every file of an artifact is hashed again before it is reused; a damaged one is built again.
         """
         use_case, asset = context.asset_key.path
         store = self.open()
         seen = {"observed_at": datetime.now(UTC).isoformat()} if observed else {}
         content = content_of(asset=asset, version=version, what={**what, **seen}, upstream=upstream or {})
-        found = store.find(use_case, asset, fingerprint(content))
-        if found is not None and not (retry_failed and found.manifest.failed):
+        content_print = fingerprint(content)
+        found = store.find(use_case, asset, content_print)
+        damage = store.damage(found) if found is not None and whole else []
+        if damage:
+            context.log.warning(f"{asset}: {', '.join(damage)} of {content_print} are not what its manifest says; built again")
+        if found is not None and not damage and not (retry_failed and found.manifest.failed):
             store.use(found)
             context.log.info(f"{asset}: reused {found.fingerprint}, nothing that it depends on has changed")
             return Kept(artifact=found, reused=True)

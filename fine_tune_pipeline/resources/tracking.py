@@ -1,5 +1,10 @@
 """MLflow as a resource: where runs and models are kept. Credentials come from MLflow's own environment variables."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import dagster as dg
 from pydantic import Field
 
@@ -11,6 +16,11 @@ class ExperimentTracking(dg.ConfigurableResource):
 
     uri: str = Field(description="MLflow tracking and registry URI: sqlite:///…, http://…")
     artifacts: str | None = Field(default=None, description="Where artifacts of a database-backed store lie; a server decides by itself.")
+    downloads: str | None = Field(default=None, description="Folder of models that were fetched from there; a temporary one by default.")
+
+    @property
+    def download_folder(self) -> Path:
+        return Path(self.downloads) if self.downloads else Path(tempfile.gettempdir()) / "fine_tune_pipeline_downloads"
 
     def tracking(self, *, use_case: str, run_name: str, tags: dict[str, str]) -> Tracking:
         """What a program needs to log one run; the experiment is named like the use case and made if it is not there."""
@@ -28,3 +38,16 @@ class ExperimentTracking(dg.ConfigurableResource):
             location = None if self.artifacts is None else f"{self.artifacts}/{use_case}"
             client.create_experiment(use_case, artifact_location=location)
         return use_case
+
+
+@contextmanager
+def mlflow_at(uri: str) -> Iterator[None]:
+    """MLflow's functions that take no address ask this one meanwhile; what was set before is set again."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)

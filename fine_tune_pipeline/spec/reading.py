@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fine_tune_pipeline.spec.base_model import LocalModel
+from fine_tune_pipeline.spec.base_model import GgufModel, LocalModel
 from fine_tune_pipeline.spec.more import PythonRule
 from fine_tune_pipeline.spec.objective import Classification, Extraction
 from fine_tune_pipeline.spec.paths import is_there
@@ -55,11 +55,11 @@ def read_use_case(path: Path, *, files: bool = True) -> UseCaseSpec:
     Raises:
         InvalidUseCase: with every mistake of the file.
     """
-    root = _compose(path)
+    root = compose(path, fields="`type` and `attributes`")
     attributes = _attributes(path, root)
     lines = Lines(attributes)
     try:
-        spec = UseCaseSpec.model_validate(_data(attributes)).at(path.parent)
+        spec = UseCaseSpec.model_validate(data_of(attributes)).at(path.parent)
     except ValidationError as error:
         raise InvalidUseCase(list(_problems(error, path=path, lines=lines))) from error
     if files and (missing := list(_missing_files(spec, path=path, lines=lines))):
@@ -122,7 +122,15 @@ def _files(paths: Iterable[Path], problems: list[Problem]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _compose(path: Path) -> yaml.Node:
+def compose(path: Path, *, fields: str) -> yaml.Node:
+    """The YAML of a file, with line numbers: a mapping that gives no key twice.
+
+    Args:
+        fields: those that the file should have, for the message when it is no mapping.
+
+    Raises:
+        InvalidUseCase: the file is not text, not YAML, not a mapping, or names a key twice.
+    """
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
@@ -132,7 +140,7 @@ def _compose(path: Path) -> yaml.Node:
         said = getattr(error, "problem", None) or str(error)
         raise InvalidUseCase([Problem(str(path), 1 if mark is None else mark.line + 1, "", f"not readable as YAML: {said}")]) from error
     if not isinstance(node, yaml.MappingNode):
-        raise InvalidUseCase([Problem(str(path), 1, "", "empty, or not a mapping; want the fields `type` and `attributes`")])
+        raise InvalidUseCase([Problem(str(path), 1, "", f"empty, or not a mapping; want the fields {fields}")])
     if twice := list(_repeated_keys(node, str(path))):
         raise InvalidUseCase(twice)
     return node
@@ -143,8 +151,8 @@ def _attributes(path: Path, root: yaml.Node) -> yaml.Node:
     kind = _child(root, "type")
     if kind is None:
         problems.append(Problem(str(path), 1, "type", f"missing; want {COMPONENT_TYPE}"))
-    elif _data(kind[0]) != COMPONENT_TYPE:
-        problems.append(Problem(str(path), kind[1] + 1, "type", f"got {_data(kind[0])!r}, want {COMPONENT_TYPE}"))
+    elif data_of(kind[0]) != COMPONENT_TYPE:
+        problems.append(Problem(str(path), kind[1] + 1, "type", f"got {data_of(kind[0])!r}, want {COMPONENT_TYPE}"))
     attributes = _child(root, "attributes")
     if attributes is None:
         problems.append(Problem(str(path), 1, "attributes", "missing; want the use case's fields: name, objective, dataset, ..."))
@@ -193,7 +201,7 @@ def _joined(details: Sequence[ErrorDetails]) -> str:
 
 
 def _want(detail: ErrorDetails) -> str:
-    if detail["type"] == "model_type":
+    if detail["type"] in ("model_type", "model_attributes_type"):
         return "a mapping of fields"
     if detail["type"] == "string_pattern_mismatch":
         return f"text like {detail.get('ctx', {})['pattern']}"
@@ -248,7 +256,7 @@ def _models_at(location: Location) -> list[type[BaseModel]]:
     """Models that may stand at a location; a tag in it (`jsonl`), or the name of a union's branch, chooses among them."""
     models: list[type[BaseModel]] = [UseCaseSpec]
     for part in location:
-        if isinstance(part, int):
+        if isinstance(part, int) or "[" in part:
             continue
         if chosen := [model for model in models if part in (*_tag_of(model), model.__name__)]:
             models = chosen
@@ -303,8 +311,10 @@ def _named_files(spec: UseCaseSpec) -> Iterable[tuple[Location, str]]:
     if isinstance(task, Classification) and isinstance(task.labels, str):
         yield ("objective", "task", "labels"), task.labels
     for number, candidate in enumerate(spec.base_model.candidates):
-        if isinstance(candidate, LocalModel):
+        if isinstance(candidate, LocalModel | GgufModel):
             yield ("base_model", "candidates", number, "path"), candidate.path
+    for number, name in enumerate(spec.base_model.catalogue):
+        yield ("base_model", "catalogue", number), name
     for part, sources in (("sources", spec.dataset.sources), ("held_out", spec.dataset.held_out)):
         for number, source in enumerate(sources):
             if isinstance(source, Files):
@@ -351,7 +361,8 @@ def _keys(node: yaml.Node) -> list[tuple[str, int]]:
     return [(key.value, key.start_mark.line + 1) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
 
 
-def _data(node: yaml.Node) -> Any:
+def data_of(node: yaml.Node) -> Any:
+    """The plain values of a node."""
     constructor = yaml.constructor.SafeConstructor()
     return constructor.construct_document(node)
 

@@ -6,11 +6,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from fine_tune_pipeline.programs.adapters import TargetNotFound, evaluate, load_base, save, trainable_parameters, with_technique
+from fine_tune_pipeline.programs.adapters import evaluate, load_base, save, trainable_parameters, with_technique
 from fine_tune_pipeline.programs.batches import Collate, Row, as_records
 from fine_tune_pipeline.programs.losses import batch_nll
 from fine_tune_pipeline.programs.models import load_tokenizer
 from fine_tune_pipeline.programs.requests import Placement, Technique
+from fine_tune_pipeline.programs.targets import TargetNotFound
 from fine_tune_pipeline_tests.tiny import HIDDEN, tiny_model
 
 BATCH = Collate(pad_id=0, flat=False)(as_records([Row("a", [2, 5, 6, 7, 8], [-100, -100, 6, 7, 8])]))

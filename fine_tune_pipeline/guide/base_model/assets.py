@@ -4,8 +4,10 @@ import dagster as dg
 
 from fine_tune_pipeline.guide.base_model.build import build_base_model, content
 from fine_tune_pipeline.guide.base_model.candidates import demands, judge
+from fine_tune_pipeline.guide.base_model.mlflow_model import MlflowPlace
 from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import blocking, materialized
 
@@ -28,15 +30,21 @@ def base_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
         kinds={"huggingface"},
         check_specs=checks,
     )
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+    def asset(
+        context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, tracking: ExperimentTracking
+    ) -> dg.MaterializeResult:
         """The pretrained model that is fine-tuned: candidates side by side, the choice and why, and its weights as safetensors."""
         wanted = demands(spec, compute.inventory())
-        candidates = judge(spec, wanted)
+        candidates = judge(spec, wanted, MlflowPlace(tracking.uri, tracking.download_folder))
+        for candidate in candidates:
+            if candidate.warning:
+                context.log.warning(f"{candidate.id}: {candidate.warning}")
         return materialized(
             store.made(
                 context,
                 version=1,
                 what=content(spec.base_model, candidates),
+                whole=True,
                 build=lambda folder: build_base_model(context, compute, folder, candidates=candidates, wanted=wanted),
             )
         )

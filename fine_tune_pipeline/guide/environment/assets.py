@@ -29,7 +29,8 @@ def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
         upstream = {name: store.current(spec.name, name) for name in ("dataset", "base_model", "training_plan")}
         trial = Trial(spec=spec, plan=read_plan(upstream["training_plan"]), dataset=upstream["dataset"], base=upstream["base_model"])
         what = {
-            "environment": spec.environment,
+            # A price changes nothing of the place.
+            "environment": spec.environment.model_dump(exclude={"prices"}),
             "training.over_long_limit": spec.training.over_long_limit,
             "dataset.format.style": spec.dataset.format.style,
             "inventory": compute.inventory(),

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.base_model.hardware import speed
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
-from fine_tune_pipeline.guide.technique.hardware import speed
 from fine_tune_pipeline.guide.technique.plan import FILE, Job, Place, Plan, fits, make_plan
 from fine_tune_pipeline.guide.technique.workload import workload
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
-    from fine_tune_pipeline.resources.compute.base import Inventory
+    from fine_tune_pipeline.resources.compute.inventory import Inventory
 
 
 def build_plan(folder: Path, *, spec: UseCaseSpec, inventory: "Inventory", dataset: Artifact, base: Artifact) -> Built:

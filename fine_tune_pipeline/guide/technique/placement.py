@@ -6,7 +6,7 @@ from fine_tune_pipeline.programs.requests import Placement
 from fine_tune_pipeline.spec.training import Auto, Precision
 
 if TYPE_CHECKING:
-    from fine_tune_pipeline.resources.compute.base import Inventory
+    from fine_tune_pipeline.resources.compute.inventory import Inventory
 
 
 def training_on(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from fine_tune_pipeline.artifacts.manifest import Check
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
+from fine_tune_pipeline.guide.base_model.duration import kilowatt_hours, training_seconds
+from fine_tune_pipeline.guide.base_model.hardware import speed
 from fine_tune_pipeline.guide.base_model.memory import GIB, trainable_parameters, training_memory
-from fine_tune_pipeline.guide.technique.hardware import speed, training_seconds
 from fine_tune_pipeline.guide.technique.placement import training_on
 from fine_tune_pipeline.guide.technique.rules import Resolved, resolve, techniques
 from fine_tune_pipeline.guide.technique.workload import Workload
@@ -16,7 +17,7 @@ from fine_tune_pipeline.spec.technique import Auto, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
 
 if TYPE_CHECKING:
-    from fine_tune_pipeline.resources.compute.base import Inventory
+    from fine_tune_pipeline.resources.compute.inventory import Inventory
 
 FILE = "plan.json"
 
@@ -126,7 +127,7 @@ def option_of(job: Job, technique: Technique, place: Place) -> Option:
     taken = fitting[0] if fitting else len(placements) - 1
     at = speed(place.inventory)
     checkpointing = placements[taken].gradient_checkpointing
-    seconds = training_seconds(job.model, technique, job.work, epochs=hyperparameters.epochs, at=at, checkpointing=checkpointing)
+    seconds = training_seconds(job.model, technique, job.work.seen, epochs=hyperparameters.epochs, at=at, checkpointing=checkpointing)
     return Option(
         technique=technique,
         hyperparameters=hyperparameters,
@@ -134,7 +135,7 @@ def option_of(job: Job, technique: Technique, place: Place) -> Option:
         trainable_parameters=trainable_parameters(job.model, technique),
         peak_bytes=peaks[taken],
         seconds=seconds,
-        kilowatt_hours=None if at.watts is None else at.watts * seconds / 3.6e6,
+        kilowatt_hours=kilowatt_hours(seconds, at=at),
         fits=bool(fitting),
     )
 

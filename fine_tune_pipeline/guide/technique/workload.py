@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.base_model.duration import Tokens
 
 LIKELY_BYTES_PER_TOKEN = 3.5
 """English messages have about four bytes a token, JSON answers about three."""
@@ -34,6 +35,11 @@ class Workload:
     @property
     def tokens_per_row(self) -> float:
         return self.tokens / self.rows
+
+    @property
+    def seen(self) -> Tokens:
+        """Of one epoch, as its duration is counted."""
+        return Tokens(all=self.tokens, labelled=self.labelled_tokens, per_row=self.tokens_per_row)
 
 
 def workload(

@@ -4,36 +4,14 @@ from abc import ABC, abstractmethod
 from typing import TypeVar
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field
 
 from fine_tune_pipeline.programs.requests import Contract, Request
+from fine_tune_pipeline.resources.compute.inventory import Inventory
 
 ResultT = TypeVar("ResultT", bound=Contract)
 
 GPU_POOL = "gpu"
 """Dagster pool of assets that hold the accelerator (or, on a laptop, all cores) while they run."""
-
-
-class Device(BaseModel):
-    """One accelerator, or the CPU."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: str
-    name: str
-    memory_bytes: int
-    bfloat16: bool = Field(description="Has units of its own for products in bfloat16; without, they are slower than float32.")
-
-
-class Inventory(BaseModel):
-    """What a place has: steps 4 and 5 plan with it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    place: str
-    devices: tuple[Device, ...]
-    cpu_cores: int
-    memory_bytes: int
 
 
 class Compute(dg.ConfigurableResource, ABC):

@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fine_tune_pipeline.resources.compute.base import Device
+from fine_tune_pipeline.resources.compute.inventory import AMPERE, Device
 from fine_tune_pipeline.resources.compute.job import PlaceFailure
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-
-AMPERE = 8.0
-"""Compute capability from which NVIDIA's devices have bfloat16 units."""
 
 POLL_SECONDS = 0.5
 

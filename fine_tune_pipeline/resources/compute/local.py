@@ -15,8 +15,8 @@ import psutil
 from pydantic import Field
 
 from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE
-from fine_tune_pipeline.resources.compute.base import Device, Inventory
 from fine_tune_pipeline.resources.compute.devices import held_devices, nvidia_devices, usable_devices
+from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.compute.job import TAIL_LINES, Ended, Job
 from fine_tune_pipeline.resources.compute.place import Place
 

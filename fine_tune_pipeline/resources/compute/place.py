@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import dagster as dg
 from pydantic import Field
 
-from fine_tune_pipeline.resources.compute.base import Inventory
+from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job
 
 HANDED_ON = (

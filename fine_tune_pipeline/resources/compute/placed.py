@@ -7,8 +7,9 @@ import dagster as dg
 from pydantic import Field
 
 from fine_tune_pipeline.programs.requests import Request
-from fine_tune_pipeline.resources.compute.base import Compute, Inventory, ResultT
+from fine_tune_pipeline.resources.compute.base import Compute, ResultT
 from fine_tune_pipeline.resources.compute.exchange import RESULT, answered, exchange, leased
+from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure, failure
 from fine_tune_pipeline.resources.compute.live import LiveFileReader
 from fine_tune_pipeline.resources.compute.local import Local

@@ -7,10 +7,12 @@ import dagster as dg
 import pytest
 
 from fine_tune_pipeline.guide.base_model.assets import base_model
-from fine_tune_pipeline.guide.base_model.build import WrongPackage, build_base_model, content
+from fine_tune_pipeline.guide.base_model.build import build_base_model, content
 from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, Facts
 from fine_tune_pipeline.guide.base_model.catalogue import Package, licence_named
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
+from fine_tune_pipeline.guide.base_model.sources import WrongPackage
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.technique.stand_ins import RuleCompute, artifact_store, upstream_assets, use_case
 from fine_tune_pipeline_tests.tiny import tiny_model
 
@@ -22,7 +24,11 @@ def local_candidate(path: Path, *, licence: str = "Apache-2.0") -> dict[str, Any
 def materialize(folder: Path, **sections: Any) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [base_model(use_case(folder, **sections)), *upstream_assets("objective")],
-        resources={"store": artifact_store(folder), "compute": RuleCompute(record=str(folder / "record"))},
+        resources={
+            "store": artifact_store(folder),
+            "compute": RuleCompute(record=str(folder / "record")),
+            "tracking": ExperimentTracking(uri=f"sqlite:///{folder}/mlflow.db", downloads=str(folder / "downloads")),
+        },
         raise_on_error=False,
     )
 
@@ -91,6 +97,7 @@ def packaged(tmp_path, monkeypatch):
             context=1024,
             source=Package(name="carried-weights", module="carried_weights", version="1.0.0", sha256=sha256, quantised="Q4_K_M"),
             known_from="a model card",
+            promised=True,
         ),
         memory_bytes={"lora": 1},
         refusals=(),

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from fine_tune_pipeline.guide.base_model.local import UnusableModelFolder, read_model_folder, take_over
+from fine_tune_pipeline.guide.base_model.local import read_model_folder, take_over
+from fine_tune_pipeline.guide.base_model.model_files import UnusableModel
 from fine_tune_pipeline_tests.tiny import HIDDEN, VOCABULARY, tiny_model
 
 
@@ -35,7 +36,7 @@ def test_only_weights_configuration_tokenizer_and_terms_are_taken_over(folder, t
     for name in ("pytorch_model.bin", "training_args.bin", "modeling_own.py", "LICENSE"):
         (folder / name).write_text("x")
     read = read_model_folder(folder)
-    take_over(read, tmp_path / "taken")
+    take_over({name: read.path / name for name in read.files}, tmp_path / "taken")
     taken = {path.name for path in (tmp_path / "taken").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "LICENSE"} <= taken
     assert set(read.left_out) == {"pytorch_model.bin", "training_args.bin", "modeling_own.py"}
@@ -53,18 +54,18 @@ def test_the_hash_follows_the_content_not_the_place(folder, tmp_path):
 
 def test_pickled_weights_are_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UnusableModelFolder, match=r"pytorch_model\.bin are pickled weights.*want \*\.safetensors"):
+    with pytest.raises(UnusableModel, match=r"pytorch_model\.bin are pickled weights.*want \*\.safetensors"):
         read_model_folder(folder)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UnusableModelFolder, match="nowhere: no such folder"):
+    with pytest.raises(UnusableModel, match="nowhere: no such folder"):
         read_model_folder(tmp_path / "nowhere")
 
 
 def test_an_adapter_alone_is_no_base_model(folder):
     (folder / "config.json").unlink()
-    with pytest.raises(UnusableModelFolder, match="an adapter alone is no base model"):
+    with pytest.raises(UnusableModel, match="an adapter alone is no base model"):
         read_model_folder(folder)
 
 
@@ -79,5 +80,5 @@ def test_an_adapter_alone_is_no_base_model(folder):
 )
 def test_a_broken_file_is_named(folder, name, content, said):
     (folder / name).write_text(content)
-    with pytest.raises(UnusableModelFolder, match=rf"{name}.*{said}"):
+    with pytest.raises(UnusableModel, match=rf"{name}.*{said}"):
         read_model_folder(folder)

@@ -8,7 +8,7 @@ from fine_tune_pipeline.guide.environment.preflight import forecast, passed, pro
 from fine_tune_pipeline.guide.technique.plan import Job, Place, Plan, make_plan
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import PreflightResult
-from fine_tune_pipeline.resources.compute.base import Device, Inventory
+from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.spec.technique import Auto
 from fine_tune_pipeline.spec.training import TrainingSpec
 from fine_tune_pipeline_tests.guide.technique.stand_ins import use_case

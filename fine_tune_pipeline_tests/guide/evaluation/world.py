@@ -24,7 +24,8 @@ from fine_tune_pipeline.programs.requests import (
     ScoreResult,
     TrainResult,
 )
-from fine_tune_pipeline.resources.compute.base import Compute, Device, Inventory
+from fine_tune_pipeline.resources.compute.base import Compute
+from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 

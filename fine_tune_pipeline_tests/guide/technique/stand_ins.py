@@ -15,7 +15,8 @@ from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.programs import requests
 from fine_tune_pipeline.programs.requests import Contract, Request
-from fine_tune_pipeline.resources.compute.base import Compute, Device, Inventory, ResultT
+from fine_tune_pipeline.resources.compute.base import Compute, ResultT
+from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 

@@ -4,7 +4,7 @@ from fine_tune_pipeline.guide.base_model.catalogue import model_named
 from fine_tune_pipeline.guide.base_model.memory import GIB
 from fine_tune_pipeline.guide.technique.plan import CPU_TOKENS, Job, Place, Plan, fits, make_plan
 from fine_tune_pipeline.guide.technique.workload import Workload
-from fine_tune_pipeline.resources.compute.base import Device, Inventory
+from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.spec.technique import Auto, Full, Lora, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
 

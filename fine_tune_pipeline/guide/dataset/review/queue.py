@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fine_tune_pipeline.guide.dataset.review.verdicts import QUESTIONS, VERDICTS
+from fine_tune_pipeline.resources.tracking import mlflow_at
 
 EVERYBODY = "everybody"
 _PREFIX = "fine_tune_pipeline"
@@ -69,16 +70,11 @@ class ReviewQueue:
 
 @contextmanager
 def _tracking(uri: str) -> Iterator[Any]:
-    """MLflow at this address; a function that gives the id of an experiment. What was set before is set again."""
-    import mlflow
+    """MLflow at this address; a function that gives the id of an experiment."""
     from mlflow import MlflowClient
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
+    with mlflow_at(uri):
         yield lambda name: MlflowClient().get_experiment_by_name(name).experiment_id
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 def _traces(experiment: str) -> list[Any]:

@@ -3,22 +3,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from fine_tune_pipeline.guide.base_model.duration import Tokens, kilowatt_hours, training_operations, training_seconds
+from fine_tune_pipeline.guide.base_model.hardware import inventory_of_named, speed
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
-from fine_tune_pipeline.guide.technique.hardware import CPU_CORE_RATE, UTILISATION, speed, training_operations, training_seconds
-from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Technique
-from fine_tune_pipeline.resources.compute.base import Device, Inventory
 from fine_tune_pipeline_tests.tiny import tiny_model
 
 
-def place(kind: str, name: str, cores: int = 2) -> Inventory:
-    return Inventory(
-        place="test", devices=(Device(kind=kind, name=name, memory_bytes=1 << 34, bfloat16=False),), cpu_cores=cores, memory_bytes=1 << 34
-    )
-
-
-def work(tokens: int, labelled: int, rows: int = 1) -> Workload:
-    return Workload(rows=rows, tokens=tokens, labelled_tokens=labelled, longest_tokens=tokens, longest_bound=tokens)
+def work(tokens: int, labelled: int) -> Tokens:
+    return Tokens(all=tokens, labelled=labelled, per_row=tokens)
 
 
 def counted(folder, *, full: bool, tokens: int) -> int:
@@ -55,7 +48,7 @@ def test_seconds_grow_with_epochs_and_shrink_with_cores(tmp_path):
     architecture = read_model_folder(tiny_model(tmp_path / "model")).architecture
 
     def seconds(epochs: float, cores: int, technique: str = "lora") -> float:
-        at = speed(place("cpu", "CPU", cores))
+        at = speed(inventory_of_named("CPU").model_copy(update={"cpu_cores": cores}))
         return training_seconds(architecture, Technique(type=technique), work(100, 10), epochs=epochs, at=at, checkpointing=False)
 
     assert seconds(2, 2) == pytest.approx(2 * seconds(1, 2))
@@ -63,23 +56,6 @@ def test_seconds_grow_with_epochs_and_shrink_with_cores(tmp_path):
     assert seconds(1, 2, "qlora") > seconds(1, 2)
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "rate", "watts"),
-    [
-        ("cpu", "CPU", 2 * CPU_CORE_RATE, None),
-        ("cuda", "NVIDIA H100 80GB HBM3", 989e12 * UTILISATION, 700),
-        ("cuda", "NVIDIA H100 PCIe", 756e12 * UTILISATION, 350),
-        ("cuda", "NVIDIA L40S", 362e12 * UTILISATION, 350),
-        ("cuda", "NVIDIA L4", 121e12 * UTILISATION, 72),
-        ("cuda", "Tesla T4", 65e12 * UTILISATION, 70),
-    ],
-)
-def test_the_device_is_found_in_the_table(kind, name, rate, watts):
-    found = speed(place(kind, name))
-    assert (found.rate, found.watts) == (rate, watts)
-
-
-def test_a_device_outside_the_table_is_said_to_be_one():
-    found = speed(place("cuda", "Frobnicator 9"))
-    assert found.watts is None
-    assert "Frobnicator 9 is not in the table" in found.basis
+def test_energy_is_known_only_where_the_power_is():
+    assert kilowatt_hours(3600, at=speed(inventory_of_named("CPU"))) is None
+    assert kilowatt_hours(3600, at=speed(inventory_of_named("H100"))) == pytest.approx(0.7)
