@@ -43,6 +43,9 @@ PROCESSES = 4096
 LOG_BYTES = "256m"
 """Most that the engine keeps of a program's output; all of it goes through our stderr anyway."""
 
+ONE_STREAM = ("/bin/sh", "-c", 'exec "$0" "$@" 2>&1')
+"""The engine keeps what comes on two streams in no certain order."""
+
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """Exit codes of a command that could not be started."""
 
@@ -147,7 +150,7 @@ class Docker(Place):
         return {
             "image": self.image,
             "name": f"fine_tune_pipeline-{job.name}",
-            "command": self.command(job, python=self.python),
+            "command": [*ONE_STREAM, *self.command(job, python=self.python)],
             "entrypoint": [],
             "environment": {**_HOME, **job.environment, **{name: os.environ[name] for name in job.handed_on}},
             "labels": {JOB_LABEL: job.name, USE_LABEL: job.program},

@@ -63,7 +63,7 @@ REFUSALS = {
     "permission denied": "we may not use the engine's socket: join the group docker (usermod -aG docker USER), and log in again",
     "could not select device driver": "compute.place.gpus: the engine has no GPU driver: install the NVIDIA Container Toolkit there, "
     "or set gpus: 0",
-    "nvidia-container-cli": "compute.place.gpus: the engine cannot give GPUs to containers: try docker run --gpus all IMAGE nvidia-smi there",
+    "nvidia-container-cli": "compute.place.gpus: the engine cannot give GPUs to containers: see docker run --gpus all IMAGE nvidia-smi there",
     "invalid runtime name": _NO_RUNTIME,
     "unknown runtime": _NO_RUNTIME,
     "bind source path does not exist": "the engine does not see our files: when Dagster runs in a container, or the engine on another "

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,23 @@ def configured(volumes: Mapping[str, str]) -> list[Mounted]:
     return found
 
 
-def of_job(job: Job, volumes: Iterable[Mounted]) -> list[Mounted]:
+def of_job(job: Job, volumes: Sequence[Mounted]) -> list[Mounted]:
     """What this job needs beyond the volumes, each at its own path.
 
     Raises:
         PlaceFailure: something that it reads is not there.
     """
-    paths = dict.fromkeys((*job.reads, *linked(job.reads)), True) | {writable_folder(path): False for path in job.writes}
     targets = [volume.target for volume in volumes]
-    wanted = {path: read_only for path, read_only in paths.items() if not any(path.is_relative_to(target) for target in targets)}
+    written = [path for path in map(writable_folder, job.writes) if not _within(path, targets)]
+    read = [path for path in (*job.reads, *linked(job.reads)) if not _within(path, [*targets, *written])]
+    wanted = {**dict.fromkeys(read, True), **dict.fromkeys(written, False)}
     if absent := [str(path) for path in wanted if not path.exists()]:
         raise PlaceFailure(f"{job.program}: {', '.join(absent)}: not there, so no container can be given it")
     return [Mounted(str(path), path, read_only) for path, read_only in wanted.items()]
+
+
+def _within(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def writable_folder(path: Path) -> Path:
@@ -58,10 +63,10 @@ def writable_folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def linked(paths: Iterable[Path]) -> list[Path]:
+def linked(paths: Sequence[Path]) -> list[Path]:
     """Files outside of the folders to which links in them lead, as those of a cache of the Hugging Face Hub do."""
     links = [link for path in paths if path.is_dir() for link in path.rglob("*") if link.is_symlink()]
-    return sorted({link.resolve() for link in links if not any(link.resolve().is_relative_to(path) for path in paths)})
+    return sorted({link.resolve() for link in links if not _within(link.resolve(), paths)})
 
 
 def user_of(configured_user: str | None) -> str:
