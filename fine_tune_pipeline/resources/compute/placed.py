@@ -12,18 +12,19 @@ from fine_tune_pipeline.resources.compute.exchange import RESULT, answered, exch
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure, failure
 from fine_tune_pipeline.resources.compute.live import LiveFileReader
 from fine_tune_pipeline.resources.compute.local import Local
+from fine_tune_pipeline.resources.compute.ray import Ray
 from fine_tune_pipeline.resources.program_environment import PROGRAM_ENVIRONMENT
 
-AnyPlace = Local
+AnyPlace = Local | Ray
 """Every place that programs can run at, told apart by its `kind`."""
 
-KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local,)}
+KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local, Ray)}
 
 
 class PlacedCompute(Compute):
     """Runs a program at a place, and reports back."""
 
-    place: AnyPlace = Field(default=Local(), description="Where: local, docker, kubernetes, ray, cloud.")
+    place: AnyPlace = Field(default=Local(), discriminator="kind", description="Where: local, docker, kubernetes, ray, cloud.")
 
     def run(self, context: dg.AssetExecutionContext, request: Request, result: type[ResultT]) -> ResultT:
         answer = Path(request.output) / RESULT

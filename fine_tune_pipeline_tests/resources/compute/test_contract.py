@@ -13,11 +13,12 @@ from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, failure
 from fine_tune_pipeline.resources.compute.place import Place
 from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline_tests.resources.compute.odd_program import LARGE, UNICODE, OddRequest, OddResult, ResumableRequest
+from fine_tune_pipeline_tests.resources.compute.ray_stand import RayStand
 from fine_tune_pipeline_tests.resources.compute.stands import LocalStand, Stand
 from fine_tune_pipeline_tests.waiting import wait_until
 
 
-@pytest.fixture(params=[pytest.param(LocalStand, id="local")])
+@pytest.fixture(params=[pytest.param(LocalStand, id="local"), pytest.param(RayStand, id="ray", marks=pytest.mark.ray)])
 def stand(request: pytest.FixtureRequest) -> Stand:
     """Every kind of place; those that need a server of their own are marked."""
     return request.param()
