@@ -14,12 +14,13 @@ from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure, failure
 from fine_tune_pipeline.resources.compute.live import LiveFileReader
 from fine_tune_pipeline.resources.compute.local import Local
+from fine_tune_pipeline.resources.compute.ray import Ray
 from fine_tune_pipeline.resources.program_environment import PROGRAM_ENVIRONMENT
 
-AnyPlace = Local | Docker
+AnyPlace = Local | Docker | Ray
 """Every place that programs can run at, told apart by its `kind`."""
 
-KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local, Docker)}
+KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local, Docker, Ray)}
 
 
 class PlacedCompute(Compute):
