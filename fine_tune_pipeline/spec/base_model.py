@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.hosted import ApiModel
 
 
 class LocalModel(Section):
@@ -19,7 +20,9 @@ class LocalModel(Section):
 class BaseModelSpec(Section):
     """Candidates in order of preference; the first that passes licence, context and memory rules is taken."""
 
-    candidates: list[str | LocalModel] = Field(default=["gemma-3-270m"], min_length=1, description="Ids of the catalogue, or local models.")
+    candidates: list[str | LocalModel | ApiModel] = Field(
+        default=["gemma-3-270m"], min_length=1, description="Ids of the catalogue, local models, or models of a provider."
+    )
     accept_licences: list[str] = Field(
         default=["Apache-2.0", "MIT"], description="Licences whose terms you have read and accept, by SPDX id or LicenseRef-…"
     )
