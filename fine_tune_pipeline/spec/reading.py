@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fine_tune_pipeline.spec.base_model import LocalModel
+from fine_tune_pipeline.spec.base_model import GgufModel, LocalModel
 from fine_tune_pipeline.spec.more import PythonRule
 from fine_tune_pipeline.spec.objective import Classification, Extraction
 from fine_tune_pipeline.spec.paths import is_there
@@ -193,7 +193,7 @@ def _joined(details: Sequence[ErrorDetails]) -> str:
 
 
 def _want(detail: ErrorDetails) -> str:
-    if detail["type"] == "model_type":
+    if detail["type"] in ("model_type", "model_attributes_type"):
         return "a mapping of fields"
     if detail["type"] == "string_pattern_mismatch":
         return f"text like {detail.get('ctx', {})['pattern']}"
@@ -248,7 +248,7 @@ def _models_at(location: Location) -> list[type[BaseModel]]:
     """Models that may stand at a location; a tag in it (`jsonl`), or the name of a union's branch, chooses among them."""
     models: list[type[BaseModel]] = [UseCaseSpec]
     for part in location:
-        if isinstance(part, int):
+        if isinstance(part, int) or "[" in part:
             continue
         if chosen := [model for model in models if part in (*_tag_of(model), model.__name__)]:
             models = chosen
@@ -303,7 +303,7 @@ def _named_files(spec: UseCaseSpec) -> Iterable[tuple[Location, str]]:
     if isinstance(task, Classification) and isinstance(task.labels, str):
         yield ("objective", "task", "labels"), task.labels
     for number, candidate in enumerate(spec.base_model.candidates):
-        if isinstance(candidate, LocalModel):
+        if isinstance(candidate, LocalModel | GgufModel):
             yield ("base_model", "candidates", number, "path"), candidate.path
     for part, sources in (("sources", spec.dataset.sources), ("held_out", spec.dataset.held_out)):
         for number, source in enumerate(sources):
