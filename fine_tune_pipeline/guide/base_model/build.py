@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, first_passing, reason
 from fine_tune_pipeline.guide.base_model.catalogue import Package
+from fine_tune_pipeline.guide.base_model.hosted import build_hosted_model, pinned
 from fine_tune_pipeline.guide.base_model.local import ModelFolder, take_over
 from fine_tune_pipeline.programs.requests import ConvertRequest, ConvertResult, InspectRequest, InspectResult
 
@@ -62,6 +63,8 @@ def build_base_model(
     if chosen is None:
         _write(folder, {"id": None, "reason": why})
         return Built(metadata=shown, checks=_refused(candidates, why))
+    if chosen.hosted is not None:
+        return build_hosted_model(context, compute, folder, entry=chosen.hosted, licence=chosen.licence, shown=shown)
     _bring(context, compute, chosen, folder)
     measured = _inspected(context, compute, folder)
     facts = measured.model_dump(mode="json")
@@ -74,7 +77,9 @@ def build_base_model(
 
 
 def _pinned(chosen: Candidate) -> Any:
-    """The content hash that says which weights these are."""
+    """The content hash that says which weights these are; of a hosted model its name and place."""
+    if chosen.hosted is not None:
+        return pinned(chosen.hosted)
     source = chosen.facts.source if chosen.facts else None
     if isinstance(source, Package):
         return {"gguf_sha256": source.sha256}

@@ -13,10 +13,12 @@ from fine_tune_pipeline.guide.base_model.catalogue import (
     licence_named,
     model_named,
 )
+from fine_tune_pipeline.guide.base_model.hosted import hosted_refusals
 from fine_tune_pipeline.guide.base_model.local import ModelFolder, UnusableModelFolder, read_model_folder
 from fine_tune_pipeline.guide.base_model.memory import GIB, training_memory
 from fine_tune_pipeline.programs.requests import Technique
 from fine_tune_pipeline.spec.base_model import LocalModel
+from fine_tune_pipeline.spec.hosted import ApiModel
 from fine_tune_pipeline.spec.technique import Auto, Full, TechniqueSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -30,7 +32,7 @@ LABELLED_SHARE = 0.25
 """Of a row's tokens, taken as the answer while no data has been seen."""
 
 Refusal = tuple[str, str]
-"""(rule, sentence): rule is one of licence, weights, context, memory."""
+"""(rule, sentence): rule is one of licence, weights, context, memory; of a hosted model, settings, technique, shutdown too."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One base model, and why it cannot be taken (nothing, if it can). `memory_bytes` is of training one row, by technique."""
+    """One base model, and why it cannot be taken (nothing, if it can). `memory_bytes` is of training one row, by technique; `hosted` is set
+    when the model stays at its provider."""
 
     id: str
     licence: Licence
     facts: Facts | None
     memory_bytes: dict[str, int]
     refusals: tuple[Refusal, ...]
+    hosted: ApiModel | None = None
 
     @property
     def verdict(self) -> str:
@@ -82,12 +86,12 @@ class Candidate:
         return {
             "candidate": self.id,
             "parameters": self.facts.parameters if self.facts else None,
-            "context": self.facts.context if self.facts else None,
+            "context": self.facts.context if self.facts else self.hosted.context_tokens if self.hosted else None,
             "licence": self.licence.id,
             "commercial use": self.licence.commercial,
             "obligations": self.licence.obligations,
             **{f"{name} GiB": round(size / GIB, 1) for name, size in self.memory_bytes.items()},
-            "weights": self.facts.weights if self.facts else None,
+            "weights": self.facts.weights if self.facts else f"at {self.hosted.base_url}" if self.hosted else None,
             "numbers from": self.facts.known_from if self.facts else None,
             "verdict": self.verdict,
         }
@@ -113,10 +117,13 @@ def judge(spec: UseCaseSpec, wanted: Demands) -> list[Candidate]:
     Raises:
         UnknownModel: a candidate is not in the catalogue.
     """
-    return [
-        _local(entry, spec, wanted) if isinstance(entry, LocalModel) else _known(model_named(entry), wanted)
-        for entry in spec.base_model.candidates
-    ]
+    return [_candidate_of(entry, spec, wanted) for entry in spec.base_model.candidates]
+
+
+def _candidate_of(entry: str | LocalModel | ApiModel, spec: UseCaseSpec, wanted: Demands) -> Candidate:
+    if isinstance(entry, ApiModel):
+        return _hosted(entry, spec, wanted)
+    return _local(entry, spec, wanted) if isinstance(entry, LocalModel) else _known(model_named(entry), wanted)
 
 
 def first_passing(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -126,6 +133,8 @@ def first_passing(candidates: Sequence[Candidate]) -> Candidate | None:
 
 def reason(chosen: Candidate | None, candidates: Sequence[Candidate], wanted: Demands) -> str:
     """Why this one, in a sentence; why none, candidate by candidate."""
+    if chosen is not None and chosen.hosted is not None:
+        return _hosted_reason(chosen, chosen.hosted, before=candidates.index(chosen))
     if chosen is None or chosen.facts is None:
         return f"none of {len(candidates)} candidates can be taken: " + "; ".join(f"{item.id}: {item.verdict}" for item in candidates)
     refused = candidates.index(chosen)
@@ -137,6 +146,22 @@ def reason(chosen: Candidate | None, candidates: Sequence[Candidate], wanted: De
         f"its licence {chosen.licence.id} is accepted (commercial use: {chosen.licence.commercial}), its context of {chosen.facts.context} "
         f"tokens holds a row of {wanted.tokens}, and {technique} needs about {size / GIB:.1f} of {wanted.memory_bytes / GIB:.1f} GiB."
     )
+
+
+def _hosted_reason(chosen: Candidate, entry: ApiModel, *, before: int) -> str:
+    others = f" ({before} before it refused)" if before else ""
+    return (
+        f"{chosen.id} is the first candidate that passes{others}: its terms {chosen.licence.id} are accepted, and it is tuned and asked at "
+        f"{entry.base_url}, so it takes no memory here."
+    )
+
+
+def _hosted(entry: ApiModel, spec: UseCaseSpec, wanted: Demands) -> Candidate:
+    licence = licence_named(entry.licence)
+    refusals = [*_licence_refusals(licence, wanted), *hosted_refusals(entry, spec)]
+    if entry.context_tokens < wanted.tokens:
+        refusals.append(("context", f"its context of {entry.context_tokens} tokens is below the {wanted.tokens} of the longest row"))
+    return Candidate(entry.id, licence, None, {}, tuple(refusals), hosted=entry)
 
 
 def _known(model: CatalogueModel, wanted: Demands) -> Candidate:

@@ -149,7 +149,7 @@ def _loss_steps(training: TrainResult) -> Iterator[str]:
     last, lowest, final = losses[-1], min(losses), training.final_loss
     if last > 1.05 * lowest:
         yield f"validation loss rose from {lowest:.3f} to {last:.3f} at the end: fewer epochs, or a lower rank."
-    elif last > 2 * final and last - final > 0.05:
+    elif final is not None and last > 2 * final and last - final > 0.05:
         yield f"validation loss {last:.3f} is far above training loss {final:.3f}: more data, fewer epochs, or a lower rank."
     elif len(losses) > 2 and last < 0.95 * losses[-2]:
         yield f"validation loss still fell at the end ({losses[-2]:.3f} to {last:.3f}): train longer."

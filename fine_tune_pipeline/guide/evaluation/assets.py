@@ -43,7 +43,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
             version=1,
             what=what,
             upstream=made_from,
-            build=lambda folder: build_predictions(context, compute, spec, sources, folder),
+            build_in_parts=lambda folder, state: build_predictions(context, compute, spec, sources, folder, state),
         )
         return materialized(kept)
 
