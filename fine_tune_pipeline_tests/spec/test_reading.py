@@ -258,6 +258,13 @@ def test_check_exits_1_on_error_and_imports_neither_dagster_nor_torch(tmp_path: 
     assert codes == ["0 []", "1 []"]
 
 
+def test_check_looks_into_the_catalogue_for_candidates(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = written(tmp_path, GOOD + "  base_model: {candidates: [qwen3-4bb]}\n")
+    assert main(["check", str(path)]) == 1
+    assert "base_model.candidates: got 'qwen3-4bb' (did you mean qwen3-4b?)" in capsys.readouterr().out
+    assert main(["check", "--no-files", str(path)]) == 0
+
+
 @pytest.mark.parametrize(
     ("shipped", "options"), [("fine_tune_pipeline/defs/use_case.schema.json", []), ("docs/use_case.md", ["--markdown"])]
 )

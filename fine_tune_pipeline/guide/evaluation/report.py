@@ -33,7 +33,7 @@ class Material:
     """All that a report is made of.
 
     `answers` and `scores` are in the order of `test`; `curve` are rows of the adapter's curve.jsonl (at least step, loss); `unfinished`
-    is the share of the fine-tuned model's answers that were cut at the token limit.
+    is the share of the fine-tuned model's answers that were cut at the token limit; `other_bases` is what step 2 ranks after its choice.
     """
 
     spec: UseCaseSpec
@@ -48,6 +48,7 @@ class Material:
     training: TrainResult
     curve: Sequence[Mapping[str, Any]]
     unfinished: float
+    other_bases: Sequence[Mapping[str, Any]] = ()
 
 
 def primary_metric(task: Task, objective: ObjectiveSpec, scores: Scores) -> str:
@@ -163,6 +164,7 @@ def _errors(material: Material, *, metric: str) -> dict[str, Any]:
         confused=confused,
         training=material.training,
         unfinished=material.unfinished,
+        other_bases=material.other_bases,
     )
     return {
         "compared_base": base,

@@ -155,10 +155,17 @@ def _training(report: Mapping[str, Any]) -> Iterator[Section]:
     training = report["training"]
     text = (
         f"{training['rows']:,} rows, {training['steps']:,} steps, {training['tokens']:,} tokens in {training['seconds']:,.0f} s; "
-        f"{training['trainable_parameters']:,} trained parameters; training loss {training['first_loss']:.3f} to "
-        f"{training['final_loss']:.3f} nats per labelled token. Thin line: training; thick line: validation."
+        f"{_learned(training)}. Thin line: training; thick line: validation."
     )
     yield Section("Training", text, charts=(_loss_chart(report),))
+
+
+def _learned(training: Mapping[str, Any]) -> str:
+    """Parameters and losses; of a hosted training the parameters are not known, and the losses only if its provider told them."""
+    parameters = f"{training['trainable_parameters']:,} trained parameters; " if training["trainable_parameters"] else ""
+    if training["first_loss"] is None:
+        return f"{parameters}the provider gave no losses"
+    return f"{parameters}training loss {training['first_loss']:.3f} to {training['final_loss']:.3f} nats per labelled token"
 
 
 def _measured(report: Mapping[str, Any]) -> Iterator[Section]:

@@ -1,5 +1,6 @@
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fine_tune_pipeline.guide.base_model.build import build_base_model, content
 from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, Facts
 from fine_tune_pipeline.guide.base_model.catalogue import Package, licence_named
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
+from fine_tune_pipeline.guide.base_model.side_by_side import Comparison
 from fine_tune_pipeline.guide.base_model.sources import WrongPackage
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.technique.stand_ins import RuleCompute, artifact_store, upstream_assets, use_case
@@ -56,6 +58,33 @@ def test_a_local_model_is_taken_over_measured_and_reused_wherever_it_lies(tmp_pa
 
     second = materialize(tmp_path, base_model=local_candidate(folder.rename(tmp_path / "moved")))
     assert metadata(second)["reused"] is True
+
+
+def test_what_to_try_next_is_kept_for_the_evaluation(tmp_path):
+    materialize(tmp_path, base_model=local_candidate(tiny_model(tmp_path / "model")))
+    [larger] = artifact_store(tmp_path).current("triage", "base_model").json("base_model.json")["try_next"]
+    assert (larger["id"], larger["kind"], larger["candidate"]) == ("smollm2-135m", "larger", False)
+
+
+def test_a_reused_model_is_shown_with_the_prices_of_today_and_keeps_its_fingerprint(tmp_path):
+    sections = {"base_model": local_candidate(tiny_model(tmp_path / "model"))}
+    price = {"device": "CPU", "per_hour": 3.6, "currency": "EUR", "as_of": date.today()}
+    first = metadata(materialize(tmp_path, **sections))
+    second = metadata(materialize(tmp_path, **sections, environment={"prices": [price]}))
+    assert (second["reused"], second["fingerprint"]) == (True, first["fingerprint"])
+    [before], [after] = ([record.data for record in shown["candidates"].records] for shown in (first, second))
+    assert before["cost of 1,000 answers"] is None
+    assert after["cost of 1,000 answers"].endswith(" EUR")
+
+
+def test_a_licence_of_a_catalogue_file_may_forbid_the_use(tmp_path):
+    (tmp_path / "ours.yaml").write_text("licences: [{id: LicenseRef-Ours, commercial: fail, obligations: research only}]")
+    folder = tiny_model(tmp_path / "model")
+    chosen = {**local_candidate(folder, licence="LicenseRef-Ours"), "accept_licences": ["LicenseRef-Ours"], "catalogue": ["ours.yaml"]}
+    refused = materialize(tmp_path, base_model=chosen)
+    assert checks(refused) == {"licence_allows": False, "weights_load": False}
+    assert "or, if it is for research alone, write base_model.use: research" in metadata(refused)["reason"]
+    assert checks(materialize(tmp_path, base_model={**chosen, "use": "research"})) == {"licence_allows": True, "weights_load": True}
 
 
 def test_other_weights_are_another_artifact(tmp_path):
@@ -105,13 +134,14 @@ def packaged(tmp_path, monkeypatch):
     sys.modules.pop("carried_weights", None)
 
 
+NOTHING = Comparison(rows=[], run="", try_next=[], warnings=[])
 WANTED = Demands(accepted=(), tokens=100, techniques=(), memory_bytes=1 << 30, device="cpu")
 
 
 def build(candidate: Candidate, folder: Path) -> Any:
     folder.mkdir()
     compute = RuleCompute(record=str(folder.parent / "record"))
-    return build_base_model(dg.build_asset_context(), compute, folder, candidates=[candidate], wanted=WANTED)
+    return build_base_model(dg.build_asset_context(), compute, folder, candidates=[candidate], wanted=WANTED, comparison=NOTHING)
 
 
 def test_packaged_weights_are_converted_once_into_the_artifact(packaged, tmp_path):
