@@ -50,10 +50,12 @@ def content(plan: Plan, spec: UseCaseSpec) -> dict[str, Any]:
     }
 
 
-def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, training: Training) -> Built:
-    """Train, and write `adapter/`, `curve.jsonl` and `train.json` into `folder`."""
-    work = folder / "work"
-    work.mkdir()
+def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, work: Path, training: Training) -> Built:
+    """Train, and write `adapter/`, `curve.jsonl` and `train.json` into `folder`.
+
+    Args:
+        work: of the program; it stays when the training breaks off, so that the next try finds what this one has left.
+    """
     plan = training.plan
     request = TrainRequest(
         output=str(work),
@@ -69,7 +71,6 @@ def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folde
     result = compute.run(context, request, TrainResult)
     shutil.move(result.adapter, folder / ADAPTER)
     shutil.move(result.curve, folder / CURVE)
-    shutil.rmtree(work)
     # Inside the artifact, paths begin at its folder.
     kept = result.model_copy(update={"adapter": ADAPTER, "curve": CURVE})
     kept.write(folder / FILE)

@@ -58,7 +58,7 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 version=1,
                 what=content(training.plan, spec),
                 upstream=upstream,
-                build=lambda folder: build_adapter(context, compute, folder, training),
+                build_in_parts=lambda folder, work: build_adapter(context, compute, folder, work, training),
             )
         )
 
