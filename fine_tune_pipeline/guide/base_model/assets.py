@@ -22,7 +22,7 @@ def base_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
     key = [spec.name, "base_model"]
     checks = blocking(
         key,
-        licence_allows="The licence is accepted in the use case, and allows commercial use.",
+        licence_allows="The licence is accepted in the use case, and allows the use that it names.",
         weights_load="The weights load from safetensors, and are those that the facts speak of.",
     ) + advisory(key, **offered_specs(spec))
 
