@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, first_passing, reason, refuse_undecided
-from fine_tune_pipeline.guide.base_model.hosted import build_hosted_model
+from fine_tune_pipeline.guide.base_model.hosted import KEPT, build_hosted_model
 from fine_tune_pipeline.guide.base_model.hosted import pinned as pinned_name
 from fine_tune_pipeline.guide.base_model.local import take_over
 from fine_tune_pipeline.guide.base_model.side_by_side import Comparison
@@ -56,7 +56,7 @@ def build_base_model(
 ) -> Built:
     """Write `model/` and `base_model.json` into `folder`, or, when every candidate is refused, only the reasons.
 
-    `base_model.json` names what to try next, for the evaluation report.
+    `base_model.json` also holds the candidates side by side and what to try next, for the evaluation report.
 
     Raises:
         WrongPackage: the installed package carries other weights than the catalogue pins.
@@ -65,8 +65,9 @@ def build_base_model(
     chosen = first_passing(candidates)
     why = reason(chosen, candidates, wanted) + (comparison.instead if chosen is None else "")
     shown = {**comparison.metadata(), "reason": why}
+    kept = {name: shown[name] for name in KEPT}
     if chosen is None:
-        _write(folder, {"id": None, "reason": why, "try_next": shown["try_next"]})
+        _write(folder, {"id": None, **kept})
         return Built(metadata=shown, checks=_refused(candidates, why))
     if chosen.hosted is not None:
         return build_hosted_model(context, compute, folder, entry=chosen.hosted, licence=chosen.licence, shown=shown)
@@ -74,7 +75,7 @@ def build_base_model(
     measured = _inspected(context, compute, folder)
     facts = measured.model_dump(mode="json")
     licence = {"licence": chosen.licence.id, "commercial": chosen.licence.commercial, "obligations": chosen.licence.obligations}
-    _write(folder, {"id": chosen.id, **licence, "source": _pinned(chosen), "reason": why, "try_next": shown["try_next"], **facts})
+    _write(folder, {"id": chosen.id, **licence, "source": _pinned(chosen), **kept, **facts})
     return Built(
         metadata={**shown, "base_model": chosen.id, **licence, **facts, "left_out": left_out(_source(chosen))},
         checks=[_allowed(chosen), _loads(chosen, measured)],

@@ -28,6 +28,9 @@ MODEL, FILE = "model", "base_model.json"
 
 CHECK = "still_offered"
 
+KEPT = ("reason", "candidates", "compared_on", "try_next")
+"""Of what is shown, what the evaluation report needs too."""
+
 SOON_DAYS = 90
 """Before its last day, a model is warned about: a quarter is what moving to another one takes."""
 
@@ -141,7 +144,7 @@ def build_hosted_model(
         "context_tokens": hosted.context_tokens,
         "weights_sha256": hosted.sha256,
     }
-    document = {"id": entry.id, "source": {"hosted": pinned(entry)}, "reason": shown["reason"], "try_next": shown["try_next"], **facts}
+    document = {"id": entry.id, "source": {"hosted": pinned(entry)}, **{name: shown[name] for name in KEPT}, **facts}
     (folder / FILE).write_text(json.dumps(document, ensure_ascii=False, indent=2), encoding="utf-8")
     metadata = {**shown, "base_model": entry.id, **facts, "provider_says_shutdown": found.shutdown_date, "prices": _prices(entry)}
     return Built(metadata=metadata, checks=[_allowed(entry, licence), _reached(hosted, found)])

@@ -117,7 +117,7 @@ def _material(
         training=read_train_result(judged.adapter),
         curve=read_rows(judged.adapter.file(CURVE)),
         unfinished=sum(not row["finished"] for row in own) / len(own),
-        other_bases=judged.base_model.json("base_model.json").get("try_next", []),
+        base=judged.base_model.json("base_model.json"),
     )
 
 

@@ -62,7 +62,9 @@ def test_a_local_model_is_taken_over_measured_and_reused_wherever_it_lies(tmp_pa
 
 def test_what_to_try_next_is_kept_for_the_evaluation(tmp_path):
     materialize(tmp_path, base_model=local_candidate(tiny_model(tmp_path / "model")))
-    [larger] = artifact_store(tmp_path).current("triage", "base_model").json("base_model.json")["try_next"]
+    kept = artifact_store(tmp_path).current("triage", "base_model").json("base_model.json")
+    [larger] = kept["try_next"]
+    assert [row["candidate"] for row in kept["candidates"]] == ["tiny"]
     assert (larger["id"], larger["kind"], larger["candidate"]) == ("smollm2-135m", "larger", False)
 
 
