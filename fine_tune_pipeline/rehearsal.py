@@ -38,6 +38,9 @@ class Step:
     artifact: Artifact | None = None
 
 
+_BECOMES = {"build": "is built anew", "look": "is looked at anew", "stop": "stops"}
+
+
 class _Ends(Exception):
     """The body has come to the point where it would build, or where it cannot go on without doing so."""
 
@@ -57,7 +60,7 @@ class _Seen(Store):
     def peek(self, use_case: str, asset: str, *, passed: bool = True) -> Artifact | None:
         if asset in self.missing:
             does = self.missing[asset]
-            raise _Ends(does, f"because {asset} is built anew" if does == "build" else f"because {asset} stops")
+            raise _Ends(does, f"because {asset} {_BECOMES[does]}")
         return self.taken.get(asset) or super().peek(use_case, asset)
 
 
@@ -118,7 +121,7 @@ def rehearse(spec: UseCaseSpec, assets: Mapping[str, dg.AssetsDefinition], resou
             steps.append(step)
             if step.artifact is not None:
                 seen.taken[name] = step.artifact
-            elif step.does != "look":
+            elif step.does != "look" or Store(seen.root, seen.cache).peek(spec.name, name) is None:
                 seen.missing[name] = step.does
     return steps
 

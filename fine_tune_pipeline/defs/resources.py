@@ -29,6 +29,11 @@ def data_engine() -> DataEngine:
 
 @dg.definitions
 def resources() -> dg.Definitions:
+    """What the code location binds."""
+    return bound_resources()
+
+
+def bound_resources() -> dg.Definitions:
     """`store`, `compute`, `data_engine`, `tracking`, `personal_data_key` and `serving`."""
     at = places()
     return dg.Definitions(
