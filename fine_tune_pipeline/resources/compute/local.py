@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,8 @@ from pydantic import Field
 from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE
 from fine_tune_pipeline.resources.compute.devices import held_devices, nvidia_devices, usable_devices
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
-from fine_tune_pipeline.resources.compute.job import TAIL_LINES, Ended, Job
+from fine_tune_pipeline.resources.compute.job import Ended, Job
+from fine_tune_pipeline.resources.compute.output import Output
 from fine_tune_pipeline.resources.compute.place import Place
 
 CPU_FACTS = Path("/proc/cpuinfo")
@@ -42,52 +42,38 @@ class Local(Place):
                 self.command(job, python=self.python), env=environment, start_new_session=True, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=held.locks,
             )  # fmt: skip
-            with _echo(process) as tail, _group_ends(process, self.grace_seconds):
+            with _echo(process) as output, _group_ends(process, self.grace_seconds):
                 try:
                     process.wait(timeout=self.timeout_seconds)
                 except subprocess.TimeoutExpired:
                     in_time = False
-        return Ended.by(process.returncode, "".join(tail)) if in_time else self.timed_out("".join(tail))
+        return Ended.by(process.returncode, output.tail()) if in_time else self.timed_out(output.tail())
 
     def inventory(self) -> Inventory:
         memory = psutil.virtual_memory().total
-        facts = CPU_FACTS.read_text(encoding="utf-8") if CPU_FACTS.exists() else ""
-        cpu = Device(kind="cpu", name="CPU", memory_bytes=memory, bfloat16=bfloat16_units(facts))
-        devices = usable_devices(nvidia_devices()) or (cpu,)
+        devices = usable_devices(nvidia_devices()) or (cpu_device(memory),)
         return Inventory(place=self.kind, devices=devices, cpu_cores=_cores(), memory_bytes=memory)
 
 
 @contextmanager
-def _echo(process: subprocess.Popen[bytes]) -> Iterator[deque[str]]:
-    """Pass the program's output on to our stderr as it comes, and keep the last lines."""
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
+def _echo(process: subprocess.Popen[bytes]) -> Iterator[Output]:
+    """Take the program's output as it comes."""
+    output = Output()
 
     def pump() -> None:
         assert process.stdout is not None
-        pending = b""
         while chunk := process.stdout.read1(65536):  # type: ignore[attr-defined]
-            sys.stderr.write(chunk.decode("utf-8", errors="replace"))
-            sys.stderr.flush()
-            pending = _keep_lines(pending + chunk, tail)
-        if pending:
-            tail.append(pending.decode("utf-8", errors="replace"))
+            output.take(chunk)
 
     thread = threading.Thread(target=pump, name="program-output", daemon=True)
     thread.start()
     try:
-        yield tail
+        yield output
     finally:
         # The group has ended, so nobody holds the pipe's other end.
         thread.join()
         assert process.stdout is not None
         process.stdout.close()
-
-
-def _keep_lines(text: bytes, tail: deque[str]) -> bytes:
-    """Append whole lines to `tail`, give back the rest; a progress bar's carriage returns overwrite within their line."""
-    *lines, rest = text.split(b"\n")
-    tail.extend(line.rsplit(b"\r", 1)[-1].decode("utf-8", errors="replace") + "\n" for line in lines)
-    return rest.rsplit(b"\r", 1)[-1]
 
 
 @contextmanager
@@ -126,6 +112,12 @@ def _members(group: int) -> list[psutil.Process]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_device(memory_bytes: int) -> Device:
+    """The CPU of this machine, for programs that are given so much memory."""
+    facts = CPU_FACTS.read_text(encoding="utf-8") if CPU_FACTS.exists() else ""
+    return Device(kind="cpu", name="CPU", memory_bytes=memory_bytes, bfloat16=bfloat16_units(facts))
 
 
 def bfloat16_units(cpu_facts: str) -> bool:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fine_tune_pipeline.programs.requests import Request
 from fine_tune_pipeline.resources.compute.base import Compute, ResultT
+from fine_tune_pipeline.resources.compute.docker import Docker
 from fine_tune_pipeline.resources.compute.exchange import RESULT, answered, exchange, leased
 from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure, failure
@@ -15,16 +16,16 @@ from fine_tune_pipeline.resources.compute.live import LiveFileReader
 from fine_tune_pipeline.resources.compute.local import Local
 from fine_tune_pipeline.resources.program_environment import PROGRAM_ENVIRONMENT
 
-AnyPlace = Local
+AnyPlace = Local | Docker
 """Every place that programs can run at, told apart by its `kind`."""
 
-KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local,)}
+KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local, Docker)}
 
 
 class PlacedCompute(Compute):
     """Runs a program at a place, and reports back."""
 
-    place: AnyPlace = Field(default=Local(), description="Where: local, docker, kubernetes, ray, cloud.")
+    place: AnyPlace = Field(default=Local(), discriminator="kind", description="Where: local, docker, kubernetes, ray, cloud.")
 
     def run(self, context: dg.AssetExecutionContext, request: Request, result: type[ResultT]) -> ResultT:
         answer = Path(request.output) / RESULT

@@ -29,7 +29,12 @@ class LocalStand(Stand):
         return Local(grace_seconds=1, **settings)
 
     def left(self, folder: Path) -> list[str]:
-        return [f"process {process.pid}" for process in psutil.process_iter() if str(folder) in " ".join(_command_line(process))]
+        return processes_with(folder)
+
+
+def processes_with(folder: Path) -> list[str]:
+    """Processes of this machine that name a folder in their command."""
+    return [f"process {process.pid}" for process in psutil.process_iter() if str(folder) in " ".join(_command_line(process))]
 
 
 def _command_line(process: psutil.Process) -> list[str]:

@@ -12,12 +12,13 @@ from fine_tune_pipeline.resources.compute.exchange import exchange, leased
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, failure
 from fine_tune_pipeline.resources.compute.place import Place
 from fine_tune_pipeline.resources.compute.placed import PlacedCompute
+from fine_tune_pipeline_tests.resources.compute.docker_stand import DockerStand
 from fine_tune_pipeline_tests.resources.compute.odd_program import LARGE, UNICODE, OddRequest, OddResult, ResumableRequest
 from fine_tune_pipeline_tests.resources.compute.stands import LocalStand, Stand
 from fine_tune_pipeline_tests.waiting import wait_until
 
 
-@pytest.fixture(params=[pytest.param(LocalStand, id="local")])
+@pytest.fixture(params=[pytest.param(LocalStand, id="local"), pytest.param(DockerStand, id="docker", marks=pytest.mark.docker)])
 def stand(request: pytest.FixtureRequest) -> Stand:
     """Every kind of place; those that need a server of their own are marked."""
     return request.param()
