@@ -28,9 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check(parsed: argparse.Namespace) -> int:
     """Every mistake of use cases, without Dagster or torch."""
+    from fine_tune_pipeline.guide.base_model.catalogue_files import candidate_problems
     from fine_tune_pipeline.spec.reading import read_all
 
     specs, problems = read_all(parsed.paths, files=not parsed.no_files)
+    if not parsed.no_files:
+        problems += [problem for spec in specs for problem in candidate_problems(spec)]
     if parsed.json:
         found = [{"file": it.file, "line": it.line, "field": it.field, "message": it.message} for it in problems]
         print(json.dumps({"use_cases": [spec.name for spec in specs], "problems": found}, ensure_ascii=False))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from dagster_pipes import PipesContext, open_dagster_pipes
@@ -89,6 +90,15 @@ def session() -> Iterator[Reporter]:
 def finish(request: Request, result: Contract) -> None:
     """Write the answer; last, since its presence says that the rest is whole."""
     result.write(Path(request.output) / "result.json")
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that files and runs are closed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def watch_parent() -> None:

@@ -289,8 +289,8 @@ class TrainResult(Contract):
     labelled_tokens: int
     seconds: float = Field(description="Of the training loop alone.")
     tokens_per_second: float
-    first_loss: float
-    final_loss: float
+    first_loss: float | None = Field(description="None when the provider of a hosted model gives no losses.")
+    final_loss: float | None
     validation_losses: tuple[tuple[int, float], ...] = Field(description="(step, loss); step 0 is before training.")
     peak_memory_bytes: int
     trainable_parameters: int
@@ -326,12 +326,13 @@ class PredictRequest(Request):
 
 
 class Prediction(Contract):
-    """One answer. `logprob` is the mean log-probability of its tokens; `finished` says that it ended by itself."""
+    """One answer. `logprob` is the mean log-probability of its tokens, None when a provider does not give it; `finished` says that it
+    ended by itself."""
 
     id: str
     text: str
     tokens: int
-    logprob: float
+    logprob: float | None
     finished: bool
 
 

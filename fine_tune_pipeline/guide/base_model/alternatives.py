@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from fine_tune_pipeline.guide.base_model.candidates import Candidate
 from fine_tune_pipeline.guide.base_model.price import Cost
+from fine_tune_pipeline.guide.base_model.running_costs import money
 
 STEP = 1.5
 """Times the parameters: a smaller step changes less than another seed does."""
@@ -49,8 +50,7 @@ def try_next(chosen: Choice | None, others: Sequence[Choice]) -> list[Alternativ
     """
     if chosen is None:
         smallest = _first(others, key=lambda other: other.parameters)
-        said = "no candidate passes; it is the smallest of the catalogue that does"
-        return [] if smallest is None else [Alternative(smallest.judged.id, "passes", f"{said}: {_facts(smallest)}", smallest.listed)]
+        return [] if smallest is None else [_named(smallest, "passes", "the smallest that passes")]
     larger = _first((o for o in others if o.parameters >= STEP * chosen.parameters), key=lambda other: other.parameters)
     smaller = _first((o for o in others if STEP * o.parameters <= chosen.parameters), key=lambda other: -other.parameters)
     cheaper = _first((o for o in others if _is_cheaper(o, chosen)), key=lambda other: other.answers.amount if other.answers else 0.0)
@@ -58,7 +58,7 @@ def try_next(chosen: Choice | None, others: Sequence[Choice]) -> list[Alternativ
     if larger is not None:
         found.append(_named(larger, "larger", f"{larger.parameters / chosen.parameters:.1f} times the parameters"))
     if cheaper is not None:
-        found.append(_named(cheaper, "cheaper", f"1,000 answers cost {cheaper.answers} in the place of {chosen.answers}"))
+        found.append(_named(cheaper, "cheaper", f"1,000 answers cost {money(cheaper.answers)} in the place of {money(chosen.answers)}"))
     if smaller is not None:
         share = f"{smaller.parameters / chosen.parameters:.2f} times the parameters"
         found.append(_named(smaller, "smaller", f"{share}: faster, if it still meets the objective"))

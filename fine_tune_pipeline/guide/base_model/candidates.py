@@ -14,14 +14,17 @@ from fine_tune_pipeline.guide.base_model.catalogue import (
     model_named,
 )
 from fine_tune_pipeline.guide.base_model.catalogue_files import catalogue_of
+from fine_tune_pipeline.guide.base_model.hosted import hosted_refusals
 from fine_tune_pipeline.guide.base_model.hub import look_at_hub
 from fine_tune_pipeline.guide.base_model.memory import GIB, training_memory
 from fine_tune_pipeline.guide.base_model.mlflow_model import MlflowPlace
 from fine_tune_pipeline.guide.base_model.model_files import UnusableModel
+from fine_tune_pipeline.guide.base_model.offers import completed
 from fine_tune_pipeline.guide.base_model.reaching import NoAnswer
 from fine_tune_pipeline.guide.base_model.sources import Own, WeightsSource, licence_warning, look_at, place_of, unreachable
 from fine_tune_pipeline.programs.requests import Technique
 from fine_tune_pipeline.spec.base_model import PinnedModel
+from fine_tune_pipeline.spec.hosted import ApiModel
 from fine_tune_pipeline.spec.technique import Auto, Full, TechniqueSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -35,7 +38,7 @@ LABELLED_SHARE = 0.25
 """Of a row's tokens, taken as the answer while no data has been seen."""
 
 Refusal = tuple[str, str]
-"""(rule, sentence): rule is one of licence, weights, unanswered, context, memory."""
+"""(rule, sentence): rule is one of licence, weights, unanswered, context, memory; of a hosted model, settings, technique, shutdown too."""
 
 UNANSWERED = "unanswered"
 """The rule of a candidate that could not be looked at, for a reason that lies outside of it."""
@@ -78,13 +81,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One base model, and why it cannot be taken (nothing, if it can). `memory_bytes` is of training one row, by technique."""
+    """One base model, and why it cannot be taken (nothing, if it can). `memory_bytes` is of training one row, by technique; `hosted` is set
+    when the model stays at its provider."""
 
     id: str
     licence: Licence
     facts: Facts | None
     memory_bytes: dict[str, int]
     refusals: tuple[Refusal, ...]
+    hosted: ApiModel | None = None
 
     @property
     def warning(self) -> str | None:
@@ -100,12 +105,12 @@ class Candidate:
         return {
             "candidate": self.id,
             "parameters": self.facts.parameters if self.facts else None,
-            "context": self.facts.context if self.facts else None,
+            "context": self.facts.context if self.facts else self.hosted.context_tokens if self.hosted else None,
             "licence": self.licence.id,
             "commercial use": self.licence.commercial,
             "obligations": self.licence.obligations,
             **{f"{name} GiB": round(size / GIB, 1) for name, size in self.memory_bytes.items()},
-            "weights": self.facts.weights if self.facts else None,
+            "weights": self.facts.weights if self.facts else f"at {self.hosted.base_url}" if self.hosted else None,
             "numbers from": self.facts.known_from if self.facts else None,
             "verdict": self.verdict,
             "warning": self.warning,
@@ -172,6 +177,8 @@ def first_passing(candidates: Sequence[Candidate]) -> Candidate | None:
 
 def reason(chosen: Candidate | None, candidates: Sequence[Candidate], wanted: Demands) -> str:
     """Why this one, in a sentence; why none, candidate by candidate."""
+    if chosen is not None and chosen.hosted is not None:
+        return _hosted_reason(chosen, chosen.hosted, before=candidates.index(chosen))
     if chosen is None or chosen.facts is None:
         return f"none of {len(candidates)} candidates can be taken: " + "; ".join(f"{item.id}: {item.verdict}" for item in candidates)
     refused = candidates.index(chosen)
@@ -185,12 +192,30 @@ def reason(chosen: Candidate | None, candidates: Sequence[Candidate], wanted: De
     )
 
 
-def _judged(entry: "str | PinnedModel | Own", spec: UseCaseSpec, wanted: Demands, mlflow: MlflowPlace | None) -> Candidate:
+def _judged(entry: "str | PinnedModel | Own | ApiModel", spec: UseCaseSpec, wanted: Demands, mlflow: MlflowPlace | None) -> Candidate:
     if isinstance(entry, str):
         return _known(model_named(entry, wanted.known), wanted)
+    if isinstance(entry, ApiModel):
+        return _hosted(completed(entry, wanted.known), spec, wanted)
     if isinstance(entry, PinnedModel):
         return _pinned(entry, wanted)
     return _own(entry, spec, wanted, mlflow)
+
+
+def _hosted_reason(chosen: Candidate, entry: ApiModel, *, before: int) -> str:
+    others = f" ({before} before it refused)" if before else ""
+    return (
+        f"{chosen.id} is the first candidate that passes{others}: its terms {chosen.licence.id} are accepted, and it is tuned and asked at "
+        f"{entry.base_url}, so it takes no memory here."
+    )
+
+
+def _hosted(entry: ApiModel, spec: UseCaseSpec, wanted: Demands) -> Candidate:
+    licence = wanted.known.licence(entry.licence)
+    refusals = [*_licence_refusals(licence, wanted), *hosted_refusals(entry, spec)]
+    if entry.context_tokens < wanted.tokens:
+        refusals.append(("context", f"its context of {entry.context_tokens} tokens is below the {wanted.tokens} of the longest row"))
+    return Candidate(entry.id, licence, None, {}, tuple(refusals), hosted=entry)
 
 
 def _known(model: CatalogueModel, wanted: Demands) -> Candidate:

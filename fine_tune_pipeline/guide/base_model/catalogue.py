@@ -20,8 +20,6 @@ SHIPPED = ("small_models.yaml", "large_models.yaml", "hosted_models.yaml", "lice
 COUNT_TOLERANCE = 0.01
 """Of the published count: norms and biases are left out of the computed one."""
 
-OPEN_WEIGHTS = "move to open weights: name one of the catalogue's models in base_model.candidates"
-
 UNKNOWN_TERMS = "these terms are not in the table: what they ask of you is yours to know"
 
 
@@ -257,21 +255,6 @@ class HostedModel(Entry):
     quality: Quality | None = None
     price: Price | None = None
 
-    def closed(self, today: date) -> str | None:
-        """Why it must not be chosen any more."""
-        if self.shutdown_date is not None and today >= self.shutdown_date:
-            return f"{self.provider} shut {self.name} down on {self.shutdown_date}, with every model tuned from it; {OPEN_WEIGHTS}"
-        if self.last_job_date is not None and today > self.last_job_date:
-            return f"{self.provider} starts no tuning of {self.name} after {self.last_job_date}; {OPEN_WEIGHTS}"
-        return None
-
-    def closing(self, today: date) -> str | None:
-        """What is announced and not yet so, for a warning."""
-        if self.shutdown_date is None or today >= self.shutdown_date:
-            return None
-        when = f"on {self.shutdown_date}, in {(self.shutdown_date - today).days} days"
-        return f"{self.provider} shuts {self.name} down {when}, with every model tuned from it; {OPEN_WEIGHTS}"
-
 
 class Catalogue(Fact):
     """Models and licences by file or of several; `prices` are those that a file gives for models of its own or of another."""
@@ -284,8 +267,9 @@ class Catalogue(Fact):
     def model(self, id: str) -> CatalogueModel | None:
         return next((model for model in self.models if model.id == id), None)
 
-    def hosted_model(self, id: str) -> HostedModel | None:
-        return next((model for model in self.hosted if model.id == id), None)
+    def hosted_model(self, name: str) -> HostedModel | None:
+        """By its id here, or by its name at the provider."""
+        return next((model for model in self.hosted if name in (model.id, model.name)), None)
 
     def licence(self, id: str) -> Licence:
         """What the table says of a licence, `unknown` when it says nothing; an id of its own comes before one with `*`."""
@@ -313,9 +297,12 @@ def model_named(id: str, known: Catalogue | None = None) -> CatalogueModel:
         UnknownModel: lists the ids.
     """
     known = known or catalogue()
-    found = known.model(id)
+    found, hosted = known.model(id), known.hosted_model(id)
     if found is not None:
         return found
+    if hosted is not None:
+        entry = f"{{type: api, id: {hosted.id}, model: {hosted.name}, licence: {hosted.licence}}}"
+        raise UnknownModel(f"base_model.candidates: {id} has no open weights, {hosted.provider} tunes and serves it: write {entry}")
     ids = ", ".join(model.id for model in known.models)
     near = difflib.get_close_matches(id, [model.id for model in known.models], n=1)
     seen = f"{id!r} (did you mean {near[0]}?)" if near else repr(id)

@@ -12,6 +12,7 @@ from fine_tune_pipeline.guide.base_model.price import Cost, cost, price_of
 from fine_tune_pipeline.programs.requests import Technique
 from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.spec.environment import DevicePrice
+from fine_tune_pipeline.spec.hosted import Prices
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 ROWS = 1000
@@ -83,7 +84,7 @@ def run_cost(seconds: float, place: Place) -> Cost | None:
     return cost(seconds, place.price)
 
 
-def tuning_cost(price: Price | None, run: NominalRun) -> Cost | None:
+def tuning_cost(price: Price | Prices | None, run: NominalRun) -> Cost | None:
     """Of the nominal run at a provider, which counts every epoch; None without a price."""
     if price is None or price.train is None:
         return None
@@ -103,10 +104,15 @@ def answers_seconds(model: Architecture, run: NominalRun, place: Place) -> float
     return ANSWERS * (prompt + written * word)
 
 
-def answers_cost(model: Architecture | None, price: Price | None, run: NominalRun, place: Place) -> Cost | None:
+def answers_cost(model: Architecture | None, price: Price | Prices | None, run: NominalRun, place: Place) -> Cost | None:
     """Of a thousand answers: what a provider asks, if the model has such a price, else the hours of the place's own hardware."""
     if price is not None and price.input is not None and price.output is not None:
         read = run.tokens.per_row - run.answer_tokens
         asked = (read * price.input + run.answer_tokens * price.output) / 1e6
         return Cost(ANSWERS * asked, price.currency)
     return None if model is None else cost(answers_seconds(model, run, place), place.price)
+
+
+def money(cost: Cost | None) -> str | None:
+    """As a table shows it: three digits that count, since a thousand answers of a small model cost cents."""
+    return None if cost is None else f"{cost.amount:.3g} {cost.currency}"

@@ -7,12 +7,13 @@ from typing import Any
 
 from fine_tune_pipeline.guide.base_model.alternatives import Alternative, Choice, try_next
 from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, first_passing, on_paper
-from fine_tune_pipeline.guide.base_model.catalogue import CatalogueModel
+from fine_tune_pipeline.guide.base_model.catalogue import CatalogueModel, Price
 from fine_tune_pipeline.guide.base_model.price import Cost, stale
 from fine_tune_pipeline.guide.base_model.running_costs import (
     NominalRun,
     Place,
     answers_cost,
+    money,
     nominal_run,
     run_cost,
     run_seconds,
@@ -20,6 +21,7 @@ from fine_tune_pipeline.guide.base_model.running_costs import (
     tuning_cost,
 )
 from fine_tune_pipeline.resources.compute.inventory import Inventory
+from fine_tune_pipeline.spec.hosted import Prices
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 Rows = Mapping[str, CatalogueModel | None]
@@ -34,6 +36,11 @@ class Comparison:
     run: str
     try_next: list[Alternative]
     warnings: list[str]
+
+    @property
+    def instead(self) -> str:
+        """What would pass, where no candidate does; empty when nothing would."""
+        return f". {self.try_next[0].id} of the catalogue would: {self.try_next[0].reason}" if self.try_next else ""
 
     def metadata(self) -> dict[str, Any]:
         return {
@@ -65,13 +72,14 @@ def compare(spec: UseCaseSpec, candidates: Sequence[Candidate], wanted: Demands,
 
 def _row(candidate: Candidate, row: CatalogueModel | None, wanted: Demands, run: NominalRun, place: Place) -> dict[str, Any]:
     model = candidate.facts.architecture if candidate.facts else None
+    price = _price(candidate, row)
     return {
         **candidate.row(),
         "quality prior": _quality(row),
         "active parameters": model.active_parameters if model and model.experts else candidate.facts and candidate.facts.parameters,
         **_training(candidate, wanted, run, place),
-        "cost at its provider": _money(tuning_cost(row.price if row else None, run)),
-        "cost of 1,000 answers": _money(answers_cost(model, row.price if row else None, run, place)),
+        "cost at its provider": money(tuning_cost(price, run)),
+        "cost of 1,000 answers": money(answers_cost(model, price, run, place)),
         "base or instruct": row.tuned if row else None,
         "chat template": row.chat_template if row else None,
         "gated": row.gated if row else None,
@@ -86,7 +94,7 @@ def _training(candidate: Candidate, wanted: Demands, run: NominalRun, place: Pla
         return {}
     seconds = {item.type: run_seconds(candidate.facts.architecture, item, run, place) for item in wanted.techniques}
     return {f"{name} minutes": round(value / 60, 1) for name, value in seconds.items()} | {
-        f"{name} cost": _money(run_cost(value, place)) for name, value in seconds.items()
+        f"{name} cost": money(run_cost(value, place)) for name, value in seconds.items()
     }
 
 
@@ -107,7 +115,7 @@ def _choices(
 
 
 def _answers(judged: Candidate, row: CatalogueModel | None, run: NominalRun, place: Place) -> Cost | None:
-    return answers_cost(judged.facts.architecture if judged.facts else None, row.price if row else None, run, place)
+    return answers_cost(judged.facts.architecture if judged.facts else None, _price(judged, row), run, place)
 
 
 def _old_prices(rows: Rows, place: Place, *, today: date) -> Iterable[str | None]:
@@ -129,5 +137,8 @@ def _downloads(row: CatalogueModel | None) -> str | None:
     return f"{downloads.per_month:,} a month ({downloads.source}, {downloads.as_of})" if downloads else None
 
 
-def _money(cost: Cost | None) -> str | None:
-    return None if cost is None else str(cost)
+def _price(candidate: Candidate, row: CatalogueModel | None) -> Price | Prices | None:
+    """What a provider asks: of a hosted candidate its own prices, else those that the catalogue has of the model."""
+    if candidate.hosted is not None:
+        return candidate.hosted.prices
+    return row.price if row else None

@@ -96,6 +96,8 @@ def kept_rows(source: Path, target: Path, *, left_out: Sequence[str]) -> Path:
 
 def falling(result: TrainResult) -> Check:
     """Whether every loss is a number, and the validation loss is lower after training than before."""
+    assert result.first_loss is not None
+    assert result.final_loss is not None
     losses = [result.first_loss, result.final_loss, *(loss for _, loss in result.validation_losses)]
     before, after = result.validation_losses[0][1], result.validation_losses[-1][1]
     said = f"validation loss {before:.4f} before training, {after:.4f} after {result.steps} steps"

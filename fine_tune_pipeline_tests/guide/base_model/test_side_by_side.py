@@ -59,7 +59,7 @@ def test_old_prices_warn_with_the_model_or_device_that_they_are_of(compared):
     offer = "prices: [{id: gemma-3-270m, input: 0.1, output: 0.2, currency: USD, as_of: 2026-02-01, source: an offer}]"
     found = compared(["gemma-3-270m"], price=1.0, catalogue=offer)
     assert [said.split(" ")[:4] for said in found.warnings] == [["the", "price", "of", "L4"], ["gemma-3-270m:", "its", "price", "is"]]
-    assert found.rows[0]["cost of 1,000 answers"] == "0.03 USD"
+    assert found.rows[0]["cost of 1,000 answers"] == "0.032 USD"
 
 
 def test_a_folder_of_ones_own_shows_nothing_of_a_model_of_the_same_name(compared, tmp_path):
