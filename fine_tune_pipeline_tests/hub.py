@@ -148,13 +148,15 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
 
     def content(self, name: str, whole: bytes, headers: Mapping[str, str]) -> None:
         """The file or the range of it that is asked for."""
-        status, sent, more = 200, whole, {}
+        status, sent, more, breaks = 200, whole, {}, bool(self.hub.cut.get(name))
         if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
             start, end = int(found[1]), min(int(found[2] or len(whole)), len(whole) - 1)
             status, sent = 206, whole[start : end + 1]
+            # A piece of a file comes through.
+            breaks = breaks and not found[2]
             more = {"Content-Range": f"bytes {start}-{end}/{len(whole)}"}
         announced = {"Content-Length": str(len(sent)), "Accept-Ranges": "bytes", **more, **headers}
-        if self.command == "GET" and self.hub.cut.get(name):
+        if self.command == "GET" and breaks:
             self.hub.cut[name] -= 1
             sent, self.close_connection = sent[: len(sent) // 2], True
         if self.command == "GET":

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -6,14 +7,21 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.guide.base_model.assets import base_model
 from fine_tune_pipeline.guide.base_model.build import build_base_model, content
 from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, Facts
 from fine_tune_pipeline.guide.base_model.catalogue import Package, licence_named
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.sources import WrongPackage
+from fine_tune_pipeline.programs import convert
+from fine_tune_pipeline.programs.reporting import Reporter
+from fine_tune_pipeline.programs.requests import ConvertRequest, Request
+from fine_tune_pipeline.resources.compute.base import ResultT
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.technique.stand_ins import RuleCompute, artifact_store, upstream_assets, use_case
+from fine_tune_pipeline_tests.hub import COMMIT
+from fine_tune_pipeline_tests.programs.test_convert import source_model, write_gguf
 from fine_tune_pipeline_tests.tiny import tiny_model
 
 
@@ -21,12 +29,12 @@ def local_candidate(path: Path, *, licence: str = "Apache-2.0") -> dict[str, Any
     return {"candidates": [{"type": "local", "id": "tiny", "path": str(path), "licence": licence}]}
 
 
-def materialize(folder: Path, **sections: Any) -> dg.ExecuteInProcessResult:
+def materialize(folder: Path, *, compute: RuleCompute | None = None, **sections: Any) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [base_model(use_case(folder, **sections)), *upstream_assets("objective")],
         resources={
             "store": artifact_store(folder),
-            "compute": RuleCompute(record=str(folder / "record")),
+            "compute": compute or RuleCompute(record=str(folder / "record")),
             "tracking": ExperimentTracking(uri=f"sqlite:///{folder}/mlflow.db", downloads=str(folder / "downloads")),
         },
         raise_on_error=False,
@@ -58,6 +66,67 @@ def test_a_local_model_is_taken_over_measured_and_reused_wherever_it_lies(tmp_pa
     assert metadata(second)["reused"] is True
 
 
+def test_the_same_weights_from_the_hub_are_the_same_artifact(tmp_path, hub):
+    folder = tiny_model(tmp_path / "model")
+    hub.holds("acme/tiny", folder)
+    hub_entry = {"type": "hub", "id": "tiny", "repo": "acme/tiny", "revision": COMMIT, "licence": "Apache-2.0"}
+    first = materialize(tmp_path / "first", base_model={"candidates": [hub_entry]})
+    assert checks(first) == {"licence_allows": True, "weights_load": True}
+    artifact = artifact_store(tmp_path / "first").current("triage", "base_model")
+    assert artifact.json("base_model.json")["source"] == read_model_folder(folder).hashes()
+    assert not [path for path in artifact.folder.rglob("*") if path.is_symlink()]
+    assert {f"model/{name}" for name in read_model_folder(folder).files} <= set(artifact.manifest.files)
+
+    second = materialize(tmp_path / "first", base_model=local_candidate(folder))
+    assert metadata(second)["reused"] is True
+
+
+def test_a_licence_that_the_card_contradicts_is_said_in_the_check_and_in_the_table(tmp_path, hub):
+    hub.holds("acme/tiny", tiny_model(tmp_path / "model"), **{"README.md": b"---\nlicense: cc-by-nc-4.0\n---"})
+    hub_entry = {"type": "hub", "id": "tiny", "repo": "acme/tiny", "revision": COMMIT, "licence": "Apache-2.0"}
+    result = materialize(tmp_path, base_model={"candidates": [hub_entry]})
+    [check] = [item for item in result.get_asset_check_evaluations() if item.check_name == "licence_allows"]
+    assert check.passed
+    assert "model card names the licence cc-by-nc-4.0" in (check.description or "")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_hub_that_does_not_answer_fails_the_run_and_keeps_nothing(tmp_path, hub):
+    hub.status = 503
+    hub_entry = {"type": "hub", "id": "tiny", "repo": "acme/tiny", "revision": COMMIT, "licence": "Apache-2.0"}
+    local = local_candidate(tiny_model(tmp_path / "model"))["candidates"]
+    result = materialize(tmp_path, base_model={"candidates": [hub_entry, *local]})
+    assert not result.success
+    assert artifact_store(tmp_path).open().history("triage", "base_model") == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_download_that_breaks_leaves_nothing_half_written(tmp_path, hub):
+    hub.holds("acme/tiny", tiny_model(tmp_path / "model"))
+    hub.cut = {"model.safetensors": 1000}
+    hub_entry = {"type": "hub", "id": "tiny", "repo": "acme/tiny", "revision": COMMIT, "licence": "Apache-2.0"}
+    assert not materialize(tmp_path, base_model={"candidates": [hub_entry]}).success
+    assert list((tmp_path / "store" / "triage" / "base_model").iterdir()) == []
+    hub.cut = {}
+    assert materialize(tmp_path, base_model={"candidates": [hub_entry]}).success
+
+
+@pytest.mark.parametrize("damage", ["one byte", "gone"])
+def test_a_damaged_artifact_is_built_again_and_said(tmp_path, capfd, damage):
+    folder = tiny_model(tmp_path / "model")
+    materialize(tmp_path, base_model=local_candidate(folder))
+    weights = artifact_store(tmp_path).current("triage", "base_model").file("model/model.safetensors")
+    whole, time = weights.read_bytes(), weights.stat()
+    weights.unlink()
+    if damage == "one byte":
+        weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        os.utime(weights, ns=(time.st_atime_ns, time.st_mtime_ns))
+    result = materialize(tmp_path, base_model=local_candidate(folder))
+    assert metadata(result)["reused"] is False
+    assert weights.read_bytes() == whole
+    assert "model/model.safetensors of" in capfd.readouterr().err
+
+
 def test_other_weights_are_another_artifact(tmp_path):
     first = materialize(tmp_path, base_model=local_candidate(tiny_model(tmp_path / "a", seed=0)))
     second = materialize(tmp_path, base_model=local_candidate(tiny_model(tmp_path / "b", seed=1)))
@@ -78,6 +147,35 @@ def test_pickled_weights_fail_the_weights_check_and_not_the_licence_check(tmp_pa
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     result = materialize(tmp_path, base_model=local_candidate(folder))
     assert checks(result) == {"licence_allows": True, "weights_load": False}
+
+
+class ConvertingCompute(RuleCompute):
+    """Its conversion is the real program."""
+
+    def run(self, context: dg.AssetExecutionContext, request: Request, result: type[ResultT]) -> ResultT:
+        if not isinstance(request, ConvertRequest):
+            return super().run(context, request, result)
+        answer = convert.run(request, Reporter(None))
+        assert isinstance(answer, result)
+        return answer
+
+
+def test_a_gguf_file_is_converted_once_and_pinned_by_its_hash(tmp_path):
+    source = source_model()
+    path = write_gguf(tmp_path / "own.gguf", source)
+    entry = {"type": "gguf", "id": "own", "path": str(path), "sha256": file_sha256(path), "licence": "Apache-2.0"}
+    compute = ConvertingCompute(record=str(tmp_path / "record"))
+    first = materialize(tmp_path, compute=compute, base_model={"candidates": [entry]}, training={"max_length": 128})
+    assert checks(first) == {"licence_allows": True, "weights_load": True}
+    artifact = artifact_store(tmp_path).current("triage", "base_model")
+    assert artifact.json("base_model.json")["source"] == {"gguf_sha256": file_sha256(path)}
+    assert read_model_folder(artifact.file("model")).parameters == source.num_parameters()
+    assert metadata(first)["candidates"].records[0].data["parameters"] == source.num_parameters()
+
+    moved = {**entry, "path": str(path.rename(tmp_path / "moved.gguf"))}
+    assert (
+        metadata(materialize(tmp_path, compute=compute, base_model={"candidates": [moved]}, training={"max_length": 128}))["reused"] is True
+    )
 
 
 @pytest.fixture

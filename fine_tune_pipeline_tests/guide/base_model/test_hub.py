@@ -20,7 +20,7 @@ from fine_tune_pipeline.guide.base_model.hub_errors import (
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.model_files import BrokenSafetensors, NeedsOwnCode, PickledWeights
 from fine_tune_pipeline.guide.base_model.reaching import DiskFull, NotWritable
-from fine_tune_pipeline_tests.hub import COMMIT, FakeHub, fake_hub
+from fine_tune_pipeline_tests.hub import COMMIT, FakeHub
 from fine_tune_pipeline_tests.tiny import tiny_model
 
 REPO = "acme/tiny"
@@ -32,21 +32,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with fake_hub(tmp_path, monkeypatch) as fake:
-        yield fake
-
-
-@pytest.fixture
 def held(hub: FakeHub, model: Path):
     """The repository of a tiny model, with what publishers put beside it."""
     return hub.holds(REPO, model, **{"README.md": b"---\nlicense: apache-2.0\n---\nhi", "onnx/model.safetensors": b"other", "x.py": b"x"})
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client's pauses between tries take no time."""
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 
 def copied(found: HubFolder, folder: Path) -> Path:

@@ -5,7 +5,13 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from fine_tune_pipeline.guide.base_model.local import read_model_folder, take_over
-from fine_tune_pipeline.guide.base_model.model_files import UnusableModel
+from fine_tune_pipeline.guide.base_model.model_files import (
+    MissingShards,
+    NeedsOwnCode,
+    NoSafetensors,
+    PickledWeights,
+    UnusableModel,
+)
 from fine_tune_pipeline_tests.tiny import HIDDEN, VOCABULARY, tiny_model
 
 
@@ -54,7 +60,7 @@ def test_the_hash_follows_the_content_not_the_place(folder, tmp_path):
 
 def test_pickled_weights_are_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UnusableModel, match=r"pytorch_model\.bin are pickled weights.*want \*\.safetensors"):
+    with pytest.raises(PickledWeights, match=r"pytorch_model\.bin are pickled weights.*want \*\.safetensors"):
         read_model_folder(folder)
 
 
@@ -82,3 +88,52 @@ def test_a_broken_file_is_named(folder, name, content, said):
     (folder / name).write_text(content)
     with pytest.raises(UnusableModel, match=rf"{name}.*{said}"):
         read_model_folder(folder)
+
+
+def changed_config(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def test_shards_are_taken_as_their_index_names_them_and_a_second_copy_of_the_weights_is_left_out(folder):
+    parameters = read_model_folder(folder).parameters
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder / "shards", max_shard_size="100KB")
+    (folder / "model.safetensors").rename(folder / "shards" / "consolidated.safetensors")
+    read = read_model_folder(folder / "shards")
+    assert read.parameters == parameters
+    assert read.left_out == ("consolidated.safetensors",)
+    assert len([name for name in read.files if name.endswith(".safetensors")]) > 1
+
+
+def test_a_shard_that_is_missing_is_named(folder):
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder / "shards", max_shard_size="100KB")
+    lost = sorted((folder / "shards").glob("*.safetensors"))[0]
+    lost.unlink()
+    with pytest.raises(MissingShards, match=rf"names {lost.name}, which are not there"):
+        read_model_folder(folder / "shards")
+
+
+def test_weights_under_a_name_that_nobody_loads_are_refused(folder):
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    with pytest.raises(NoSafetensors, match=r"got adapter_model\.safetensors, want model\.safetensors"):
+        read_model_folder(folder)
+
+
+def test_a_model_that_needs_its_own_code_is_refused(folder):
+    changed_config(folder, model_type="acme", auto_map={"AutoConfig": "configuration_acme.Acme"})
+    with pytest.raises(NeedsOwnCode, match=r"model_type 'acme' is not one of transformers' own.*configuration_acme\.Acme"):
+        read_model_folder(folder)
+
+
+def test_code_beside_an_architecture_that_transformers_has_is_left_out_and_not_needed(folder):
+    changed_config(folder, model_type="phi3", auto_map={"AutoConfig": "configuration_phi3.Phi3Config"})
+    (folder / "configuration_phi3.py").write_text("raise SystemExit")
+    assert read_model_folder(folder).left_out == ("configuration_phi3.py",)
+
+
+def test_links_of_a_cache_are_followed_when_files_are_taken_over(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder / "config.json")
+    take_over({"config.json": tmp_path / "link"}, tmp_path / "taken")
+    taken = tmp_path / "taken" / "config.json"
+    assert not taken.is_symlink()
+    assert taken.read_bytes() == (folder / "config.json").read_bytes()
