@@ -17,7 +17,7 @@ def file(tmp_path: Path) -> Path:
     return written(tmp_path / "model.gguf")
 
 
-def written(path: Path, *, embedding: str = "token_embd.weight", heads: bool = True) -> Path:
+def written(path: Path, *, embedding: str = "token_embd.weight", heads: bool = True, experts: int = 0) -> Path:
     writer = GGUFWriter(path, "llama")
     writer.add_context_length(1024)
     writer.add_embedding_length(HIDDEN)
@@ -26,6 +26,10 @@ def written(path: Path, *, embedding: str = "token_embd.weight", heads: bool = T
     if heads:
         writer.add_head_count(4)
         writer.add_head_count_kv([2] * LAYERS)
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(2)
+        writer.add_expert_feed_forward_length(4)
     writer.add_token_list([f"word{number}" for number in range(WORDS)])
     writer.add_token_scores([0.5] * WORDS)
     writer.add_tensor(embedding, np.zeros((WORDS, HIDDEN), dtype=np.float32))
@@ -87,3 +91,12 @@ def test_a_file_without_the_numbers_of_a_language_model_is_named(tmp_path):
         read_gguf(written(tmp_path / "a.gguf", heads=False), sha256=file_sha256(tmp_path / "a.gguf"))
     with pytest.raises(UnreadableGguf, match=r"no tensor token_embd\.weight"):
         read_gguf(written(tmp_path / "b.gguf", embedding="v.patch_embd.weight"), sha256=file_sha256(tmp_path / "b.gguf"))
+
+
+def test_experts_are_read_from_the_header(tmp_path):
+    path = written(tmp_path / "experts.gguf", experts=8)
+    architecture = read_gguf(path, sha256=file_sha256(path)).architecture
+    assert (architecture.experts, architecture.experts_per_token, architecture.expert_width) == (8, 2, 4)
+    one = written(tmp_path / "one.gguf", experts=1)
+    with pytest.raises(UnreadableGguf, match="the numbers in its header do not go together"):
+        read_gguf(one, sha256=file_sha256(one))

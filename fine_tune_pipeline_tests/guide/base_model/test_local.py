@@ -2,7 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM
+import torch
+from transformers import AutoModelForCausalLM, MixtralConfig, OlmoeConfig, Qwen2MoeConfig, Qwen3MoeConfig
 
 from fine_tune_pipeline.guide.base_model.local import read_model_folder, take_over
 from fine_tune_pipeline.guide.base_model.model_files import (
@@ -10,6 +11,7 @@ from fine_tune_pipeline.guide.base_model.model_files import (
     NeedsOwnCode,
     NoSafetensors,
     PickledWeights,
+    UnreadableConfig,
     UnusableModel,
 )
 from fine_tune_pipeline_tests.tiny import HIDDEN, VOCABULARY, tiny_model
@@ -137,3 +139,47 @@ def test_links_of_a_cache_are_followed_when_files_are_taken_over(folder, tmp_pat
     taken = tmp_path / "taken" / "config.json"
     assert not taken.is_symlink()
     assert taken.read_bytes() == (folder / "config.json").read_bytes()
+
+
+SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen3MoeConfig(
+            **SMALL,
+            head_dim=64,
+            intermediate_size=512,
+            moe_intermediate_size=128,
+            num_experts=8,
+            num_experts_per_tok=2,
+            mlp_only_layers=[0],
+        ),
+        Qwen2MoeConfig(
+            **SMALL,
+            intermediate_size=512,
+            moe_intermediate_size=128,
+            shared_expert_intermediate_size=256,
+            num_experts=8,
+            num_experts_per_tok=2,
+        ),
+        MixtralConfig(**SMALL, intermediate_size=256, num_local_experts=4, num_experts_per_tok=2),
+        OlmoeConfig(**SMALL, **EXPERTS, intermediate_size=256),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_experts_are_counted_as_transformers_builds_them(folder, config):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    config.save_pretrained(folder)
+    architecture = read_model_folder(folder).architecture
+    assert architecture.experts
+    assert architecture.parameters == pytest.approx(model.num_parameters(), rel=0.01)
+
+
+def test_numbers_that_do_not_go_together_are_named(folder):
+    changed_config(folder, num_experts=4, num_experts_per_tok=9)
+    with pytest.raises(UnreadableConfig, match=r"config\.json: its numbers do not go together"):
+        read_model_folder(folder)

@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.compute.choice import UnknownPlace, chosen_compute
 from fine_tune_pipeline.resources.compute.local import Local
-from fine_tune_pipeline.resources.compute.placed import KINDS
+from fine_tune_pipeline.resources.compute.placed import KINDS, PlacedCompute
 
 
 def test_without_a_choice_programs_run_here():
@@ -47,3 +49,18 @@ def test_an_unknown_kind_or_missing_file_names_what_there_is(tmp_path: Path):
         chosen_compute({"FINE_TUNE_PIPELINE_COMPUTE": "moon"})
     with pytest.raises(UnknownPlace, match=r"nowhere.yaml cannot be read"):
         chosen_compute({"FINE_TUNE_PIPELINE_COMPUTE": str(tmp_path / "nowhere.yaml")})
+
+
+def test_the_configuration_of_a_run_chooses_another_place():
+    seen: list[object] = []
+
+    @dg.asset
+    def asked(compute: Compute) -> None:
+        assert isinstance(compute, PlacedCompute)
+        seen.append(compute.place)
+
+    defs = dg.Definitions(assets=[asked], resources={"compute": chosen_compute({})})
+    place = {"local": {"grace_seconds": 3.0, "gpus": 2}}
+    job = defs.resolve_implicit_global_asset_job_def()
+    job.execute_in_process(run_config={"resources": {"compute": {"config": {"place": place}}}})
+    assert seen == [Local(grace_seconds=3.0, gpus=2)]
