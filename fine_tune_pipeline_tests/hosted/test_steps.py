@@ -16,7 +16,9 @@ from fine_tune_pipeline.guide.base_model.assets import base_model
 from fine_tune_pipeline.guide.base_model.candidates import demands, judge
 from fine_tune_pipeline.guide.base_model.hosted import hosted_refusals, still_offered, worries_of
 from fine_tune_pipeline.guide.base_model.price import Cost
+from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.training.adapter import read_train_result
+from fine_tune_pipeline.guide.training.assets import adapter
 from fine_tune_pipeline.programs.hosted.check import run as check_rows
 from fine_tune_pipeline.programs.hosted.requests import CheckRequest, HostedJob, ReachRequest, ReachResult
 from fine_tune_pipeline.programs.reporting import Reporter
@@ -188,6 +190,13 @@ def test_a_model_that_the_provider_does_not_list_is_refused(provider, tmp_path, 
     result = materialize(tmp_path, hosted_use_case(tmp_path, provider, model="gpt-gone"), runs=runs)
     assert "does not list the model gpt-gone" in check(result, "weights_load").description
     assert provider.jobs == []
+
+
+def test_waiting_for_a_provider_holds_no_accelerator(provider, tmp_path):
+    spec = hosted_use_case(tmp_path, provider)
+    assert {factory(spec).op.pool for factory in (environment, adapter)} == {None}
+    either = spec.base_model.model_copy(update={"candidates": [*spec.base_model.candidates, "gemma-3-270m"]})
+    assert {factory(spec.model_copy(update={"base_model": either})).op.pool for factory in (environment, adapter)} == {"gpu"}
 
 
 def test_terms_that_nobody_accepted_are_refused(provider, tmp_path, runs):

@@ -70,6 +70,11 @@ def still_offered(candidates: "Sequence[Candidate]", *, today: date) -> "list[Ca
     return [_refused_if_past(candidate, today) for candidate in candidates]
 
 
+def only_hosted(spec: UseCaseSpec) -> bool:
+    """Whether no candidate has weights here: waiting for a provider, for hours perhaps, then holds no accelerator."""
+    return len(_entries(spec)) == len(spec.base_model.candidates)
+
+
 def offered_specs(spec: UseCaseSpec) -> dict[str, str]:
     """The advisory check of use cases that name a hosted model: its name, and what it asks."""
     return {CHECK: "Hosted candidates are offered for a while yet, and their prices are fresh."} if _entries(spec) else {}
