@@ -150,16 +150,17 @@ def test_what_a_run_would_cost_at_the_provider_is_told_before_it_starts(provider
     assert (found.cost, found.basis) == (None, "not known before the first run; the provider's price is not written")
 
 
-def test_a_place_that_does_not_inherit_our_environment_is_told_which_secret_to_hand_on(provider, tmp_path):
+def test_a_place_that_does_not_inherit_our_environment_is_told_which_secret_to_hand_on(provider, tmp_path, monkeypatch):
     handed: list[tuple[str, ...]] = []
+    execute = Local.execute
 
-    class Elsewhere(Local):
-        def execute(self, job: Job) -> Ended:
-            handed.append(job.handed_on)
-            return super().execute(job)
+    def watched(place: Local, job: Job) -> Ended:
+        handed.append(job.handed_on)
+        return execute(place, job)
 
+    monkeypatch.setattr(Local, "execute", watched)
     request = ReachRequest(output=str(tmp_path), hosted=provider.hosted())
-    place = PlacedCompute(place=Elsewhere(hand_on=[]))
+    place = PlacedCompute(place=Local(hand_on=[]))
 
     @dg.asset
     def reached(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
