@@ -34,6 +34,8 @@ _NAMES = {
     "vocabulary": "vocab_size",
 }
 
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
+
 
 class UnusableModel(ValueError):
     """No base model that this pipeline can train: what was seen, what is wanted, what to do."""
@@ -198,7 +200,25 @@ def _architecture(config: Mapping[str, Any], *, where: str) -> Architecture:
         kv_heads=config.get("num_key_value_heads") or numbers["heads"],
         head_dim=config.get("head_dim") or numbers["hidden"] // numbers["heads"],
         tied=bool(config.get("tie_word_embeddings", True)),
+        family=config.get("model_type", ""),
+        **_experts(config, layers=numbers["layers"]),
     )
+
+
+def _experts(config: Mapping[str, Any], *, layers: int) -> dict[str, int]:
+    """The numbers of a mixture of experts, which families name differently; none of a dense model."""
+    count = next((config[name] for name in _EXPERT_COUNTS if config.get(name)), 0)
+    if not count:
+        return {}
+    width = config.get("moe_intermediate_size") or config["intermediate_size"]
+    dense = config.get("first_k_dense_replace") or len(config.get("mlp_only_layers") or [])
+    return {
+        "experts": count,
+        "experts_per_token": config["num_experts_per_tok"],
+        "expert_width": width,
+        "shared_expert_width": config.get("shared_expert_intermediate_size") or (config.get("n_shared_experts") or 0) * width,
+        "dense_layers": min(dense, layers - 1),
+    }
 
 
 def _number(config: Mapping[str, Any], name: str, *, where: str) -> int:
