@@ -1,10 +1,13 @@
 """Step 6: the training itself."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
 from fine_tune_pipeline.guide.environment.preflight import read_preflight
 from fine_tune_pipeline.guide.technique.build_plan import read_plan
-from fine_tune_pipeline.guide.training.adapter import Training, build_adapter, content
+from fine_tune_pipeline.guide.technique.calibration import NOTES
+from fine_tune_pipeline.guide.training.adapter import OBSERVATION, Training, build_adapter, content
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
@@ -39,15 +42,20 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
             tracking=tracking.tracking(use_case=spec.name, run_name=f"{spec.name} {run_id[:8]}", tags={"dagster/run_id": run_id}),
             dataset=upstream["dataset"],
             base=upstream["base_model"],
+            inventory=compute.inventory(),
+            started_at=datetime.now(UTC).isoformat(),
         )
-        return materialized(
-            store.made(
-                context,
-                version=1,
-                what=content(training.plan, spec),
-                upstream=upstream,
-                build=lambda folder: build_adapter(context, compute, folder, training),
-            )
+        kept = store.made(
+            context,
+            version=1,
+            what=content(training.plan, spec),
+            upstream=upstream,
+            build=lambda folder: build_adapter(context, compute, folder, training),
         )
+        if not kept.reused:
+            store.open().note(spec.name, NOTES, kept.artifact.fingerprint, kept.artifact.json(OBSERVATION))
+            off = {f"plan/{name}": kept.artifact.metadata[name] for name in ("peak_error", "time_error")}
+            tracking.add_numbers(kept.artifact.metadata["mlflow_run_id"], off)
+        return materialized(kept)
 
     return asset

@@ -240,4 +240,9 @@ def _train(request: requests.TrainRequest, compute: RuleCompute) -> Contract:
         trainable_parameters=5,
         curve=str(output / "curve.jsonl"),
         mlflow_run_id="run1",
+        fixed_memory_bytes=GIB // 2,
+        most_tokens=200,
+        most_labelled=60,
+        passes=10,
+        passes_rows=80,
     )
