@@ -13,8 +13,8 @@ DORA_SLOWDOWN = 1.3
 """Lengths of all adapted rows, anew in every pass: measured on one CPU core with 512 tokens in a pass."""
 
 
-LAYER_SECONDS = 0.002
-"""Of one layer in one pass, forward and backward, whatever its size: Python starts some hundred operations (measured on one CPU core)."""
+LAYER_SECONDS, PASS_SECONDS = 0.004, 0.01
+"""Of each layer and of each pass, whatever their size: Python starts some hundred operations (tiny models on one CPU core)."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ def training_seconds(
     """Predicted seconds of the training loop."""
     slowdown = QLORA_SLOWDOWN[at.kind] if technique.type == "qlora" else 1.0
     slowdown *= DORA_SLOWDOWN if technique.use_dora else 1.0
-    launching = tokens.passes * model.layers * LAYER_SECONDS
-    return slowdown * epochs * (training_operations(model, technique, tokens, checkpointing=checkpointing) / at.rate + launching)
+    computing = training_operations(model, technique, tokens, checkpointing=checkpointing) / at.rate
+    starting = tokens.passes * (PASS_SECONDS + model.layers * LAYER_SECONDS)
+    # An accelerator computes while the next operations are started.
+    return slowdown * epochs * (computing + starting if at.kind == "cpu" else max(computing, starting))
 
 
 def kilowatt_hours(seconds: float, *, at: Speed) -> float | None:
