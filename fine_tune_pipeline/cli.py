@@ -28,9 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check(parsed: argparse.Namespace) -> int:
     """Every mistake of use cases, without Dagster or torch."""
+    from fine_tune_pipeline.guide.base_model.catalogue_files import candidate_problems
     from fine_tune_pipeline.spec.reading import read_all
 
     specs, problems = read_all(parsed.paths, files=not parsed.no_files)
+    if not parsed.no_files:
+        problems += [problem for spec in specs for problem in candidate_problems(spec)]
     if parsed.json:
         found = [{"file": it.file, "line": it.line, "field": it.field, "message": it.message} for it in problems]
         print(json.dumps({"use_cases": [spec.name for spec in specs], "problems": found}, ensure_ascii=False))
@@ -199,6 +202,21 @@ def hard(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def plan(parsed: argparse.Namespace) -> int:
+    """What a run would reuse and what it would build, and why; predicted minutes, memory and cost. Nothing is run."""
+    from fine_tune_pipeline.guide.base_model.hardware import UnknownDevice
+    from fine_tune_pipeline.planning import planned
+    from fine_tune_pipeline.spec.reading import InvalidUseCase
+
+    try:
+        found = planned(parsed.use_case, device=parsed.device, count=parsed.count)
+    except (InvalidUseCase, UnknownDevice) as error:
+        print(error, file=sys.stderr)
+        return WRONG_USE
+    _say(parsed, {"use_case": found.use_case, "place": found.place, "assets": found.facts()}, found.table())
+    return DATA_SAYS_NO if found.stops else 0
+
+
 def demo(parsed: argparse.Namespace) -> int:
     """The built-in use case through all eight steps, from raw messages to an answering endpoint."""
     from fine_tune_pipeline.artifacts.store import Store
@@ -276,6 +294,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--columns", nargs="*", default=[], metavar="COLUMN", help="of metadata, that make slices beside the classes")
     for run in (serve, stop, status):
         command(run).add_argument("use_case", metavar="USE_CASE")
+    added = command(plan)
+    added.add_argument("use_case", metavar="USE_CASE", help="its name, or its YAML file")
+    added.add_argument("--device", metavar="NAME", help="what if it ran there: 4090, L4, A10G, A100-40, A100-80, H100, H200, CPU")
+    added.add_argument("--count", type=int, default=1, metavar="N", help="so many of that device")
     command(demo).add_argument("--keep", action="store_true", help="leave the endpoint running")
     added = command(dev)
     added.add_argument("--port", type=int, default=3000, help="of the web UI")

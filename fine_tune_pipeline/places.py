@@ -18,6 +18,15 @@ class Places:
     downloads: Path
 
 
+USE_CASES_VARIABLE = "FINE_TUNE_PIPELINE_USE_CASES"
+"""More use cases: YAML files, or folders of them, separated as in PATH."""
+
+
+def own_use_cases() -> list[Path]:
+    """Files and folders of use cases that lie outside the package."""
+    return [Path(name) for name in os.environ.get(USE_CASES_VARIABLE, "").split(os.pathsep) if name]
+
+
 def places() -> Places:
     """Everything below FINE_TUNE_PIPELINE_HOME, unless a variable of its own says otherwise."""
     home = Path(os.environ.get("FINE_TUNE_PIPELINE_HOME", ".fine_tune_pipeline")).absolute()

@@ -44,7 +44,8 @@ def materialized(kept: Kept, *, beside: Built | None = None) -> dg.MaterializeRe
     """
     manifest = kept.artifact.manifest
     metadata: dict[str, Any] = {}
-    for built in (manifest.built, beside or Built()):
+    seen = beside or Built()
+    for built in (manifest.built, seen):
         metadata |= {name: shown(value) for name, value in built.metadata.items()}
         metadata |= {name: dg.MetadataValue.md(text) for name, text in built.markdown.items()}
     metadata |= {"reused": kept.reused, "fingerprint": manifest.fingerprint, "folder": dg.MetadataValue.path(str(kept.artifact.folder))}
@@ -54,7 +55,7 @@ def materialized(kept: Kept, *, beside: Built | None = None) -> dg.MaterializeRe
     return dg.MaterializeResult(
         metadata=metadata,
         data_version=dg.DataVersion(manifest.fingerprint),
-        check_results=[check_result(check) for check in manifest.built.checks],
+        check_results=[check_result(check) for check in (*manifest.built.checks, *seen.checks)],
     )
 
 

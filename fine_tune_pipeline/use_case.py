@@ -88,12 +88,10 @@ def use_cases_at(paths: Sequence[Path]) -> dg.Definitions:
 
 def build(spec: UseCaseSpec) -> dg.Definitions:
     """Assets, checks, jobs, sensors and schedules of one use case."""
-    asked_for = [] if spec.dataset.pii.adapt is None else [pii_ner_adapt]
-    assets = [factory(spec) for factory in (*asked_for, *GUIDE)]
     jobs = {job.name.removeprefix(f"{spec.name}_"): job for job in _jobs(spec)}
     schedule = retrain_schedule(spec, jobs["retrain"])
     return dg.Definitions(
-        assets=[*assets, traffic_log(spec)],
+        assets=[*assets_of(spec).values(), traffic_log(spec)],
         jobs=list(jobs.values()),
         sensors=[
             drift_sensor(spec, jobs["retrain"]),
@@ -102,6 +100,13 @@ def build(spec: UseCaseSpec) -> dg.Definitions:
         ],
         schedules=[] if schedule is None else [schedule],
     )
+
+
+def assets_of(spec: UseCaseSpec) -> dict[str, dg.AssetsDefinition]:
+    """Name -> asset, each after those that it reads."""
+    asked_for = [] if spec.dataset.pii.adapt is None else [pii_ner_adapt]
+    assets = [factory(spec) for factory in (*asked_for, *GUIDE)]
+    return {asset.key.path[-1]: asset for asset in assets}
 
 
 def _jobs(spec: UseCaseSpec) -> "list[UnresolvedAssetJobDefinition]":

@@ -8,6 +8,9 @@ import yaml
 
 import fine_tune_pipeline
 from fine_tune_pipeline.cli import main
+from fine_tune_pipeline.guide.base_model.catalogue import catalogue
+from fine_tune_pipeline.guide.base_model.catalogue_files import extended, read_catalogue
+from fine_tune_pipeline.spec.base_model import BaseModelSpec
 from fine_tune_pipeline.use_case import GUIDE
 
 ROOT = Path(fine_tune_pipeline.__file__).parents[1]
@@ -43,6 +46,22 @@ def test_the_use_case_of_a_page_has_no_mistake(page: str, tmp_path: Path, capsys
         path.parent.mkdir()
         path.write_text(example, encoding="utf-8")
         assert main(["check", "--no-files", str(path)]) == 0, capsys.readouterr().out
+
+
+def test_the_catalogue_of_a_page_has_no_mistake(tmp_path: Path):
+    [example] = EXAMPLE.findall((ROOT / "docs" / "base_model.md").read_text(encoding="utf-8"))
+    (tmp_path / "ours.yaml").write_text(example, encoding="utf-8")
+    found = extended(catalogue(), read_catalogue(tmp_path / "ours.yaml", catalogue()))
+    hosted = found.hosted_model("gpt-4.1-mini")
+    assert found.model("ours-small") is not None
+    assert hosted is not None
+    assert hosted.price is not None
+
+
+def test_the_candidates_of_a_page_have_no_mistake():
+    [example] = EXAMPLE.findall((ROOT / "docs" / "base_model_sources.md").read_text(encoding="utf-8"))
+    spec = BaseModelSpec.model_validate(yaml.safe_load(example)["base_model"])
+    assert len({type(candidate) for candidate in spec.candidates}) == len(spec.candidates) == 6
 
 
 def test_the_pictures_of_the_guide_show_every_asset():

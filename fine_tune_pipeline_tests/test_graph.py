@@ -20,7 +20,7 @@ SHIPPED = sorted([*(ROOT / "fine_tune_pipeline" / "defs").glob("*/defs.yaml"), *
 HEAVY = (
     *("torch", "transformers", "trl", "peft", "datasets", "evaluate", "mlflow", "bitsandbytes", "sklearn"),
     *("spacy", "presidio_analyzer", "presidio_anonymizer", "docker", "kubernetes", "ray"),
-    *("markitdown", "pypdfium2", "onnxruntime"),
+    *("markitdown", "pypdfium2", "onnxruntime", "huggingface_hub"),
 )
 
 

@@ -17,7 +17,7 @@ class Quiet(BaseHTTPRequestHandler):
 def web_server(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
     """Answers by `handler`; gives the address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

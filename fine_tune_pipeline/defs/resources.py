@@ -5,31 +5,16 @@ import os
 import dagster as dg
 
 from fine_tune_pipeline.places import places
-from fine_tune_pipeline.resources.compute.base import Compute
-from fine_tune_pipeline.resources.compute.local import LocalCompute
+from fine_tune_pipeline.resources.compute.choice import chosen_compute
 from fine_tune_pipeline.resources.data_engine import DataEngine
 from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 
-KINDS: dict[str, type[Compute]] = {"local": LocalCompute}
-
 
 class UnknownDataEngine(Exception):
     """FINE_TUNE_PIPELINE_DATA_ENGINE names none, or FINE_TUNE_PIPELINE_DATA_WORKERS no number."""
-
-
-class UnknownCompute(Exception):
-    """FINE_TUNE_PIPELINE_COMPUTE names no kind of place."""
-
-
-def compute() -> Compute:
-    """Where FINE_TUNE_PIPELINE_COMPUTE says that programs run; this machine by default."""
-    name = os.environ.get("FINE_TUNE_PIPELINE_COMPUTE", "local")
-    if name not in KINDS:
-        raise UnknownCompute(f"FINE_TUNE_PIPELINE_COMPUTE: got {name!r}, want one of {', '.join(KINDS)}")
-    return KINDS[name]()
 
 
 def data_engine() -> DataEngine:
@@ -44,12 +29,17 @@ def data_engine() -> DataEngine:
 
 @dg.definitions
 def resources() -> dg.Definitions:
+    """What the code location binds."""
+    return bound_resources()
+
+
+def bound_resources() -> dg.Definitions:
     """`store`, `compute`, `data_engine`, `tracking`, `personal_data_key` and `serving`."""
     at = places()
     return dg.Definitions(
         resources={
             "store": ArtifactStore(url=at.store, reviews=str(at.reviews)),
-            "compute": compute(),
+            "compute": chosen_compute(os.environ),
             "data_engine": data_engine(),
             "tracking": ExperimentTracking(uri=at.mlflow, artifacts=at.mlflow_artifacts, downloads=str(at.downloads)),
             "personal_data_key": PersonalDataKey(),

@@ -1,10 +1,10 @@
 """What the program that adapts the NER is asked and what it answers. Nothing here imports spaCy."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fine_tune_pipeline.programs.requests import Contract, Request
+from fine_tune_pipeline.programs.requests import Access, Contract, Request
 
 
 class BadNerFolder(ValueError):
@@ -15,7 +15,7 @@ class AdaptNerRequest(Request):
     """Step 3: train the packaged NER further on texts made of templates and on reviewed ones; the weights go to `<output>/ner`."""
 
     module = "fine_tune_pipeline.programs.adapt_ner"
-    reviewed: str | None = Field(default=None, description="JSONL of text, findings, document and looked_for.")
+    reviewed: Annotated[str | None, Access.READS] = Field(default=None, description="JSONL of text, findings, document and looked_for.")
     texts: int
     rounds: int
     lean: float

@@ -13,10 +13,9 @@ from fine_tune_pipeline.programs.batches import Row, over_long, shown_ids, token
 from fine_tune_pipeline.programs.machine import cpu_cores, device_exists, device_name, disk_free_bytes, memory, versions
 from fine_tune_pipeline.programs.models import bfloat16_speedup, load_tokenizer, peak_memory_bytes
 from fine_tune_pipeline.programs.quiet import quiet_libraries
-from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
+from fine_tune_pipeline.programs.reporting import Reporter, end_on_sigterm, finish, parse, session
 from fine_tune_pipeline.programs.requests import PreflightRequest, PreflightResult
 from fine_tune_pipeline.programs.shown_rows import part_tokens, preview
-from fine_tune_pipeline.programs.train import end_on_sigterm
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer
 
 GIB = 2**30

@@ -1,6 +1,7 @@
 """How a program tells the world: live numbers over Dagster Pipes, a progress bar for people, one result file.
 
-Works the same without Dagster: then only the bar and the file remain. Also the watchdog that ends a program whose parent has died.
+Works the same without Dagster: then only the bar and the file remain. Also the watchdogs that end a program whose starter has died: its
+parent process, or, in a container or on another machine, whoever renews its lease.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from dagster_pipes import PipesContext, open_dagster_pipes
@@ -22,6 +24,8 @@ from fine_tune_pipeline.programs.requests import Contract, Request
 RequestT = TypeVar("RequestT", bound=Request)
 
 PARENT_VARIABLE = "FINE_TUNE_PIPELINE_PARENT"
+LEASE_VARIABLE = "FINE_TUNE_PIPELINE_LEASE"
+LEASE_SECONDS_VARIABLE = "FINE_TUNE_PIPELINE_LEASE_SECONDS"
 POLL_SECONDS = 1.0
 """How often the watchdog looks at its parent; a GPU is held at most this much longer."""
 
@@ -67,6 +71,7 @@ def parse(request_type: type[RequestT]) -> RequestT:
 def session() -> Iterator[Reporter]:
     """Report to whoever started this program; ends it when that one dies."""
     watch_parent()
+    watch_lease()
     if "DAGSTER_PIPES_CONTEXT" not in os.environ:
         reporter = Reporter(None)
         try:
@@ -87,6 +92,15 @@ def finish(request: Request, result: Contract) -> None:
     result.write(Path(request.output) / "result.json")
 
 
+def end_on_sigterm() -> None:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that files and runs are closed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def watch_parent() -> None:
     """End this process group when the process that started it is gone, however it died.
 
@@ -103,3 +117,29 @@ def _end_with(parent: int) -> None:
         time.sleep(POLL_SECONDS)
     # Nothing is said first: whoever read our output is gone too, and writing to it would end this thread instead.
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def watch_lease() -> None:
+    """End this program when nobody renews its lease any more: a file whose text changes, named in the environment.
+
+    For places where the starter is no parent of ours. Only the text counts, so clocks of two machines need not agree.
+    """
+    lease = os.environ.get(LEASE_VARIABLE)
+    if lease is None:
+        return
+    seconds = float(os.environ[LEASE_SECONDS_VARIABLE])
+    threading.Thread(target=_end_without_lease, args=(Path(lease), seconds), name="lease-watchdog", daemon=True).start()
+
+
+def _end_without_lease(lease: Path, seconds: float) -> None:
+    seen, since = None, time.monotonic()
+    while time.monotonic() - since < seconds:
+        text = lease.read_text(encoding="utf-8") if lease.exists() else None
+        if text != seen:
+            seen, since = text, time.monotonic()
+        time.sleep(min(POLL_SECONDS, seconds / 4))
+    print(f"ended: nobody has renewed {lease} for {seconds:g} s", file=sys.stderr, flush=True)
+    if os.getpid() != 1:
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    # The first process of a container cannot be killed from inside, and all others end with it.
+    os._exit(1)

@@ -4,9 +4,12 @@
 written last and atomically: its presence means that everything beside it is whole. Nothing here imports torch.
 """
 
+import json
 import os
+from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,11 +35,52 @@ class Contract(BaseModel):
         os.replace(partial, path)
 
 
+class Access(Enum):
+    """What a program does with a file or folder that its request names: a place that is not this machine has to bring them there."""
+
+    READS = "reads"
+    WRITES = "writes"
+
+
+Read = Annotated[str, Access.READS]
+Written = Annotated[str, Access.WRITES]
+
+
 class Request(Contract):
-    """One run of one program; `output` is an existing folder of its own."""
+    """One run of one program; `output` is an existing folder of its own.
+
+    `resumable`: a program that was broken off goes on from what lies in `output`, and one that has finished is not run again.
+    `parallel`: it can run in several processes that work on one task.
+    """
 
     module: ClassVar[str]
-    output: str
+    resumable: ClassVar[bool] = False
+    parallel: ClassVar[bool] = False
+    output: Written
+
+    def identity(self) -> str:
+        """What is asked, without where its run is tracked: canonical JSON, the same for each try of the same work."""
+        return identity(self.model_dump(mode="json"))
+
+    def paths(self, access: Access) -> list[Path]:
+        """Every path of the request, and of the documents inside it, that the program reads or writes, in their order."""
+        return [Path(value) for how, value in _paths(self) if how == access]
+
+
+def identity(request: dict[str, Any]) -> str:
+    """As `Request.identity`, of a request that was read as plain JSON."""
+    return json.dumps({name: value for name, value in request.items() if name != "tracking"}, sort_keys=True)
+
+
+def _paths(document: Contract) -> Iterator[tuple[Access, str]]:
+    for name, field in type(document).model_fields.items():
+        value = getattr(document, name)
+        how = next((mark for mark in field.metadata if isinstance(mark, Access)), None)
+        if how is not None and value is not None:
+            yield from ((how, one) for one in ([value] if isinstance(value, str) else value))
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, Contract):
+                yield from _paths(part)
 
 
 class PromptFormat(Contract):
@@ -110,7 +154,7 @@ class ConvertRequest(Request):
     """Turn GGUF weights into a folder of safetensors once (step 2)."""
 
     module = "fine_tune_pipeline.programs.convert"
-    gguf: str
+    gguf: Read
 
 
 class ConvertResult(Contract):
@@ -126,7 +170,7 @@ class InspectRequest(Request):
     """Load a base model from safetensors and say what it is (step 2)."""
 
     module = "fine_tune_pipeline.programs.inspect"
-    model: str
+    model: Read
 
 
 class InspectResult(Contract):
@@ -181,10 +225,10 @@ class PreflightRequest(Request):
     """
 
     module = "fine_tune_pipeline.programs.preflight"
-    model: str
-    train: str
-    validation: str | None = None
-    test: str | None = None
+    model: Read
+    train: Read
+    validation: Annotated[str | None, Access.READS] = None
+    test: Annotated[str | None, Access.READS] = None
     format: PromptFormat
     technique: Technique
     hyperparameters: Hyperparameters
@@ -222,9 +266,11 @@ class TrainRequest(Request):
     """Step 6: train `technique` on `train` (JSONL rows of id, prompt, completion), watching the loss on `validation`."""
 
     module = "fine_tune_pipeline.programs.train"
-    model: str
-    train: str
-    validation: str
+    resumable = True
+    parallel = True
+    model: Read
+    train: Read
+    validation: Read
     format: PromptFormat
     technique: Technique
     hyperparameters: Hyperparameters
@@ -243,8 +289,8 @@ class TrainResult(Contract):
     labelled_tokens: int
     seconds: float = Field(description="Of the training loop alone.")
     tokens_per_second: float
-    first_loss: float
-    final_loss: float
+    first_loss: float | None = Field(description="None when the provider of a hosted model gives no losses.")
+    final_loss: float | None
     validation_losses: tuple[tuple[int, float], ...] = Field(description="(step, loss); step 0 is before training.")
     peak_memory_bytes: int
     trainable_parameters: int
@@ -262,10 +308,10 @@ class PredictJob(Contract):
     """One system on one set of prompts (JSONL rows of id, prompt). `output` becomes JSONL of `Prediction`."""
 
     name: str
-    prompts: str
-    output: str
+    prompts: Read
+    output: Written
     format: PromptFormat
-    adapter: str | None = None
+    adapter: Annotated[str | None, Access.READS] = None
     shots: tuple[Shot, ...] = ()
     max_new_tokens: int = 64
 
@@ -274,7 +320,7 @@ class PredictRequest(Request):
     """Answers of several systems that share one base model, greedily decoded."""
 
     module = "fine_tune_pipeline.programs.predict"
-    model: str
+    model: Read
     jobs: tuple[PredictJob, ...]
     batch_rows: int = Field(
         default=64, description="At most; fewer where prompts are long. 64 take 0.63 of the time of 16 on two CPU cores."
@@ -286,12 +332,13 @@ class PredictRequest(Request):
 
 
 class Prediction(Contract):
-    """One answer. `logprob` is the mean log-probability of its tokens; `finished` says that it ended by itself."""
+    """One answer. `logprob` is the mean log-probability of its tokens, None when a provider does not give it; `finished` says that it
+    ended by itself."""
 
     id: str
     text: str
     tokens: int
-    logprob: float
+    logprob: float | None
     finished: bool
 
 
@@ -317,7 +364,7 @@ class EmbedRequest(Request):
     """Sentence embeddings of the `text` of JSONL rows: `<output>/vectors.npy`, float32 [rows, width], unit length, in order."""
 
     module = "fine_tune_pipeline.programs.embed"
-    texts: str
+    texts: Read
     threads: int | None = None
 
 
@@ -338,8 +385,9 @@ class PartsRequest(Request):
     module = "fine_tune_pipeline.programs.parts"
     function: str = Field(description="`module:name` of what makes the work from the settings.")
     settings: dict[str, Any]
-    source: str
-    folder: str
+    source: Read
+    folder: Written
+    also: Annotated[tuple[str, ...], Access.READS] = Field(default=(), description="Folders and files that the settings name.")
     engine: Literal["local", "ray"] = "local"
     workers: int = 1
     address: str | None = None
@@ -358,7 +406,7 @@ class ScoreRequest(Request):
     """Means of per-example scores by Hugging Face `evaluate`: JSONL rows of system, id, and one number per metric."""
 
     module = "fine_tune_pipeline.programs.score"
-    scores: str
+    scores: Read
 
 
 class ScoreResult(Contract):

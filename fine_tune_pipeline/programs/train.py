@@ -1,9 +1,7 @@
 """Step 6 as a program: train a base model by full tuning, LoRA or QLoRA, and keep the adapter."""
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -12,7 +10,7 @@ from fine_tune_pipeline.programs.batches import Row, check_rows, tokenised_rows
 from fine_tune_pipeline.programs.curve import CurveFile, Validation, Watch
 from fine_tune_pipeline.programs.models import held_memory_bytes, load_tokenizer, peak_memory_bytes, weights_sha256
 from fine_tune_pipeline.programs.quiet import quiet_libraries
-from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
+from fine_tune_pipeline.programs.reporting import Reporter, end_on_sigterm, finish, parse, session
 from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
 from fine_tune_pipeline.programs.tracked_run import TrackedRun, tracked_run
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, build_trainer
@@ -92,15 +90,6 @@ def _result(
         passes_rows=trainer.passes.rows,
         cpu_seconds=watch.cpu_seconds,
     )
-
-
-def end_on_sigterm() -> None:
-    """Let SIGTERM unwind the program as Ctrl-C does, so that files and runs are closed."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.hosted import ApiModel
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[\w.\-]+/[\w.\-]+")
@@ -98,7 +99,7 @@ class MlflowModel(NamedModel):
         return uri
 
 
-ModelSource = Annotated[LocalModel | GgufModel | HubModel | PinnedModel | MlflowModel, Field(discriminator="type")]
+ModelSource = Annotated[LocalModel | GgufModel | HubModel | PinnedModel | MlflowModel | ApiModel, Field(discriminator="type")]
 
 
 class BaseModelSpec(Section):

@@ -14,7 +14,7 @@ class DevicePrice(Section):
     device: str = Field(min_length=1, description="A name such as 4090, L4, A10G, A100-40, A100-80, H100, H200, CPU, or the device's own.")
     per_hour: float = Field(ge=0, description="Of one device, with the machine around it.")
     currency: str = Field(pattern=r"^[A-Z]{3}$", description="ISO 4217, such as USD.")
-    as_of: date = Field(description="Day on which the price was read; one older than 180 days is shown with a warning.")
+    as_of: date = Field(strict=False, description="Day on which the price was read; one older than 180 days is shown with a warning.")
     source: str = Field(default="", description="Where it was read.")
 
 

@@ -83,6 +83,19 @@ def test_a_lost_file_is_damage_that_says_what_to_do(tmp_path: Path):
         made.file("inner/rows.jsonl")
 
 
+def test_damage_is_seen_by_content_and_not_by_size_or_date(store: Store):
+    artifact = kept(store)
+    assert store.damage(artifact) == []
+    path = artifact.file("inner/rows.jsonl")
+    before = path.stat()
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert store.damage(artifact) == ["inner/rows.jsonl"]
+    path.unlink()
+    assert store.damage(artifact) == ["inner/rows.jsonl"]
+
+
 def test_moving_the_store_keeps_the_fingerprint(tmp_path: Path):
     made = [kept(Store.at(str(tmp_path / place))) for place in ("here", "there")]
     assert made[0].fingerprint == made[1].fingerprint

@@ -1,6 +1,7 @@
 """The eight steps through the Dagster command line, on a tiny model."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,12 @@ from fine_tune_pipeline_tests.end_to_end.guide_run import NAME, GuideRun, cpu_se
 ASSETS = [factory.__name__ for factory in GUIDE]
 pytestmark = pytest.mark.timeout(900)
 OBSERVED = {"endpoint", "production_traffic", "drift_report"}
+
+
+def tree(folder: Path) -> dict[str, int]:
+    """Every file and when it was changed; the endpoint's own log may grow."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "serving" not in path.parts]
+    return {str(path): path.stat().st_mtime_ns for path in files}
 
 
 @pytest.mark.usefixtures("first_seconds")
@@ -35,6 +42,24 @@ class TestGuide:
         assert done.returncode == 0, what_failed(done)
         assert [name for name in ASSETS if name not in OBSERVED and run.shown(name)["reused"] is not True] == []
         assert cpu_seconds() - before < first_seconds / 2
+
+    def test_a_plan_says_beforehand_what_is_reused_and_touches_nothing(self, run: GuideRun, capsys: pytest.CaptureFixture[str]):
+        before = tree(run.folder / "state")
+        assert run.command("plan", NAME, "--json") == 0
+        does = {row["asset"]: row["does"] for row in json.loads(capsys.readouterr().out)["assets"]}
+        assert does == {name: "look" if name in OBSERVED else "reuse" for name in ASSETS}
+        run.write({"evaluation": {"human": {"pairs": 6}}})
+        assert run.command("plan", NAME, "--json") == 0
+        planned = {row["asset"]: row for row in json.loads(capsys.readouterr().out)["assets"]}
+        built = {name: row["why"] for name, row in planned.items() if row["does"] == "build"}
+        assert built == {
+            "human_evaluation": "because of evaluation.human.pairs",
+            "registered_model": "because human_evaluation is built anew",
+            "endpoint": "because registered_model is built anew",
+            "drift_report": "because endpoint is built anew",
+        }
+        assert planned["human_evaluation"]["basis"] == "as the last time"
+        assert tree(run.folder / "state") == before
 
     def test_one_changed_field_rebuilds_what_depends_on_it_and_says_which(self, run: GuideRun):
         run.write({"evaluation": {"human": {"pairs": 6}}})

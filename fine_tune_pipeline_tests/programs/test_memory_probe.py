@@ -41,10 +41,10 @@ def test_the_formula_counts_what_the_real_code_keeps(id, technique, dtype):
 
 
 @pytest.mark.filterwarnings("ignore:.*meta:UserWarning")
-@pytest.mark.parametrize("technique", [Technique(type="lora"), Technique(type="full")], ids=["lora", "full"])
-def test_of_experts_only_those_that_a_token_visits_keep_anything(technique):
+def test_of_experts_only_those_that_a_token_visits_keep_anything():
     model = model_named("mixtral-8x7b").architecture.model_copy(
         update={"hidden": 512, "heads": 4, "kv_heads": 2, "expert_width": 1024, "mlp_width": 1024, "experts": 4}
     )
-    formula = layer_bytes(model, technique, number_bytes=4, learned_bytes=4, experts=True)
-    assert formula == pytest.approx(layer_bytes_per_token(config_of(model), technique, dtype="float32"), rel=0.05)
+    technique = Technique(type="lora")
+    formula = layer_bytes(model, technique, number_bytes=2, learned_bytes=4, experts=True)
+    assert formula == pytest.approx(layer_bytes_per_token(config_of(model), technique, dtype="bfloat16"), rel=0.05)

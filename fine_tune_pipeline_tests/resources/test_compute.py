@@ -13,7 +13,7 @@ import pytest
 
 import fine_tune_pipeline
 from fine_tune_pipeline.programs.process_identity import ProcessIdentity, own_identity
-from fine_tune_pipeline.resources.compute.local import LocalCompute, bfloat16_units
+from fine_tune_pipeline.resources.compute.local import Local, bfloat16_units
 from fine_tune_pipeline.resources.orphans import HOST_TAG, PROCESS_TAG, is_orphan
 from fine_tune_pipeline_tests.resources.stubborn_defs import definitions
 from fine_tune_pipeline_tests.waiting import wait_until
@@ -26,7 +26,9 @@ def materialized(folder: Path, do: str, monkeypatch: pytest.MonkeyPatch, instanc
     monkeypatch.setenv("STUBBORN_OUTPUT", str(folder))
     monkeypatch.setenv("STUBBORN_DO", do)
     defs = definitions(folder)
-    return defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance, raise_on_error=False)
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance, raise_on_error=False, asset_selection=[dg.AssetKey("stubborn")]
+    )
 
 
 def test_a_program_answers_and_its_numbers_are_seen_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -54,7 +56,7 @@ def test_a_failure_shows_exit_code_and_the_last_lines(tmp_path: Path, monkeypatc
 
 
 def test_the_inventory_is_this_machine():
-    inventory = LocalCompute().inventory()
+    inventory = Local().inventory()
     assert inventory.cpu_cores == len(os.sched_getaffinity(0))
     assert inventory.memory_bytes == psutil.virtual_memory().total
 
@@ -79,7 +81,7 @@ def test_gpus_are_those_that_nvidia_smi_lists_with_bfloat16_from_ampere_on(tmp_p
     program.write_text(f"#!/bin/sh\nprintf '%s\\n' '{listed}'\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    seen = LocalCompute().inventory().devices
+    seen = Local().inventory().devices
     assert [(device.name, device.memory_bytes >> 20, device.bfloat16) for device in seen] == [
         ("Tesla T4", 15360, False),
         ("NVIDIA H100 80GB HBM3", 81559, True),
@@ -96,8 +98,8 @@ class CommandLine:
         shutil.copy(ROOT / "dagster.yaml", self.home)
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, do: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-W", "ignore", "-m", "dagster", "asset", "materialize", "-m", DEFS, "--select", "stubborn"]
+    def start(self, do: str, *, asset: str = "stubborn") -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "ignore", "-m", "dagster", "asset", "materialize", "-m", DEFS, "--select", asset]
         variables = {"DAGSTER_HOME": str(self.home), "STUBBORN_OUTPUT": str(self.folder), "STUBBORN_DO": do}
         process = subprocess.Popen(
             command,
@@ -169,3 +171,17 @@ def test_only_a_run_of_this_host_whose_process_is_gone_is_an_orphan():
     another_start = here.model_copy(update={"started": "1"})
     assert [is_orphan(run(host, here)), is_orphan(run(host, another_start)), is_orphan(run("other", another_start))] == [False, True, False]
     assert not is_orphan(dg.DagsterRun(job_name="job"))
+
+
+def test_a_run_of_another_use_case_waits_for_the_gpu(command_line: CommandLine):
+    first, program = command_line.hanging()
+    second = command_line.start("answer", asset="another")
+    with dg.DagsterInstance.from_config(str(command_line.home)) as instance:
+        slots = instance.event_log_storage.get_concurrency_info
+        wait_until(lambda: slots("gpu").pending_step_count == 1, what="it waits for the slot")
+    assert second.poll() is None
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    assert gone(program)
+    out, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, out

@@ -219,6 +219,39 @@ def test_a_broken_use_case_says_where_what_and_what_to_do(name: str, tmp_path: P
     assert any(wanted in line for line in said), said
 
 
+COMMIT_WANTED = "want the 40 hexadecimal digits of a commit"
+
+CANDIDATES = {
+    "branch": ("{type: hub, id: a, repo: acme/tiny, revision: main, licence: MIT}", f".revision: got 'main', {COMMIT_WANTED}"),
+    "short hash": ("{type: hub, id: a, repo: acme/tiny, revision: 0a1b2c3d, licence: MIT}", f".revision: got '0a1b2c3d', {COMMIT_WANTED}"),
+    "no revision": ("{type: hub, id: a, repo: acme/tiny, licence: MIT}", ".revision: missing; want The 40 hexadecimal digits of a commit"),
+    "of the catalogue": ("{type: catalogue, id: qwen3-0.6b, revision: v1.0}", f".revision: got 'v1.0', {COMMIT_WANTED}"),
+    "repository": (f"{{type: hub, id: a, repo: tiny, revision: {'a' * 40}, licence: MIT}}", ".repo: got 'tiny', want organisation/name"),
+    "no licence": (
+        f"{{type: hub, id: a, repo: acme/tiny, revision: {'a' * 40}}}",
+        ".licence: missing; want SPDX id",
+    ),
+    "alias": ("{type: mlflow, id: a, uri: 'models:/m@champion', licence: MIT}", ".uri: got 'models:/m@champion', want models:/name/3"),
+    "latest": ("{type: mlflow, id: a, uri: 'models:/m/latest', licence: MIT}", ".uri: got 'models:/m/latest', want models:/name/3"),
+    "whole run": ("{type: mlflow, id: a, uri: 'runs:/abc', licence: MIT}", ".uri: got 'runs:/abc', want models:/name/3"),
+    "gguf file": (
+        f"{{type: gguf, id: a, path: no.gguf, sha256: {'a' * 64}, licence: MIT}}",
+        ".path: got 'no.gguf', but there is no",
+    ),
+    "gguf hash": ("{type: gguf, id: a, path: no.gguf, licence: MIT}", ".sha256: missing; want SHA-256 of the file"),
+    "short sha": ("{type: gguf, id: a, path: no.gguf, sha256: abc, licence: MIT}", ".sha256: got 'abc', want 64 hexadecimal digits"),
+    "other type": ("{type: hubb, id: a}", ": type got 'hubb', want one of"),
+    "no type": ("{id: a, path: m}", ": `type` is missing; want one of"),
+}
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_a_broken_candidate_is_seen_without_a_network(name: str, tmp_path: Path):
+    entry, said = CANDIDATES[name]
+    [problem] = problems(tmp_path, GOOD + f"  base_model:\n    candidates:\n      - {entry}\n")
+    assert problem.startswith(f"defs.yaml:14  attributes.base_model.candidates.0{said}")
+
+
 def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path):
     text = GOOD.replace("name: triage", "name: Bad Name").replace("at_least: 0.8", "at_least: x").replace("type: jsonl", "type: xml")
     assert [line.split(":")[1].split()[0] for line in problems(tmp_path, text)] == ["3", "8", "11"]
@@ -256,6 +289,13 @@ def test_check_exits_1_on_error_and_imports_neither_dagster_nor_torch(tmp_path: 
         for path in (good, bad)
     ]
     assert codes == ["0 []", "1 []"]
+
+
+def test_check_looks_into_the_catalogue_for_candidates(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = written(tmp_path, GOOD + "  base_model: {candidates: [qwen3-4bb]}\n")
+    assert main(["check", str(path)]) == 1
+    assert "base_model.candidates: got 'qwen3-4bb' (did you mean qwen3-4b?)" in capsys.readouterr().out
+    assert main(["check", "--no-files", str(path)]) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, first_passing, reason, refuse_undecided
+from fine_tune_pipeline.guide.base_model.hosted import KEPT, build_hosted_model
+from fine_tune_pipeline.guide.base_model.hosted import pinned as pinned_name
 from fine_tune_pipeline.guide.base_model.local import take_over
+from fine_tune_pipeline.guide.base_model.side_by_side import Comparison
 from fine_tune_pipeline.guide.base_model.sources import Files, WeightsSource, brought, gguf_of, left_out, pinned
 from fine_tune_pipeline.programs.requests import ConvertRequest, ConvertResult, InspectRequest, InspectResult
 
@@ -39,7 +42,7 @@ def content(spec: "BaseModelSpec", candidates: Sequence[Candidate]) -> dict[str,
     wanted = {"base_model.candidates": named, "base_model.accept_licences": spec.accept_licences}
     if chosen is None:
         return {**wanted, "refused": {candidate.id: [rule for rule, _ in candidate.refusals] for candidate in candidates}}
-    return {**wanted, "chosen": chosen.id, "weights": pinned(_source(chosen))}
+    return {**wanted, "chosen": chosen.id, "weights": _pinned(chosen)}
 
 
 def build_base_model(
@@ -49,28 +52,39 @@ def build_base_model(
     *,
     candidates: Sequence[Candidate],
     wanted: Demands,
+    comparison: Comparison,
 ) -> Built:
     """Write `model/` and `base_model.json` into `folder`, or, when every candidate is refused, only the reasons.
+
+    `base_model.json` also holds the candidates side by side and what to try next, for the evaluation report.
 
     Raises:
         WrongPackage: the installed package carries other weights than the catalogue pins.
         dagster.Failure: the weights cannot be converted or loaded.
     """
     chosen = first_passing(candidates)
-    why = reason(chosen, candidates, wanted)
-    shown = {"candidates": [candidate.row() for candidate in candidates], "reason": why}
+    why = reason(chosen, candidates, wanted) + (comparison.instead if chosen is None else "")
+    shown = {**comparison.metadata(), "reason": why}
+    kept = {name: shown[name] for name in KEPT}
     if chosen is None:
-        _write(folder, {"id": None, "reason": why})
+        _write(folder, {"id": None, **kept})
         return Built(metadata=shown, checks=_refused(candidates, why))
+    if chosen.hosted is not None:
+        return build_hosted_model(context, compute, folder, entry=chosen.hosted, licence=chosen.licence, shown=shown)
     _bring(context, compute, _source(chosen), folder)
     measured = _inspected(context, compute, folder)
     facts = measured.model_dump(mode="json")
     licence = {"licence": chosen.licence.id, "commercial": chosen.licence.commercial, "obligations": chosen.licence.obligations}
-    _write(folder, {"id": chosen.id, **licence, "source": pinned(_source(chosen)), "reason": why, **facts})
+    _write(folder, {"id": chosen.id, **licence, "source": _pinned(chosen), **kept, **facts})
     return Built(
         metadata={**shown, "base_model": chosen.id, **licence, **facts, "left_out": left_out(_source(chosen))},
         checks=[_allowed(chosen), _loads(chosen, measured)],
     )
+
+
+def _pinned(chosen: Candidate) -> dict[str, Any]:
+    """The content hashes that say which weights these are; of a hosted model its name and place."""
+    return pinned(_source(chosen)) if chosen.hosted is None else pinned_name(chosen.hosted)
 
 
 def _source(chosen: Candidate) -> WeightsSource:

@@ -1,24 +1,30 @@
 """The candidates side by side: licence, size, context, memory; the first that passes all rules is taken."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.guide.base_model.catalogue import (
     Architecture,
+    Catalogue,
     CatalogueModel,
     Licence,
-    licence_named,
+    Use,
+    catalogue,
     model_named,
 )
+from fine_tune_pipeline.guide.base_model.catalogue_files import catalogue_of
+from fine_tune_pipeline.guide.base_model.hosted import hosted_refusals
 from fine_tune_pipeline.guide.base_model.hub import look_at_hub
 from fine_tune_pipeline.guide.base_model.memory import GIB, training_memory
 from fine_tune_pipeline.guide.base_model.mlflow_model import MlflowPlace
 from fine_tune_pipeline.guide.base_model.model_files import UnusableModel
+from fine_tune_pipeline.guide.base_model.offers import completed
 from fine_tune_pipeline.guide.base_model.reaching import NoAnswer
 from fine_tune_pipeline.guide.base_model.sources import Own, WeightsSource, licence_warning, look_at, place_of, unreachable
 from fine_tune_pipeline.programs.requests import Technique
 from fine_tune_pipeline.spec.base_model import PinnedModel
+from fine_tune_pipeline.spec.hosted import ApiModel
 from fine_tune_pipeline.spec.technique import Auto, Full, TechniqueSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -32,7 +38,7 @@ LABELLED_SHARE = 0.25
 """Of a row's tokens, taken as the answer while no data has been seen."""
 
 Refusal = tuple[str, str]
-"""(rule, sentence): rule is one of licence, weights, unanswered, context, memory."""
+"""(rule, sentence): rule is one of licence, weights, unanswered, context, memory; of a hosted model, settings, technique, shutdown too."""
 
 UNANSWERED = "unanswered"
 """The rule of a candidate that could not be looked at, for a reason that lies outside of it."""
@@ -44,13 +50,15 @@ class UndecidedChoice(Exception):
 
 @dataclass(frozen=True)
 class Demands:
-    """What the use case asks of a base model."""
+    """What the use case asks of a base model, and the catalogue that it chooses from."""
 
     accepted: tuple[str, ...]
     tokens: int
     techniques: tuple[Technique, ...]
     memory_bytes: int
     device: str
+    use: Use = "commercial"
+    known: Catalogue = field(default_factory=catalogue)
 
 
 @dataclass(frozen=True)
@@ -73,13 +81,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One base model, and why it cannot be taken (nothing, if it can). `memory_bytes` is of training one row, by technique."""
+    """One base model, and why it cannot be taken (nothing, if it can). `memory_bytes` is of training one row, by technique; `hosted` is set
+    when the model stays at its provider."""
 
     id: str
     licence: Licence
     facts: Facts | None
     memory_bytes: dict[str, int]
     refusals: tuple[Refusal, ...]
+    hosted: ApiModel | None = None
 
     @property
     def warning(self) -> str | None:
@@ -95,12 +105,12 @@ class Candidate:
         return {
             "candidate": self.id,
             "parameters": self.facts.parameters if self.facts else None,
-            "context": self.facts.context if self.facts else None,
+            "context": self.facts.context if self.facts else self.hosted.context_tokens if self.hosted else None,
             "licence": self.licence.id,
             "commercial use": self.licence.commercial,
             "obligations": self.licence.obligations,
             **{f"{name} GiB": round(size / GIB, 1) for name, size in self.memory_bytes.items()},
-            "weights": self.facts.weights if self.facts else None,
+            "weights": self.facts.weights if self.facts else f"at {self.hosted.base_url}" if self.hosted else None,
             "numbers from": self.facts.known_from if self.facts else None,
             "verdict": self.verdict,
             "warning": self.warning,
@@ -108,7 +118,11 @@ class Candidate:
 
 
 def demands(spec: UseCaseSpec, inventory: "Inventory") -> Demands:
-    """What the use case asks, on the hardware at hand."""
+    """What the use case asks, on the hardware at hand.
+
+    Raises:
+        InvalidUseCase: a file under base_model.catalogue has mistakes.
+    """
     device = inventory.devices[0]
     longest = spec.training.max_length
     tokens = longest if isinstance(longest, int) else spec.dataset.clean.max_characters // CHARACTERS_PER_TOKEN
@@ -118,6 +132,8 @@ def demands(spec: UseCaseSpec, inventory: "Inventory") -> Demands:
         techniques=_techniques(spec.technique),
         memory_bytes=int(device.memory_bytes * (1 - spec.environment.memory_headroom)),
         device=device.kind,
+        use=spec.base_model.use,
+        known=catalogue_of(spec),
     )
 
 
@@ -149,6 +165,11 @@ def refuse_undecided(candidates: Sequence[Candidate]) -> None:
             )
 
 
+def on_paper(model: CatalogueModel, wanted: Demands) -> Candidate:
+    """A model of the catalogue by licence, context and memory alone, wherever its weights may be."""
+    return _candidate(model.id, wanted.known.licence(model.licence), _facts(model, None), wanted, found=[])
+
+
 def first_passing(candidates: Sequence[Candidate]) -> Candidate | None:
     """The choice; None when every candidate is refused."""
     return next((candidate for candidate in candidates if not candidate.refusals), None)
@@ -156,6 +177,8 @@ def first_passing(candidates: Sequence[Candidate]) -> Candidate | None:
 
 def reason(chosen: Candidate | None, candidates: Sequence[Candidate], wanted: Demands) -> str:
     """Why this one, in a sentence; why none, candidate by candidate."""
+    if chosen is not None and chosen.hosted is not None:
+        return _hosted_reason(chosen, chosen.hosted, before=candidates.index(chosen))
     if chosen is None or chosen.facts is None:
         return f"none of {len(candidates)} candidates can be taken: " + "; ".join(f"{item.id}: {item.verdict}" for item in candidates)
     refused = candidates.index(chosen)
@@ -169,24 +192,42 @@ def reason(chosen: Candidate | None, candidates: Sequence[Candidate], wanted: De
     )
 
 
-def _judged(entry: "str | PinnedModel | Own", spec: UseCaseSpec, wanted: Demands, mlflow: MlflowPlace | None) -> Candidate:
+def _judged(entry: "str | PinnedModel | Own | ApiModel", spec: UseCaseSpec, wanted: Demands, mlflow: MlflowPlace | None) -> Candidate:
     if isinstance(entry, str):
-        return _known(model_named(entry), wanted)
+        return _known(model_named(entry, wanted.known), wanted)
+    if isinstance(entry, ApiModel):
+        return _hosted(completed(entry, wanted.known), spec, wanted)
     if isinstance(entry, PinnedModel):
         return _pinned(entry, wanted)
     return _own(entry, spec, wanted, mlflow)
 
 
+def _hosted_reason(chosen: Candidate, entry: ApiModel, *, before: int) -> str:
+    others = f" ({before} before it refused)" if before else ""
+    return (
+        f"{chosen.id} is the first candidate that passes{others}: its terms {chosen.licence.id} are accepted, and it is tuned and asked at "
+        f"{entry.base_url}, so it takes no memory here."
+    )
+
+
+def _hosted(entry: ApiModel, spec: UseCaseSpec, wanted: Demands) -> Candidate:
+    licence = wanted.known.licence(entry.licence)
+    refusals = [*_licence_refusals(licence, wanted), *hosted_refusals(entry, spec)]
+    if entry.context_tokens < wanted.tokens:
+        refusals.append(("context", f"its context of {entry.context_tokens} tokens is below the {wanted.tokens} of the longest row"))
+    return Candidate(entry.id, licence, None, {}, tuple(refusals), hosted=entry)
+
+
 def _known(model: CatalogueModel, wanted: Demands) -> Candidate:
     missing = unreachable(model)
     refusals: list[Refusal] = [("weights", missing)] if missing else []
-    return _candidate(model.id, licence_named(model.licence), _facts(model, model.package), wanted, found=refusals)
+    return _candidate(model.id, wanted.known.licence(model.licence), _facts(model, model.package), wanted, found=refusals)
 
 
 def _pinned(entry: PinnedModel, wanted: Demands) -> Candidate:
     """The catalogue's facts, with weights from the hub."""
-    model = model_named(entry.id)
-    licence = licence_named(model.licence)
+    model = model_named(entry.id, wanted.known)
+    licence = wanted.known.licence(model.licence)
     if _licence_refusals(licence, wanted):
         return _candidate(model.id, licence, _facts(model, None), wanted, found=[])
     try:
@@ -196,7 +237,7 @@ def _pinned(entry: PinnedModel, wanted: Demands) -> Candidate:
 
 
 def _own(entry: Own, spec: UseCaseSpec, wanted: Demands, mlflow: MlflowPlace | None) -> Candidate:
-    licence = licence_named(entry.licence)
+    licence = wanted.known.licence(entry.licence)
     if entry.type in ("hub", "mlflow") and _licence_refusals(licence, wanted):
         # Nothing is asked of another machine for a model that may not be used.
         return _candidate(entry.id, licence, None, wanted, found=[])
@@ -245,8 +286,9 @@ def _size_refusals(facts: Facts, least_bytes: int, wanted: Demands) -> list[Refu
 
 
 def _licence_refusals(licence: Licence, wanted: Demands) -> list[Refusal]:
-    if licence.commercial == "fail":
-        return [("licence", f"{licence.id}: {licence.obligations}; choose a model with another licence")]
+    if licence.allows(wanted.use) == "fail":
+        instead = "" if licence.research == "fail" else ", or, if it is for research alone, write base_model.use: research"
+        return [("licence", f"{licence.id}: {licence.obligations}; choose a model with another licence{instead}")]
     if licence.id in wanted.accepted:
         return []
     accepted = ", ".join([*wanted.accepted, licence.id])

@@ -10,18 +10,15 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fine_tune_pipeline.guide.base_model.price import STALE_DAYS
+
 Verdict = Literal["pass", "conditions", "fail", "unknown"]
 Use = Literal["commercial", "research"]
 
 SHIPPED = ("small_models.yaml", "large_models.yaml", "hosted_models.yaml", "licences.yaml")
 
-PRICE_DAYS = 180
-"""After which a price is no longer relied on without a warning: pages of one year gave 0.03, 1 and 3 dollars for the same tuning."""
-
 COUNT_TOLERANCE = 0.01
 """Of the published count: norms and biases are left out of the computed one."""
-
-OPEN_WEIGHTS = "move to open weights: name one of the catalogue's models in base_model.candidates"
 
 UNKNOWN_TERMS = "these terms are not in the table: what they ask of you is yours to know"
 
@@ -189,7 +186,7 @@ class Price(Source):
     def stale(self, today: date) -> str | None:
         """A sentence if the price is too old to rely on."""
         days = (today - self.as_of).days
-        if days <= PRICE_DAYS:
+        if days <= STALE_DAYS:
             return None
         return f"its price is {days} days old ({self.source}, {self.as_of}); look it up again and write it under `prices` of a catalogue"
 
@@ -262,26 +259,11 @@ class HostedModel(Entry):
     context: int = Field(gt=0, description="Tokens.")
     licence: str = Field(min_length=1)
     facts: Source
-    last_tuning: date | None = Field(default=None, description="The last day on which a tuning can be started.")
+    last_job_date: date | None = Field(default=None, description="The last day on which the provider takes new fine-tuning jobs.")
     shutdown_date: date | None = Field(default=None, description="From this day on neither the model nor what was tuned from it answers.")
     community: Community | None = None
     quality: Quality | None = None
     price: Price | None = None
-
-    def closed(self, today: date) -> str | None:
-        """Why it must not be chosen any more."""
-        if self.shutdown_date is not None and today >= self.shutdown_date:
-            return f"{self.provider} shut {self.name} down on {self.shutdown_date}, with every model tuned from it; {OPEN_WEIGHTS}"
-        if self.last_tuning is not None and today > self.last_tuning:
-            return f"{self.provider} starts no tuning of {self.name} after {self.last_tuning}; {OPEN_WEIGHTS}"
-        return None
-
-    def closing(self, today: date) -> str | None:
-        """What is announced and not yet so, for a warning."""
-        if self.shutdown_date is None or today >= self.shutdown_date:
-            return None
-        when = f"on {self.shutdown_date}, in {(self.shutdown_date - today).days} days"
-        return f"{self.provider} shuts {self.name} down {when}, with every model tuned from it; {OPEN_WEIGHTS}"
 
 
 class Catalogue(Fact):
@@ -295,8 +277,9 @@ class Catalogue(Fact):
     def model(self, id: str) -> CatalogueModel | None:
         return next((model for model in self.models if model.id == id), None)
 
-    def hosted_model(self, id: str) -> HostedModel | None:
-        return next((model for model in self.hosted if model.id == id), None)
+    def hosted_model(self, name: str) -> HostedModel | None:
+        """By its id here, or by its name at the provider."""
+        return next((model for model in self.hosted if name in (model.id, model.name)), None)
 
     def licence(self, id: str) -> Licence:
         """What the table says of a licence, `unknown` when it says nothing; an id of its own comes before one with `*`."""
@@ -324,9 +307,12 @@ def model_named(id: str, known: Catalogue | None = None) -> CatalogueModel:
         UnknownModel: lists the ids.
     """
     known = known or catalogue()
-    found = known.model(id)
+    found, hosted = known.model(id), known.hosted_model(id)
     if found is not None:
         return found
+    if hosted is not None:
+        entry = f"{{type: api, id: {hosted.id}, model: {hosted.name}, licence: {hosted.licence}}}"
+        raise UnknownModel(f"base_model.candidates: {id} has no open weights, {hosted.provider} tunes and serves it: write {entry}")
     ids = ", ".join(model.id for model in known.models)
     near = difflib.get_close_matches(id, [model.id for model in known.models], n=1)
     seen = f"{id!r} (did you mean {near[0]}?)" if near else repr(id)

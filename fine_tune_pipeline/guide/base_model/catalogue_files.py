@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from fine_tune_pipeline.guide.base_model.catalogue import Catalogue, Entry, Price, Priced, catalogue
+from fine_tune_pipeline.guide.base_model.catalogue import Catalogue, Entry, Price, Priced, UnknownModel, catalogue, model_named
+from fine_tune_pipeline.spec.base_model import ModelSource
 from fine_tune_pipeline.spec.reading import InvalidUseCase, Lines, Problem, compose, data_of
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -31,6 +32,16 @@ def catalogue_of(spec: UseCaseSpec) -> Catalogue:
     if problems:
         raise InvalidUseCase(problems)
     return known
+
+
+def candidate_problems(spec: UseCaseSpec) -> list[Problem]:
+    """What only the catalogue can see of a use case: mistakes of its files, and candidates that it does not have."""
+    try:
+        known = catalogue_of(spec)
+    except InvalidUseCase as error:
+        return list(error.problems)
+    named = [entry if isinstance(entry, str) else entry.id for entry in spec.base_model.candidates if _of_the_catalogue(entry)]
+    return [Problem(str(spec.folder), 1, "", said) for id in named if (said := _unknown(id, known))]
 
 
 def read_catalogue(path: Path, known: Catalogue) -> Catalogue:
@@ -65,6 +76,18 @@ def extended(known: Catalogue, more: Catalogue) -> Catalogue:
         models=tuple(row.model_copy(update={"price": prices.get(row.id, row.price)}) for row in models),
         hosted=tuple(row.model_copy(update={"price": prices.get(row.id, row.price)}) for row in hosted),
     )
+
+
+def _of_the_catalogue(entry: str | ModelSource) -> bool:
+    return isinstance(entry, str) or entry.type == "catalogue"
+
+
+def _unknown(id: str, known: Catalogue) -> str:
+    try:
+        model_named(id, known)
+    except UnknownModel as error:
+        return str(error)
+    return ""
 
 
 def _replaced(rows: Sequence[Row], more: Sequence[Row]) -> tuple[Row, ...]:

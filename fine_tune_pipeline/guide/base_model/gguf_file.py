@@ -12,6 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.model_files import UnusableModel
@@ -162,16 +164,34 @@ def _architecture(path: Path, header: Header) -> Architecture:
     hidden, heads = _number(path, header, "embedding_length"), _number(path, header, "attention.head_count")
     if _EMBEDDING not in header.shapes:
         raise UnreadableGguf(f"{path}: no tensor {_EMBEDDING}; want a language model, not an adapter or an image encoder")
-    return Architecture(
-        hidden=hidden,
-        layers=_number(path, header, "block_count"),
-        heads=heads,
-        kv_heads=_value(header, "attention.head_count_kv") or heads,
-        head_dim=_value(header, "attention.key_length") or hidden // heads,
-        mlp_width=_number(path, header, "feed_forward_length"),
-        vocabulary=header.shapes[_EMBEDDING][-1],
-        tied=_HEAD not in header.shapes,
-    )
+    try:
+        return Architecture(
+            hidden=hidden,
+            layers=_number(path, header, "block_count"),
+            heads=heads,
+            kv_heads=_value(header, "attention.head_count_kv") or heads,
+            head_dim=_value(header, "attention.key_length") or hidden // heads,
+            mlp_width=_number(path, header, "feed_forward_length"),
+            vocabulary=header.shapes[_EMBEDDING][-1],
+            tied=_HEAD not in header.shapes,
+            **_experts(header),
+        )
+    except (ValidationError, ArithmeticError) as error:
+        raise UnreadableGguf(f"{path}: the numbers in its header do not go together ({error}); take the model's safetensors") from error
+
+
+def _experts(header: Header) -> dict[str, int]:
+    """Numbers of a mixture of experts; nothing for a dense model."""
+    experts = _value(header, "expert_count")
+    if not experts:
+        return {}
+    return {
+        "experts": experts,
+        "experts_per_token": _value(header, "expert_used_count") or 0,
+        "expert_width": _value(header, "expert_feed_forward_length") or _value(header, "feed_forward_length") or 0,
+        "shared_expert_width": _value(header, "expert_shared_feed_forward_length") or 0,
+        "dense_layers": _value(header, "leading_dense_block_count") or 0,
+    }
 
 
 def _value(header: Header, name: str) -> int | None:

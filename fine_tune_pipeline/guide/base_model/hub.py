@@ -6,10 +6,10 @@ cache has of a commit is not asked for again. A broken connection goes on where 
 
 import glob
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
@@ -20,6 +20,8 @@ from fine_tune_pipeline.guide.base_model.reaching import refuse_without_room
 
 CARD = "README.md"
 CACHE = "HF_HUB_CACHE"
+TREE_FORMAT = 1
+"""Of the client's files of listings; one of another format is not read, and the hub is asked again."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,28 @@ def look_at_hub(repo: str, revision: str) -> HubFolder:
 
 
 def _listing(repo: str, revision: str) -> dict[str, Listed]:
-    from huggingface_hub import HfApi, get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+    from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    try:
-        entries: Iterable[Any] = get_cached_repo_tree(repo, revision=revision)
-    except CachedRepoTreeNotFoundError:
-        entries = HfApi().list_repo_tree(repo, recursive=True, revision=revision)
+    kept = _kept_listing(repo, revision)
+    if kept is not None:
+        return kept
+    entries = HfApi().list_repo_tree(repo, recursive=True, revision=revision)
     files = [entry for entry in entries if isinstance(entry, RepoFile)]
-    return {file.path: Listed(file.size, file.blob_id, file.lfs.sha256 if file.lfs else None) for file in files}
+    return {file.path: Listed(file.size, file.blob_id, file.lfs.sha256 if file.lfs is not None else None) for file in files}
+
+
+def _kept_listing(repo: str, revision: str) -> dict[str, Listed] | None:
+    """What the client has kept of an earlier listing, which holds for good, since it is of a commit.
+
+    Read from its file: `get_cached_repo_tree` leaves out the hashes of large files.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    file = folder / "trees" / f"{revision}.json"
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if kept.get("format_version") != TREE_FORMAT:
+        return None
+    return {name: Listed(entry["size"], entry["blob_id"], entry.get("lfs_sha256")) for name, entry in kept["files"].items()}

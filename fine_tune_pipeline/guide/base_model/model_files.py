@@ -13,6 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 
 TAKEN = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "LICENSE*", "NOTICE*")
@@ -33,8 +35,6 @@ _NAMES = {
     "mlp_width": "intermediate_size",
     "vocabulary": "vocab_size",
 }
-
-_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 class UnusableModel(ValueError):
@@ -195,30 +195,39 @@ def _in_transformers(kind: str) -> bool:
 
 def _architecture(config: Mapping[str, Any], *, where: str) -> Architecture:
     numbers = {field: _number(config, name, where=where) for field, name in _NAMES.items()}
-    return Architecture(
-        **numbers,
-        kv_heads=config.get("num_key_value_heads") or numbers["heads"],
-        head_dim=config.get("head_dim") or numbers["hidden"] // numbers["heads"],
-        tied=bool(config.get("tie_word_embeddings", True)),
-        family=config.get("model_type", ""),
-        **_experts(config, layers=numbers["layers"]),
-    )
+    try:
+        return Architecture(
+            **numbers,
+            kv_heads=config.get("num_key_value_heads") or numbers["heads"],
+            head_dim=config.get("head_dim") or numbers["hidden"] // numbers["heads"],
+            tied=bool(config.get("tie_word_embeddings", True)),
+            family=config.get("model_type", ""),
+            **_experts(config),
+        )
+    except (ValidationError, ArithmeticError, TypeError) as error:
+        said = "; ".join(problem["msg"] for problem in error.errors()) if isinstance(error, ValidationError) else str(error)
+        raise UnreadableConfig(f"{where}: {CONFIG}: its numbers do not go together ({said}); take the file of the publisher") from error
 
 
-def _experts(config: Mapping[str, Any], *, layers: int) -> dict[str, int]:
-    """The numbers of a mixture of experts, which families name differently; none of a dense model."""
-    count = next((config[name] for name in _EXPERT_COUNTS if config.get(name)), 0)
-    if not count:
+def _experts(config: Mapping[str, Any]) -> dict[str, int]:
+    """Numbers of a mixture of experts, which each family calls differently; nothing for a dense model."""
+    experts = _first(config, "num_experts", "num_local_experts", "n_routed_experts")
+    if not experts:
         return {}
-    width = config.get("moe_intermediate_size") or config["intermediate_size"]
-    dense = config.get("first_k_dense_replace") or len(config.get("mlp_only_layers") or [])
+    width = _first(config, "moe_intermediate_size", "intermediate_size")
+    shared = _first(config, "shared_expert_intermediate_size", "shared_intermediate_size")
     return {
-        "experts": count,
-        "experts_per_token": config["num_experts_per_tok"],
+        "experts": experts,
+        "experts_per_token": _first(config, "num_experts_per_tok"),
         "expert_width": width,
-        "shared_expert_width": config.get("shared_expert_intermediate_size") or (config.get("n_shared_experts") or 0) * width,
-        "dense_layers": min(dense, layers - 1),
+        "shared_expert_width": shared or _first(config, "n_shared_experts") * width,
+        "dense_layers": _first(config, "first_k_dense_replace") or len(config.get("mlp_only_layers") or []),
     }
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    """The first of these that the configuration has; 0 for none."""
+    return next((config[name] for name in names if config.get(name)), 0)
 
 
 def _number(config: Mapping[str, Any], name: str, *, where: str) -> int:

@@ -217,7 +217,7 @@ def _reference(store: Store, use_case: str, watched: Watched, *, encoder: str, e
     """The reference of the champion; its embeddings are taken from the last report if that had the same one."""
     assert watched.live is not None
     predictions = _found(store, use_case, "predictions", watched.live.predictions)
-    confidences = [row["logprob"] for row in read_rows(predictions.file("fine_tuned.jsonl"))]
+    confidences = [row["logprob"] for row in read_rows(predictions.file("fine_tuned.jsonl")) if row["logprob"] is not None]
     kept = None if before is None else _kept(before, dataset=watched.live.dataset, encoder=encoder)
     if kept is None:
         dataset = _found(store, use_case, "dataset", watched.live.dataset)

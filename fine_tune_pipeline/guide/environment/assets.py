@@ -1,9 +1,16 @@
 """Step 5: the place where training will run."""
 
+from collections.abc import Mapping
+from datetime import date
+
 import dagster as dg
 
+from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base
+from fine_tune_pipeline.guide.environment.hosted_preflight import HostedTrial, build_hosted_preflight
 from fine_tune_pipeline.guide.environment.preflight import Trial, build_preflight
 from fine_tune_pipeline.guide.technique.build_plan import read_plan
+from fine_tune_pipeline.guide.technique.hosted_plan import read_hosted_plan
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -27,6 +34,9 @@ def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
         """The place of training, tried out: devices, versions, disk, and one real training step on the longest batch."""
         upstream = {name: store.current(spec.name, name) for name in ("dataset", "base_model", "training_plan")}
+        hosted = hosted_base(spec, upstream["base_model"])
+        if hosted is not None:
+            return _at_provider(context, store, compute, spec=spec, hosted=hosted, upstream=upstream)
         trial = Trial(spec=spec, plan=read_plan(upstream["training_plan"]), dataset=upstream["dataset"], base=upstream["base_model"])
         what = {
             # A price changes nothing of the place.
@@ -47,3 +57,27 @@ def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
         )
 
     return asset
+
+
+def _at_provider(
+    context: dg.AssetExecutionContext,
+    store: ArtifactStore,
+    compute: Compute,
+    *,
+    spec: UseCaseSpec,
+    hosted: HostedBase,
+    upstream: Mapping[str, Artifact],
+) -> dg.MaterializeResult:
+    """The place of training is a provider: it is asked, and the rows are checked as it would."""
+    plan = read_hosted_plan(upstream["training_plan"])
+    trial = HostedTrial(spec=spec, plan=plan, base=hosted, dataset=upstream["dataset"], today=date.today())
+    return materialized(
+        store.made(
+            context,
+            version=1,
+            what={"training.over_long_limit": spec.training.over_long_limit},
+            upstream=upstream,
+            build=lambda folder: build_hosted_preflight(context, compute, folder, trial),
+            retry_failed=True,
+        )
+    )

@@ -1,8 +1,8 @@
 """What to do with the result: one sentence for whoever decides, and what to try next, each with the numbers that it rests on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fine_tune_pipeline.guide.evaluation.errors import INVALID, ClassLine, Confusion
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
@@ -68,10 +68,12 @@ def next_steps(
     confused: Sequence[Confusion],
     training: TrainResult,
     unfinished: float,
+    other_bases: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     """What to try next, the most promising first; empty when nothing stands out.
 
     Args:
+        other_bases: what step 2 ranks after its choice, from `base_model.json`.
         unfinished: share of the fine-tuned model's answers that were cut at the token limit.
     """
     return [
@@ -81,6 +83,7 @@ def next_steps(
         *_confusion_steps(confused),
         *_evidence_steps(found),
         *_rival_steps(scores, metric=metric),
+        *_base_steps(found, other_bases),
     ]
 
 
@@ -149,7 +152,7 @@ def _loss_steps(training: TrainResult) -> Iterator[str]:
     last, lowest, final = losses[-1], min(losses), training.final_loss
     if last > 1.05 * lowest:
         yield f"validation loss rose from {lowest:.3f} to {last:.3f} at the end: fewer epochs, or a lower rank."
-    elif last > 2 * final and last - final > 0.05:
+    elif final is not None and last > 2 * final and last - final > 0.05:
         yield f"validation loss {last:.3f} is far above training loss {final:.3f}: more data, fewer epochs, or a lower rank."
     elif len(losses) > 2 and last < 0.95 * losses[-2]:
         yield f"validation loss still fell at the end ({losses[-2]:.3f} to {last:.3f}): train longer."
@@ -182,3 +185,11 @@ def _evidence_steps(found: Sequence[Verdict]) -> Iterator[str]:
 def _rival_steps(scores: Scores, *, metric: str) -> Iterator[str]:
     if "classifier" in scores.by_system and sum(scores.gains("classifier", metric, over=FINE_TUNED)) >= 0:
         yield "the plain classifier is at least as good: use it alone, or let it answer where it is sure."
+
+
+def _base_steps(found: Sequence[Verdict], other_bases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Another base model costs a new training, so it comes last, and only if the objective is missed."""
+    if other_bases and any(verdict.verdict == "not met" for verdict in found):
+        first = other_bases[0]
+        where = "it stands in base_model.candidates: put it first" if first["candidate"] else "add it to base_model.candidates"
+        yield f"try a {first['kind']} base model, {first['id']} ({first['reason']}): {where}."

@@ -43,7 +43,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
             version=1,
             what=what,
             upstream=made_from,
-            build=lambda folder: build_predictions(context, compute, spec, sources, folder),
+            build_in_parts=lambda folder, state: build_predictions(context, compute, spec, sources, folder, state),
         )
         return materialized(kept)
 
@@ -53,7 +53,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
 def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that judges the fine-tuned model by the objective, and stops it when it does not meet it."""
     key = [spec.name, "evaluation_report"]
-    upstream = ["dataset", "adapter", "predictions"]
+    upstream = ["dataset", "base_model", "adapter", "predictions"]
     checks = blocking(
         key,
         meets_objective="Every success criterion, guard and limit is met; `cannot tell` does not pass.",
@@ -80,7 +80,7 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
         judged = Judged(**made_from)
         kept = store.made(
             context,
-            version=1,
+            version=2,
             what=what,
             upstream={"objective": store.current(spec.name, "objective"), **made_from},
             build=lambda folder: build_report(context, compute, spec, judged, folder),

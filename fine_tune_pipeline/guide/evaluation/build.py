@@ -34,6 +34,7 @@ class Judged:
     """The artifacts that a report is made from."""
 
     dataset: Artifact
+    base_model: Artifact
     adapter: Artifact
     predictions: Artifact
 
@@ -116,6 +117,7 @@ def _material(
         training=read_train_result(judged.adapter),
         curve=read_rows(judged.adapter.file(CURVE)),
         unfinished=sum(not row["finished"] for row in own) / len(own),
+        base=judged.base_model.json("base_model.json"),
     )
 
 

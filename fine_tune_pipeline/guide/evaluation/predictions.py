@@ -73,8 +73,10 @@ class Cost:
         return 1000 * self.seconds / self.rows
 
 
-def build_predictions(context: "dg.AssetExecutionContext", compute: "Compute", spec: UseCaseSpec, sources: Sources, folder: Path) -> Built:
-    """Write `<system>.jsonl` for every system, and `costs.json`.
+def build_predictions(
+    context: "dg.AssetExecutionContext", compute: "Compute", spec: UseCaseSpec, sources: Sources, folder: Path, state: Path
+) -> Built:
+    """Write `<system>.jsonl` for every system, and `costs.json`; `state` stays when the work breaks off.
 
     Raises:
         NoTestRows: the dataset has no test set.
@@ -90,7 +92,8 @@ def build_predictions(context: "dg.AssetExecutionContext", compute: "Compute", s
     scratch = folder / "program"
     scratch.mkdir()
     jobs = _jobs(spec, task, sources, train=train, prompts=write_prompts(scratch / "prompts.jsonl", test), folder=folder)
-    result = predict(context, compute, model=sources.base_model.file("model"), jobs=jobs, folder=scratch / "predict")
+    model = sources.base_model.file("model")
+    result = predict(context, compute, model=model, jobs=jobs, folder=scratch / "predict", replies=state / "replies")
     costs = [_job_costs(result)[job.name] for job in jobs]
     costs = [_majority(train, test, folder=folder), *_classifier(context, compute, task, train=train, test=test, folder=folder), *costs]
     # The program's own files hold absolute paths of this build.

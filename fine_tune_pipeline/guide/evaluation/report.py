@@ -33,7 +33,7 @@ class Material:
     """All that a report is made of.
 
     `answers` and `scores` are in the order of `test`; `curve` are rows of the adapter's curve.jsonl (at least step, loss); `unfinished`
-    is the share of the fine-tuned model's answers that were cut at the token limit.
+    is the share of the fine-tuned model's answers that were cut at the token limit; `base` is what step 2 says in `base_model.json`.
     """
 
     spec: UseCaseSpec
@@ -48,6 +48,7 @@ class Material:
     training: TrainResult
     curve: Sequence[Mapping[str, Any]]
     unfinished: float
+    base: Mapping[str, Any]
 
 
 def primary_metric(task: Task, objective: ObjectiveSpec, scores: Scores) -> str:
@@ -86,6 +87,7 @@ def document(material: Material) -> dict[str, Any]:
         "training": material.training.model_dump(mode="json", exclude={"adapter", "curve"}),
         "curve": _thinned(material.curve),
         "review_policy": material.spec.dataset.review.policy,
+        "base_model": {name: material.base.get(name) for name in ("id", "reason", "compared_on", "candidates")},
     }
 
 
@@ -163,6 +165,7 @@ def _errors(material: Material, *, metric: str) -> dict[str, Any]:
         confused=confused,
         training=material.training,
         unfinished=material.unfinished,
+        other_bases=material.base.get("try_next", []),
     )
     return {
         "compared_base": base,

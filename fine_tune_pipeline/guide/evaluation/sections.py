@@ -13,6 +13,26 @@ SHOWN_CONFUSIONS = 10
 SHOWN_CHARACTERS = 240
 """Of a text in a table."""
 
+BASE_COLUMNS = (
+    "candidate",
+    "quality prior",
+    "parameters",
+    "active parameters",
+    "lora GiB",
+    "qlora GiB",
+    "full GiB",
+    "lora minutes",
+    "lora cost",
+    "cost at its provider",
+    "cost of 1,000 answers",
+    "licence",
+    "commercial use",
+    "maintained by",
+    "released",
+    "verdict",
+)
+"""Of what step 2 shows of its candidates; columns that are empty for all are left out."""
+
 REVIEW_NOTES = {
     "auto_accept": "Training examples were accepted without a human look (dataset.review.policy: auto_accept).",
     "experts": "Experts reviewed training examples before they were used (dataset.review.policy: experts).",
@@ -31,6 +51,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         _examples,
         _slices,
         _costs,
+        _base_models,
         _training,
         _measured,
     )
@@ -151,14 +172,30 @@ def _costs(report: Mapping[str, Any]) -> Iterator[Section]:
     yield Section("What the answers cost", text, ("system", *columns), tuple(rows))
 
 
+def _base_models(report: Mapping[str, Any]) -> Iterator[Section]:
+    base = report["base_model"]
+    if not base["candidates"]:
+        return
+    columns = tuple(name for name in BASE_COLUMNS if any(row.get(name) is not None for row in base["candidates"]))
+    rows = [Row(tuple("" if row.get(name) is None else str(row[name]) for name in columns)) for row in base["candidates"]]
+    yield Section("Base models side by side", f"{base['reason']} Minutes and costs are of {base['compared_on']}.", columns, tuple(rows))
+
+
 def _training(report: Mapping[str, Any]) -> Iterator[Section]:
     training = report["training"]
     text = (
         f"{training['rows']:,} rows, {training['steps']:,} steps, {training['tokens']:,} tokens in {training['seconds']:,.0f} s; "
-        f"{training['trainable_parameters']:,} trained parameters; training loss {training['first_loss']:.3f} to "
-        f"{training['final_loss']:.3f} nats per labelled token. Thin line: training; thick line: validation."
+        f"{_learned(training)}. Thin line: training; thick line: validation."
     )
     yield Section("Training", text, charts=(_loss_chart(report),))
+
+
+def _learned(training: Mapping[str, Any]) -> str:
+    """Parameters and losses; of a hosted training the parameters are not known, and the losses only if its provider told them."""
+    parameters = f"{training['trainable_parameters']:,} trained parameters; " if training["trainable_parameters"] else ""
+    if training["first_loss"] is None:
+        return f"{parameters}the provider gave no losses"
+    return f"{parameters}training loss {training['first_loss']:.3f} to {training['final_loss']:.3f} nats per labelled token"
 
 
 def _measured(report: Mapping[str, Any]) -> Iterator[Section]:

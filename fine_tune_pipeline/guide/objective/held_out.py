@@ -23,7 +23,7 @@ def held_out_rows(spec: UseCaseSpec) -> HeldOut:
     sources = spec.dataset.held_out
     if not sources:
         return HeldOut(None, "the test set is split off, so its size is known when the dataset is made")
-    counts = [_count(source, spec) for source in sources]
+    counts = [count_rows(source, spec) for source in sources]
     missing = tuple(
         f"dataset.held_out[{place}].path: {count} is not there; paths begin at the folder of the YAML file"
         for place, count in enumerate(counts)
@@ -34,7 +34,7 @@ def held_out_rows(spec: UseCaseSpec) -> HeldOut:
     return HeldOut(sum(count for count in counts if isinstance(count, int)), "rows of the held-out files, before cleaning")
 
 
-def _count(source: Source, spec: UseCaseSpec) -> int | Path | None:
+def count_rows(source: Source, spec: UseCaseSpec) -> int | Path | None:
     """Rows, or the path of a file that is not there, or None when it cannot be told."""
     if not isinstance(source, JsonlSource | CsvSource | ParquetSource):
         return None

@@ -52,13 +52,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Bench:
-    """One comparison: the rows, the task, where answers go (`<answers>/<system>.jsonl`) and a folder for programs that goes afterwards."""
+    """One comparison: the rows, the task, where answers go (`<answers>/<system>.jsonl`), a folder for programs that goes afterwards, and
+    one for a provider's replies that stays when the work breaks off."""
 
     spec: UseCaseSpec
     task: Task
     data: Data
     answers: Path
     work: Path
+    replies: Path
 
 
 def read_data(dataset: Artifact, spec: UseCaseSpec) -> Data:
@@ -116,7 +118,7 @@ def answer_prompted(
         )
         for name, chosen in systems.items()
     ]
-    result = predict(context, compute, model=model, jobs=jobs, folder=bench.work / "predict")
+    result = predict(context, compute, model=model, jobs=jobs, folder=bench.work / "predict", replies=bench.replies)
     return {job.name: _cost(job) for job in result.jobs}
 
 

@@ -1,13 +1,17 @@
 """Step 4: what needs no training, and the technique of what does."""
 
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
 
 import dagster as dg
 
+from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base
 from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.baselines import build_baselines
 from fine_tune_pipeline.guide.technique.build_plan import build_plan
 from fine_tune_pipeline.guide.technique.calibration import as_content
+from fine_tune_pipeline.guide.technique.hosted_plan import build_hosted_plan, hosted_content
 from fine_tune_pipeline.guide.technique.place import PLAN_VERSION, calibrated, place_of
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
@@ -50,7 +54,9 @@ def baselines(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 version=1,
                 what=what,
                 upstream={"dataset": dataset, "base_model": base},
-                build=lambda folder: build_baselines(context, compute, folder, spec=spec, task=task, dataset=dataset, base=base),
+                build_in_parts=lambda folder, state: build_baselines(
+                    context, compute, folder, state, spec=spec, task=task, dataset=dataset, base=base
+                ),
             )
         )
 
@@ -73,6 +79,9 @@ def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
         """How training will run: each technique with predicted memory, time, energy and cost, the choice, and every setting as a number."""
         dataset, base = store.current(spec.name, "dataset"), store.current(spec.name, "base_model")
+        hosted = hosted_base(spec, base)
+        if hosted is not None:
+            return _hosted_plan(context, store, spec=spec, hosted=hosted, upstream={"dataset": dataset, "base_model": base})
         inventory = compute.inventory()
         place = place_of(spec, inventory)
         what = {
@@ -96,3 +105,18 @@ def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
         )
 
     return asset
+
+
+def _hosted_plan(
+    context: dg.AssetExecutionContext, store: ArtifactStore, *, spec: UseCaseSpec, hosted: HostedBase, upstream: Mapping[str, Artifact]
+) -> dg.MaterializeResult:
+    """The plan of a training at the provider: nothing of this place is in it."""
+    return materialized(
+        store.made(
+            context,
+            version=1,
+            what=hosted_content(spec, hosted),
+            upstream=upstream,
+            build=lambda folder: build_hosted_plan(folder, spec=spec, base=hosted, dataset=upstream["dataset"], today=date.today()),
+        )
+    )

@@ -44,14 +44,16 @@ def build_baselines(
     context: "dg.AssetExecutionContext",
     compute: "Compute",
     folder: Path,
+    state: Path,
     *,
     spec: UseCaseSpec,
     task: Task,
     dataset: Artifact,
     base: Artifact,
 ) -> Built:
-    """Write `predictions/<system>.jsonl`, `baselines.json` and `shots.json` into `folder`."""
-    bench = Bench(spec=spec, task=task, data=read_data(dataset, spec), answers=folder / "predictions", work=folder / "work")
+    """Write `predictions/<system>.jsonl`, `baselines.json` and `shots.json` into `folder`; `state` stays when the work breaks off."""
+    data = read_data(dataset, spec)
+    bench = Bench(spec=spec, task=task, data=data, answers=folder / "predictions", work=folder / "work", replies=state / "replies")
     bench.answers.mkdir()
     shots = shot_sets(bench.data, spec, task, context_tokens=base.json("base_model.json")["context_tokens"])
     costs = answer_plainly(context, compute, bench)

@@ -14,6 +14,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_rows
 from fine_tune_pipeline.guide.objective.task import ExtractionTask, Task
 from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.guide.technique.workload import most_tokens
+from fine_tune_pipeline.programs.hosted.requests import HostedPredictRequest, read_hosted
 from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult, PredictJob, PredictRequest, PredictResult, PromptFormat, Shot
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -134,14 +135,20 @@ def predict(
     model: Path,
     jobs: Sequence[PredictJob],
     folder: Path,
+    replies: Path,
 ) -> PredictResult:
     """Run all jobs in one program, so that the base model is loaded once; the answers lie where the jobs say.
 
     Args:
-        model: folder of the base model.
+        model: folder of the base model, which may be a hosted one.
         folder: the program's own; made if it is not there.
+        replies: where a provider's answers are kept, so that none is paid twice; should outlive a run that breaks off.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    hosted = read_hosted(model)
+    if hosted is not None:
+        asked = HostedPredictRequest(output=str(folder), hosted=hosted, jobs=tuple(jobs), replies=str(replies))
+        return compute.run(context, asked, PredictResult)
     place = answering_on(compute.inventory())
     request = PredictRequest(
         output=str(folder), model=str(model), jobs=tuple(jobs), threads=place.threads, dtype=place.dtype, device=place.device

@@ -57,10 +57,12 @@ def content(plan: Plan, spec: UseCaseSpec) -> dict[str, Any]:
     }
 
 
-def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, training: Training) -> Built:
-    """Train, and write `adapter/`, `curve.jsonl` and `train.json` into `folder`."""
-    work = folder / "work"
-    work.mkdir()
+def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, work: Path, training: Training) -> Built:
+    """Train, and write `adapter/`, `curve.jsonl` and `train.json` into `folder`.
+
+    Args:
+        work: of the program; it stays when the training breaks off, so that the next try finds what this one has left.
+    """
     plan = training.plan
     request = TrainRequest(
         output=str(work),
@@ -76,7 +78,6 @@ def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folde
     result = compute.run(context, request, TrainResult)
     shutil.move(result.adapter, folder / ADAPTER)
     shutil.move(result.curve, folder / CURVE)
-    shutil.rmtree(work)
     # Inside the artifact, paths begin at its folder.
     kept = result.model_copy(update={"adapter": ADAPTER, "curve": CURVE})
     kept.write(folder / FILE)
@@ -112,6 +113,8 @@ def kept_rows(source: Path, target: Path, *, left_out: Sequence[str]) -> Path:
 
 def falling(result: TrainResult) -> Check:
     """Whether every loss is a number, and the validation loss is lower after training than before."""
+    assert result.first_loss is not None
+    assert result.final_loss is not None
     losses = [result.first_loss, result.final_loss, *(loss for _, loss in result.validation_losses)]
     before, after = result.validation_losses[0][1], result.validation_losses[-1][1]
     said = f"validation loss {before:.4f} before training, {after:.4f} after {result.steps} steps"

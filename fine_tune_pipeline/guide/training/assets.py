@@ -1,13 +1,20 @@
 """Step 6: the training itself."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
 
+from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base
+from fine_tune_pipeline.guide.environment.hosted_preflight import read_hosted_preflight
 from fine_tune_pipeline.guide.environment.preflight import read_preflight
 from fine_tune_pipeline.guide.technique.build_plan import read_plan
 from fine_tune_pipeline.guide.technique.calibration import NOTES
+from fine_tune_pipeline.guide.technique.hosted_plan import read_hosted_plan
 from fine_tune_pipeline.guide.training.adapter import OBSERVATION, Training, build_adapter, content
+from fine_tune_pipeline.guide.training.hosted_adapter import HostedTraining, build_hosted_adapter, hosted_content
+from fine_tune_pipeline.programs.requests import Tracking
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
@@ -35,11 +42,15 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
         """What was learned: an adapter (or a whole model, when all weights were trained), its loss curve and its MLflow run."""
         upstream = {name: store.current(spec.name, name) for name in ("dataset", "base_model")}
         run_id = context.run.run_id
+        tracked = tracking.tracking(use_case=spec.name, run_name=f"{spec.name} {run_id[:8]}", tags={"dagster/run_id": run_id})
+        hosted = hosted_base(spec, upstream["base_model"])
+        if hosted is not None:
+            return _at_provider(context, store, compute, spec=spec, hosted=hosted, tracked=tracked, upstream=upstream)
         training = Training(
             spec=spec,
             plan=read_plan(store.current(spec.name, "training_plan")),
             over_long=read_preflight(store.current(spec.name, "environment")).over_long,
-            tracking=tracking.tracking(use_case=spec.name, run_name=f"{spec.name} {run_id[:8]}", tags={"dagster/run_id": run_id}),
+            tracking=tracked,
             dataset=upstream["dataset"],
             base=upstream["base_model"],
             inventory=compute.inventory(),
@@ -50,7 +61,7 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
             version=1,
             what=content(training.plan, spec),
             upstream=upstream,
-            build=lambda folder: build_adapter(context, compute, folder, training),
+            build_in_parts=lambda folder, work: build_adapter(context, compute, folder, work, training),
         )
         if not kept.reused:
             store.open().note(spec.name, NOTES, kept.artifact.fingerprint, kept.artifact.json(OBSERVATION))
@@ -59,3 +70,33 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
         return materialized(kept)
 
     return asset
+
+
+def _at_provider(
+    context: dg.AssetExecutionContext,
+    store: ArtifactStore,
+    compute: Compute,
+    *,
+    spec: UseCaseSpec,
+    hosted: HostedBase,
+    tracked: Tracking,
+    upstream: Mapping[str, Artifact],
+) -> dg.MaterializeResult:
+    """Tuned at the provider; a run that was killed left its job running, and this one adopts it."""
+    training = HostedTraining(
+        spec=spec,
+        plan=read_hosted_plan(store.current(spec.name, "training_plan")),
+        base=hosted,
+        over_long=read_hosted_preflight(store.current(spec.name, "environment")).over_long,
+        tracking=tracked,
+        dataset=upstream["dataset"],
+    )
+    return materialized(
+        store.made(
+            context,
+            version=1,
+            what=hosted_content(training.plan, hosted),
+            upstream=upstream,
+            build_in_parts=lambda folder, state: build_hosted_adapter(context, compute, folder, state, training),
+        )
+    )

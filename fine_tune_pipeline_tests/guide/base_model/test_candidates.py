@@ -3,9 +3,18 @@ from typing import Any
 
 import pytest
 
-from fine_tune_pipeline.guide.base_model.candidates import Candidate, demands, first_passing, judge, reason
-from fine_tune_pipeline.guide.base_model.catalogue import UnknownModel
+from fine_tune_pipeline.guide.base_model.candidates import (
+    Candidate,
+    UndecidedChoice,
+    demands,
+    first_passing,
+    judge,
+    reason,
+    refuse_undecided,
+)
+from fine_tune_pipeline.guide.base_model.catalogue import UnknownModel, model_named
 from fine_tune_pipeline_tests.guide.technique.stand_ins import RuleCompute, use_case
+from fine_tune_pipeline_tests.hub import COMMIT
 from fine_tune_pipeline_tests.tiny import tiny_model
 
 
@@ -56,6 +65,54 @@ def test_weights_that_cannot_be_had_are_refused_with_the_local_form(judged):
     [smol] = judged(["smollm2-135m"])
     assert rules(smol) == ["weights"]
     assert "{type: local, id: smollm2-135m, path: …, licence: Apache-2.0}" in smol.verdict
+
+
+def test_a_model_of_the_catalogue_may_come_from_the_hub_at_a_commit(judged, hub, tmp_path):
+    repo = "HuggingFaceTB/SmolLM2-135M"
+    hub.holds(repo, tiny_model(tmp_path / "model"))
+    [smol] = judged([{"type": "catalogue", "id": "smollm2-135m", "revision": COMMIT}])
+    assert rules(smol) == []
+    assert smol.row()["weights"] == f"hub {repo}@{COMMIT}"
+    assert smol.row()["parameters"] == model_named("smollm2-135m").parameters
+    [refused] = judged([{"type": "catalogue", "id": "smollm2-135m", "revision": "f" * 40}])
+    assert rules(refused) == ["weights"]
+    assert refused.row()["parameters"] == model_named("smollm2-135m").parameters
+
+
+def test_a_hub_model_passes_with_its_card_s_licence_and_warns_when_that_is_another(judged, hub, tmp_path):
+    hub.holds("acme/tiny", tiny_model(tmp_path / "model"), **{"README.md": b"---\nlicense: cc-by-nc-4.0\n---"})
+    entry = {"type": "hub", "id": "tiny", "repo": "acme/tiny", "revision": COMMIT, "licence": "Apache-2.0"}
+    [tiny] = judged([entry])
+    assert rules(tiny) == []
+    assert "names the licence cc-by-nc-4.0, the use case says Apache-2.0" in tiny.row()["warning"]
+
+
+def test_of_a_model_whose_licence_is_not_accepted_nothing_is_asked(judged, hub):
+    hub_entry = {"type": "hub", "id": "tiny", "repo": "acme/tiny", "revision": COMMIT, "licence": "LicenseRef-Ours"}
+    pinned = {"type": "catalogue", "id": "gemma-3-1b", "revision": COMMIT}
+    mlflow_entry = {"type": "mlflow", "id": "ours", "uri": "models:/ours/1", "licence": "LicenseRef-Ours"}
+    assert [rules(found) for found in judged([hub_entry, pinned, mlflow_entry])] == [["licence"]] * 3
+    assert hub.asked == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_hub_that_does_not_answer_decides_nothing(judged, hub):
+    hub.status = 503
+    entry = {"type": "hub", "id": "tiny", "repo": "acme/tiny", "revision": COMMIT, "licence": "Apache-2.0"}
+    accept = ("Apache-2.0", "LicenseRef-Gemma-Terms")
+    first = judged([entry, "gemma-3-270m"], accept=accept)
+    assert rules(first[0]) == ["unanswered"]
+    with pytest.raises(UndecidedChoice, match=r"tiny: acme/tiny@\w+: .* could not be read .*take it out of base_model\.candidates"):
+        refuse_undecided(first)
+    refuse_undecided(judged(["gemma-3-270m", entry], accept=accept))
+
+
+def test_a_gguf_file_is_looked_at_by_its_header(judged, tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    [broken] = judged([{"type": "gguf", "id": "quantised", "path": str(path), "sha256": "0" * 64, "licence": "Apache-2.0"}])
+    assert rules(broken) == ["weights"]
+    assert "its header breaks off" in broken.verdict
 
 
 def test_a_local_folder_passes_with_numbers_read_from_its_files(judged, tmp_path):

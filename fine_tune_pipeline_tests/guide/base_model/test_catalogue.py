@@ -9,7 +9,6 @@ from fine_tune_pipeline.guide.base_model.catalogue import (
     Architecture,
     Catalogue,
     CatalogueModel,
-    HostedModel,
     Licence,
     Price,
     UnknownModel,
@@ -182,17 +181,13 @@ def test_a_price_warns_when_it_is_older_than_180_days():
     assert "181 days old (the provider's page, 2026-01-01)" in (price.stale(date(2026, 7, 1)) or "")
 
 
-@pytest.mark.parametrize(
-    ("today", "closed", "closing"),
-    [
-        (date(2026, 11, 27), None, "in 48 days"),
-        (date(2027, 1, 6), None, "in 8 days"),
-        (date(2027, 1, 7), "starts no tuning of gpt-4.1-mini-2025-04-14 after 2027-01-06", "in 7 days"),
-        (date(2027, 1, 14), "shut gpt-4.1-mini-2025-04-14 down on 2027-01-14", None),
-    ],
-)
-def test_a_hosted_model_warns_before_its_shutdown_and_is_refused_once_it_cannot_be_tuned(today, closed, closing):
-    model = catalogue().hosted_model("gpt-4.1-mini")
-    assert isinstance(model, HostedModel)
-    for said, wanted in ((model.closed(today), closed), (model.closing(today), closing)):
-        assert (said is None) if wanted is None else (wanted in said and "move to open weights" in said)
+def test_a_proprietary_model_is_found_by_its_id_or_by_its_name_at_the_provider_and_has_its_last_days():
+    found = catalogue().hosted_model("gpt-4.1-mini")
+    assert found is not None
+    assert found == catalogue().hosted_model("gpt-4.1-mini-2025-04-14")
+    assert (found.last_job_date, found.shutdown_date) == (date(2027, 1, 6), date(2027, 1, 14))
+
+
+def test_a_proprietary_model_that_is_named_as_if_it_were_open_is_refused_with_what_to_write():
+    with pytest.raises(UnknownModel, match=r"gpt-4o has no open weights, OpenAI tunes.*\{type: api, id: gpt-4o, model: gpt-4o-2024-08-06"):
+        model_named("gpt-4o")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from fine_tune_pipeline.guide.base_model.catalogue import Catalogue, catalogue
-from fine_tune_pipeline.guide.base_model.catalogue_files import catalogue_of, read_catalogue
+from fine_tune_pipeline.guide.base_model.catalogue_files import candidate_problems, catalogue_of, read_catalogue
 from fine_tune_pipeline.spec.reading import InvalidUseCase
 from fine_tune_pipeline_tests.guide.technique.stand_ins import use_case
 
@@ -24,6 +24,9 @@ prices:
   - {id: gpt-4.1-mini, train: 5, input: 0.8, output: 3.2, currency: USD, as_of: 2026-11-20, source: an offer}
   - {id: ours-tiny, hosting_hour: 1.5, currency: EUR, as_of: 2026-11-20, source: our data centre}
 """
+
+
+PINNED = {"type": "catalogue", "id": "gemma-9", "revision": "0" * 40}
 
 
 def extended(tmp_path: Path, *texts: str) -> Catalogue:
@@ -55,6 +58,26 @@ def test_a_row_of_the_same_id_replaces_the_shipped_one_and_a_later_file_the_earl
 
 def test_without_files_the_catalogue_is_the_shipped_one(tmp_path):
     assert extended(tmp_path) == catalogue()
+
+
+@pytest.mark.parametrize(
+    ("candidate", "said"),
+    [
+        ("gemma-9", "got 'gemma-9'"),
+        ("gpt-4o", "gpt-4o has no open weights"),
+        (PINNED, "'gemma-9'"),
+    ],
+)
+def test_a_candidate_that_the_catalogue_does_not_have_is_a_problem_of_the_use_case(tmp_path, candidate, said):
+    [problem] = candidate_problems(use_case(tmp_path, base_model={"candidates": ["qwen3-4b", candidate]}))
+    assert said in problem.message
+
+
+def test_mistakes_of_its_catalogue_files_are_problems_of_the_use_case(tmp_path):
+    (tmp_path / "ours.yaml").write_text("models: 3", encoding="utf-8")
+    spec = use_case(tmp_path, base_model={"catalogue": ["ours.yaml"]})
+    assert [problem.field for problem in candidate_problems(spec)] == ["models"]
+    assert candidate_problems(use_case(tmp_path)) == []
 
 
 def problems(tmp_path: Path, text: str) -> str:

@@ -2,10 +2,18 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM
+import torch
+from transformers import AutoModelForCausalLM, MixtralConfig, OlmoeConfig, Qwen2MoeConfig, Qwen3MoeConfig
 
 from fine_tune_pipeline.guide.base_model.local import read_model_folder, take_over
-from fine_tune_pipeline.guide.base_model.model_files import UnusableModel
+from fine_tune_pipeline.guide.base_model.model_files import (
+    MissingShards,
+    NeedsOwnCode,
+    NoSafetensors,
+    PickledWeights,
+    UnreadableConfig,
+    UnusableModel,
+)
 from fine_tune_pipeline_tests.tiny import HIDDEN, VOCABULARY, tiny_model
 
 
@@ -54,7 +62,7 @@ def test_the_hash_follows_the_content_not_the_place(folder, tmp_path):
 
 def test_pickled_weights_are_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UnusableModel, match=r"pytorch_model\.bin are pickled weights.*want \*\.safetensors"):
+    with pytest.raises(PickledWeights, match=r"pytorch_model\.bin are pickled weights.*want \*\.safetensors"):
         read_model_folder(folder)
 
 
@@ -81,4 +89,97 @@ def test_an_adapter_alone_is_no_base_model(folder):
 def test_a_broken_file_is_named(folder, name, content, said):
     (folder / name).write_text(content)
     with pytest.raises(UnusableModel, match=rf"{name}.*{said}"):
+        read_model_folder(folder)
+
+
+def changed_config(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def test_shards_are_taken_as_their_index_names_them_and_a_second_copy_of_the_weights_is_left_out(folder):
+    parameters = read_model_folder(folder).parameters
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder / "shards", max_shard_size="100KB")
+    (folder / "model.safetensors").rename(folder / "shards" / "consolidated.safetensors")
+    read = read_model_folder(folder / "shards")
+    assert read.parameters == parameters
+    assert read.left_out == ("consolidated.safetensors",)
+    assert len([name for name in read.files if name.endswith(".safetensors")]) > 1
+
+
+def test_a_shard_that_is_missing_is_named(folder):
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder / "shards", max_shard_size="100KB")
+    lost = sorted((folder / "shards").glob("*.safetensors"))[0]
+    lost.unlink()
+    with pytest.raises(MissingShards, match=rf"names {lost.name}, which are not there"):
+        read_model_folder(folder / "shards")
+
+
+def test_weights_under_a_name_that_nobody_loads_are_refused(folder):
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    with pytest.raises(NoSafetensors, match=r"got adapter_model\.safetensors, want model\.safetensors"):
+        read_model_folder(folder)
+
+
+def test_a_model_that_needs_its_own_code_is_refused(folder):
+    changed_config(folder, model_type="acme", auto_map={"AutoConfig": "configuration_acme.Acme"})
+    with pytest.raises(NeedsOwnCode, match=r"model_type 'acme' is not one of transformers' own.*configuration_acme\.Acme"):
+        read_model_folder(folder)
+
+
+def test_code_beside_an_architecture_that_transformers_has_is_left_out_and_not_needed(folder):
+    changed_config(folder, model_type="phi3", auto_map={"AutoConfig": "configuration_phi3.Phi3Config"})
+    (folder / "configuration_phi3.py").write_text("raise SystemExit")
+    assert read_model_folder(folder).left_out == ("configuration_phi3.py",)
+
+
+def test_links_of_a_cache_are_followed_when_files_are_taken_over(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder / "config.json")
+    take_over({"config.json": tmp_path / "link"}, tmp_path / "taken")
+    taken = tmp_path / "taken" / "config.json"
+    assert not taken.is_symlink()
+    assert taken.read_bytes() == (folder / "config.json").read_bytes()
+
+
+SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen3MoeConfig(
+            **SMALL,
+            head_dim=64,
+            intermediate_size=512,
+            moe_intermediate_size=128,
+            num_experts=8,
+            num_experts_per_tok=2,
+            mlp_only_layers=[0],
+        ),
+        Qwen2MoeConfig(
+            **SMALL,
+            intermediate_size=512,
+            moe_intermediate_size=128,
+            shared_expert_intermediate_size=256,
+            num_experts=8,
+            num_experts_per_tok=2,
+        ),
+        MixtralConfig(**SMALL, intermediate_size=256, num_local_experts=4, num_experts_per_tok=2),
+        OlmoeConfig(**SMALL, **EXPERTS, intermediate_size=256),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_experts_are_counted_as_transformers_builds_them(folder, config):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    config.save_pretrained(folder)
+    architecture = read_model_folder(folder).architecture
+    assert architecture.experts
+    assert architecture.parameters == pytest.approx(model.num_parameters(), rel=0.01)
+
+
+def test_numbers_that_do_not_go_together_are_named(folder):
+    changed_config(folder, num_experts=4, num_experts_per_tok=9)
+    with pytest.raises(UnreadableConfig, match=r"config\.json: its numbers do not go together"):
         read_model_folder(folder)

@@ -11,7 +11,7 @@ from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, TrafficLog
 from fine_tune_pipeline.guide.dataset.assets import clean_examples, dataset, raw_examples, reviewed_examples, scrubbed_examples
 from fine_tune_pipeline.programs.requests import EmbedRequest
-from fine_tune_pipeline.resources.compute.local import LocalCompute
+from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline.resources.data_engine import DataEngine
 from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
@@ -30,7 +30,7 @@ FACTORIES = {
 AUTO = {"review": {"policy": "auto_accept"}, "minimum_examples": 40}
 
 
-class OwnCompute(LocalCompute):
+class OwnCompute(PlacedCompute):
     """This machine, but embeddings count words: MiniLM takes seconds to start."""
 
     def run(self, context, request, result):

@@ -1,4 +1,5 @@
 import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -90,7 +91,12 @@ def test_nothing_cheaper_is_enough_when_no_target_says_what_enough_is():
 
 
 def steps(
-    texts: list[str], *, training: TrainResult | None = None, unfinished: float = 0.0, classifier: list[str] | None = None
+    texts: list[str],
+    *,
+    training: TrainResult | None = None,
+    unfinished: float = 0.0,
+    classifier: list[str] | None = None,
+    other_bases: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     given = {"base_few_shot": answers(50), "fine_tuned": texts, **({"classifier": classifier} if classifier else {})}
     scores = scored(ROWS, given, task=TASK, metrics=["accuracy", "valid_label"])
@@ -103,7 +109,24 @@ def steps(
         confused=confusions(ROWS, texts, task=TASK),
         training=training or train_result(validation_losses=((0, 3.0), (20, 0.4))),
         unfinished=unfinished,
+        other_bases=other_bases,
     )
+
+
+LARGER = {"id": "qwen3-0.6b", "kind": "larger", "reason": "2.2 times the parameters", "candidate": False}
+
+
+@pytest.mark.parametrize(("right", "proposed"), [(40, True), (200, False)])
+def test_another_base_model_is_proposed_last_and_only_when_the_objective_is_missed(right: int, proposed: bool):
+    found = steps(answers(right), other_bases=[LARGER, {**LARGER, "id": "smollm2-135m"}])
+    wanted = "try a larger base model, qwen3-0.6b (2.2 times the parameters): add it to base_model.candidates."
+    assert (wanted in found[-1:]) is proposed
+    assert not any("smollm2" in said for said in found)
+
+
+def test_another_base_model_that_is_a_candidate_already_is_to_be_put_first():
+    found = steps(answers(40), other_bases=[{**LARGER, "candidate": True}])
+    assert found[-1].endswith("it stands in base_model.candidates: put it first.")
 
 
 def test_nothing_is_proposed_when_nothing_stands_out():

@@ -146,6 +146,20 @@ def test_a_model_that_is_not_good_enough_is_stopped(world: World, own: float, ob
     assert all(check.severity == dg.AssetCheckSeverity.ERROR for check in found.values() if not check.passed)
 
 
+def test_a_missed_objective_points_to_the_next_base_model(world: World):
+    world.compute["right"] = {**RIGHT, "fine_tuned": 0.3}
+    world.run(use_case(world.folder), predictions, evaluation_report, raise_on_error=False)
+    assert world.report()["next_steps"][-1].startswith("try a larger base model, qwen3-0.6b (2.2 times the parameters)")
+
+
+def test_the_report_shows_the_base_models_that_were_weighed_without_empty_columns(world: World):
+    world.run(use_case(world.folder), predictions, evaluation_report)
+    text = world.kept("evaluation_report", "report.md").split("Base models side by side")[1].split("\n#")[0]
+    assert "tiny is the first of 2 candidates that passes. Minutes and costs are of 1,000 rows of 256 tokens." in text
+    assert "candidate | parameters | verdict" in text
+    assert "its licence is not accepted" in text
+
+
 def test_a_missed_guard_stops_too(world: World):
     spec = use_case(world.folder, objective={"guards": [{"metric": "valid_json", "at_least": 0.97}]})
     check = checks(world.run(spec, predictions, evaluation_report, raise_on_error=False))["meets_objective"]

@@ -42,6 +42,20 @@ SCHEMA = {
 RIGHT = {"base_zero_shot": 0.0, "base_few_shot": 0.3, "fine_tuned": 0.8}
 """Share of rows that each system of the pretended program answers rightly."""
 
+LARGER = {"id": "qwen3-0.6b", "kind": "larger", "reason": "2.2 times the parameters", "candidate": False}
+"""What step 2 ranks after its choice."""
+
+BASE = {
+    "id": "tiny",
+    "reason": "tiny is the first of 2 candidates that passes.",
+    "compared_on": "1,000 rows of 256 tokens",
+    "candidates": [
+        {"candidate": "tiny", "parameters": 1000, "quality prior": None, "verdict": "passes"},
+        {"candidate": "huge", "parameters": None, "quality prior": None, "verdict": "its licence is not accepted"},
+    ],
+    "try_next": [LARGER],
+}
+
 
 def answer(intent: str, urgency: str) -> str:
     return json.dumps({"intent": intent, "urgency": urgency})
@@ -112,7 +126,7 @@ def before_evaluation(
     chosen = [{"prompt": train[0].prompt, "completion": train[0].completion}] if shots is None else shots
     put(store, "objective", {"objective.json": {}})
     put(store, "dataset", {"train.jsonl": list(train), "test.jsonl": list(test)})
-    put(store, "base_model", {"model/config.json": {}})
+    put(store, "base_model", {"model/config.json": {}, "base_model.json": BASE})
     put(store, "baselines", {"shots.json": chosen})
     curve = [{"step": step, "loss": 3.0 / step, "learning_rate": 1e-3} for step in range(1, 21)]
     put(store, "adapter", {"adapter/adapter_config.json": {}, "train.json": train_result().model_dump(mode="json"), "curve.jsonl": curve})

@@ -152,7 +152,9 @@ def test_predictions_run_on_the_place_of_the_compute(tmp_path):
     write_prompts(tmp_path / "p.jsonl", rows("a"))
     for device, dtype, threads in (("cpu", "float32", 4), ("cuda", "bfloat16", None)):
         compute = RuleCompute(record=str(tmp_path / device), device=device, cores=4)
-        result = predict(dg.build_asset_context(), compute, model=tmp_path, jobs=[job], folder=tmp_path / f"{device}-work")
+        result = predict(
+            dg.build_asset_context(), compute, model=tmp_path, jobs=[job], folder=tmp_path / f"{device}-work", replies=tmp_path
+        )
         [asked] = compute.asked("predict")
         assert (asked["device"], asked["dtype"], asked["threads"]) == (device, dtype, threads)
         assert result.jobs[0].rows == 1

@@ -11,7 +11,7 @@ from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.technique.assets import training_plan
 from fine_tune_pipeline.guide.training.assets import adapter
 from fine_tune_pipeline.programs.models import is_peft_folder, weights_sha256
-from fine_tune_pipeline.resources.compute.local import LocalCompute
+from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.technique.stand_ins import (
     artifact_store,
@@ -38,7 +38,7 @@ def test_a_tiny_model_is_planned_tried_out_and_trained(tmp_path):
             [training_plan(spec), environment(spec), adapter(spec), *upstream_assets("objective", "base_model", "dataset", "baselines")],
             resources={
                 "store": store,
-                "compute": LocalCompute(),
+                "compute": PlacedCompute(),
                 "tracking": ExperimentTracking(uri=uri, artifacts=str(tmp_path / "mlruns")),
             },
         )

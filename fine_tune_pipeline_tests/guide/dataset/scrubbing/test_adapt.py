@@ -13,7 +13,7 @@ from fine_tune_pipeline.programs import adapt_ner
 from fine_tune_pipeline.programs.ner_requests import AdaptNerRequest, NerScore
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import EmbedRequest
-from fine_tune_pipeline.resources.compute.local import LocalCompute
+from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline.resources.data_engine import DataEngine
 from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
 from fine_tune_pipeline.resources.serving import Serving
@@ -28,7 +28,7 @@ REVIEWED = {
 }
 
 
-class OwnCompute(LocalCompute):
+class OwnCompute(PlacedCompute):
     """Programs in this process, with scores as they are told, so that both outcomes can be seen."""
 
     adapted_f2: float = 0.9

@@ -1,0 +1,171 @@
+"""How long each asset that has to be built will take, in which memory, at which cost, before anything is run.
+
+In this order: what the plan of the training says, with what earlier trainings have taught it; how long the asset took the last time; what a
+row of it took on two CPU cores. Each figure says which of them it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fine_tune_pipeline.artifacts.store import Artifact, Store
+from fine_tune_pipeline.guide.base_model.candidates import demands, first_passing, judge
+from fine_tune_pipeline.guide.base_model.price import Cost, cost, price_of
+from fine_tune_pipeline.guide.objective.held_out import count_rows
+from fine_tune_pipeline.guide.technique.build_plan import job_of
+from fine_tune_pipeline.guide.technique.plan import Job, Place, Plan, make_plan
+from fine_tune_pipeline.guide.technique.workload import LIKELY_BYTES_PER_TOKEN, SPARE_TOKENS, Workload
+from fine_tune_pipeline.rehearsal import Step
+from fine_tune_pipeline.resources.compute.inventory import Inventory
+from fine_tune_pipeline.spec.sources import Source
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
+
+GIB = 1 << 30
+
+ANSWER_SHARE = 0.25
+"""Of the bytes of a source, taken for answers while no row was read."""
+
+LONGEST_OVER_MEAN = 4
+"""The longest row over the mean one, as in the built-in use case."""
+
+ROW_SECONDS = {
+    "raw_examples": 0.0002,
+    "clean_examples": 0.006,
+    "scrubbed_examples": 0.0025,
+    "reviewed_examples": 0.0001,
+    "dataset": 0.001,
+}
+"""Of one row, on two CPU cores, while fewer than 20,000 are judged: measured with `bench/dataset_scale.py`, starting times included."""
+
+TRAINING_PARTS = {"adapter": 1.0, "environment": 0.1, "baselines": 0.2, "predictions": 0.3}
+"""Of the predicted time of the training, what else computes with the model takes where it never ran: as in the built-in use case."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """`minutes`, `gib` and `cost` are None where nothing is known of them; `basis` says where they are from."""
+
+    minutes: float | None
+    gib: float | None
+    cost: Cost | None
+    basis: str
+
+
+def forecasts(spec: UseCaseSpec, steps: Sequence[Step], store: Store, inventory: Inventory) -> dict[str, Forecast]:
+    """A forecast for each asset that would be built.
+
+    Args:
+        steps: of the rehearsal; only those that would be built are looked at.
+        inventory: where it would run.
+    """
+    plan = _plan(spec, steps, store, inventory) if any(step.does == "build" for step in steps) else None
+    rows = known_rows(spec)
+    return {step.asset: _priced(_forecast(spec, step.asset, store, plan, rows), spec, inventory) for step in steps if step.does == "build"}
+
+
+def known_rows(spec: UseCaseSpec) -> int | None:
+    """Rows of all sources of examples; None when one of them cannot be counted without reading it."""
+    counts = [count_rows(source, spec) for source in spec.dataset.sources]
+    return None if any(not isinstance(count, int) for count in counts) else sum(count for count in counts if isinstance(count, int))
+
+
+def first_look(spec: UseCaseSpec) -> Workload | None:
+    """What there is to learn, by the sizes of local files, before any row is read; names of columns count too, so it is rather too much."""
+    rows = known_rows(spec)
+    if not rows:
+        return None
+    size = sum(_bytes(source, spec) for source in spec.dataset.sources)
+    tokens = int(size / LIKELY_BYTES_PER_TOKEN)
+    longest = LONGEST_OVER_MEAN * tokens // rows
+    return Workload(
+        rows=rows,
+        tokens=tokens,
+        labelled_tokens=int(ANSWER_SHARE * tokens),
+        longest_tokens=longest,
+        longest_bound=2 * longest + SPARE_TOKENS,
+    )
+
+
+def _bytes(source: Source, spec: UseCaseSpec) -> float:
+    """Of what is taken of a source whose rows could be counted."""
+    assert not hasattr(source, "query")
+    path = Path(spec.place(source.path))
+    taken, whole = count_rows(source, spec), count_rows(source.model_copy(update={"sample": None}), spec)
+    assert isinstance(taken, int)
+    assert isinstance(whole, int)
+    return path.stat().st_size * taken / max(1, whole)
+
+
+def _plan(spec: UseCaseSpec, steps: Sequence[Step], store: Store, inventory: Inventory) -> Plan | None:
+    """The plan of the training, from what would be reused, from dataset and base model as they were, or from a first look at the files."""
+    taken: Mapping[str, Artifact] = {step.asset: step.artifact for step in steps if step.artifact is not None}
+    before = {name: taken.get(name) or store.peek(spec.name, name) for name in ("dataset", "base_model")}
+    place = Place.of(inventory, headroom=spec.environment.memory_headroom)
+    if "training_plan" in taken:
+        return Plan.read(taken["training_plan"].file("plan.json"))
+    dataset, base = before["dataset"], before["base_model"]
+    if dataset is not None and base is not None:
+        return make_plan(job_of(spec, dataset=dataset, base=base), place)[0]
+    chosen, work = first_passing(judge(spec, demands(spec, inventory))), first_look(spec)
+    if chosen is None or chosen.facts is None or work is None:
+        return None
+    facts = chosen.facts
+    return make_plan(Job(facts.architecture, facts.context, work, technique=spec.technique, training=spec.training), place)[0]
+
+
+def _forecast(spec: UseCaseSpec, asset: str, store: Store, plan: Plan | None, rows: int | None) -> Forecast:
+    gib = plan.predicted_peak_bytes / GIB if plan is not None and asset in ("adapter", "environment") else None
+    history = store.history(spec.name, asset)
+    if asset == "adapter" and plan is not None:
+        return Forecast(plan.predicted_seconds / 60, gib, None, "predicted")
+    if history:
+        return Forecast(history[-1].seconds / 60, gib, None, "as the last time")
+    if asset in ROW_SECONDS and rows is not None:
+        return Forecast(rows * ROW_SECONDS[asset] / 60, gib, None, f"{rows} rows, each as on two CPU cores")
+    if asset in TRAINING_PARTS and plan is not None:
+        return Forecast(
+            TRAINING_PARTS[asset] * plan.predicted_seconds / 60, gib, None, "a share of the training, as in the built-in use case"
+        )
+    return Forecast(None, gib, None, "not known before the first run")
+
+
+def _priced(found: Forecast, spec: UseCaseSpec, inventory: Inventory) -> Forecast:
+    price = price_of(inventory.devices[0], spec.environment.prices)
+    return found if found.minutes is None else replace(found, cost=cost(60 * found.minutes, price, devices=len(inventory.devices)))
+
+
+def table(steps: Sequence[Step], forecast: Mapping[str, Forecast]) -> str:
+    """For a terminal: a line for each asset, and the sum."""
+    lines = [("asset", "", "minutes", "GiB", "cost", "why")]
+    for step in steps:
+        found = forecast.get(step.asset)
+        shown = ("", "", "") if found is None else (_number(found.minutes), _number(found.gib), str(found.cost or ""))
+        lines.append((step.asset, step.does, *shown, step.why if found is None else f"{step.why} ({found.basis})"))
+    total = sum(found.minutes or 0 for found in forecast.values())
+    costs = [found.cost for found in forecast.values() if found.cost is not None]
+    unknown = [name for name, found in forecast.items() if found.minutes is None]
+    spent = Cost(sum(one.amount for one in costs), costs[0].currency) if costs else ""
+    lines.append(("in all", "", _number(total), "", str(spent), f"without {', '.join(unknown)}" if unknown else ""))
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[5]]).rstrip() for line in lines
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else "<0.1" if value < 0.05 else f"{value:.1f}"
+
+
+def facts(steps: Sequence[Step], forecast: Mapping[str, Forecast]) -> list[dict[str, Any]]:
+    """For machines."""
+    return [
+        {"asset": step.asset, "does": step.does, "why": step.why, **({} if found is None else _facts(found))}
+        for step in steps
+        for found in [forecast.get(step.asset)]
+    ]
+
+
+def _facts(found: Forecast) -> dict[str, Any]:
+    spent = {} if found.cost is None else {"cost": round(found.cost.amount, 4), "currency": found.cost.currency}
+    return {"minutes": found.minutes, "gib": found.gib, **spent, "basis": found.basis}

@@ -1,0 +1,102 @@
+"""Which folders and files a container sees: those that its request names, at the paths that they have here."""
+
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fine_tune_pipeline.resources.compute.job import Job, PlaceFailure
+
+UNPRIVILEGED = 10001
+"""User and group of programs when we are root ourselves: an account that no system has."""
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A folder or file of the engine's machine, or a named volume, as a container sees it."""
+
+    source: str
+    target: Path
+    read_only: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As the engine's interface has it: unlike in the short form, a source that is not there is an error."""
+        kind = "bind" if self.source.startswith("/") else "volume"
+        return {"Type": kind, "Source": self.source, "Target": str(self.target), "ReadOnly": self.read_only}
+
+
+def configured(volumes: Mapping[str, str]) -> list[Mounted]:
+    """What the place always mounts: `{name or folder: /where}`, or `/where:ro`."""
+    found = []
+    for source, where in volumes.items():
+        target, _, mode = where.partition(":")
+        if not target.startswith("/") or mode not in ("", "ro", "rw"):
+            raise PlaceFailure(f"compute.place.volumes: {source}: got {where!r}, want an absolute path, such as /data or /data:ro")
+        found.append(Mounted(source, Path(target), read_only=mode == "ro"))
+    return found
+
+
+def of_job(job: Job, volumes: Sequence[Mounted]) -> list[Mounted]:
+    """What this job needs beyond the volumes, each at its own path.
+
+    Raises:
+        PlaceFailure: something that it reads is not there.
+    """
+    targets = [volume.target for volume in volumes]
+    written = [path for path in map(writable_folder, job.writes) if not _within(path, targets)]
+    read = [path for path in (*job.reads, *linked(job.reads)) if not _within(path, [*targets, *written])]
+    wanted = {**dict.fromkeys(read, True), **dict.fromkeys(written, False)}
+    if absent := [str(path) for path in wanted if not path.exists()]:
+        raise PlaceFailure(f"{job.program}: {', '.join(absent)}: not there, so no container can be given it")
+    return [Mounted(str(path), path, read_only) for path, read_only in wanted.items()]
+
+
+def _within(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def writable_folder(path: Path) -> Path:
+    """What is mounted so that `path` can be written: a file may not exist yet, and is replaced as a whole."""
+    return path if path.is_dir() else path.parent
+
+
+def linked(paths: Sequence[Path]) -> list[Path]:
+    """Files outside of the folders to which links in them lead, as those of a cache of the Hugging Face Hub do."""
+    links = [link for path in paths if path.is_dir() for link in path.rglob("*") if link.is_symlink()]
+    return sorted({link.resolve() for link in links if not _within(link.resolve(), paths)})
+
+
+def user_of(configured_user: str | None) -> str:
+    """`uid:gid` of the programs: ours, since they write into our folders; not root's."""
+    if configured_user is not None:
+        return configured_user
+    return f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{UNPRIVILEGED}:{UNPRIVILEGED}"
+
+
+def handed_over(job: Job, user: str) -> None:
+    """Give what the job writes to its user, if we are root and may.
+
+    Raises:
+        PlaceFailure: its user may not read what it reads.
+    """
+    uid, _, gid = user.partition(":")
+    if os.getuid() or uid == "0":
+        return
+    for path in job.writes:
+        folder = writable_folder(path)
+        for one in (folder, *(folder.rglob("*") if folder == path else [path] if path.exists() else [])):
+            os.chown(one, int(uid), int(gid or -1), follow_symlinks=False)
+    if closed := [str(path) for path in job.reads if path.exists() and not _open_to(path, int(uid), int(gid or -1))]:
+        raise PlaceFailure(
+            f"{job.program}: user {user} of the container may not read {', '.join(closed)}: chmod -R o+rX there, or set compute.place.user"
+        )
+
+
+def _open_to(path: Path, uid: int, gid: int) -> bool:
+    seen = path.stat()
+    if seen.st_uid == uid:
+        return bool(seen.st_mode & stat.S_IRUSR)
+    return bool(seen.st_mode & (stat.S_IRGRP if seen.st_gid == gid else stat.S_IROTH))

@@ -1,0 +1,59 @@
+"""The one `Compute` of the product: a place by configuration, of the deployment or of a single run, and the way every program goes."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from fine_tune_pipeline.programs.requests import Request
+from fine_tune_pipeline.resources.compute.base import Compute, ResultT
+from fine_tune_pipeline.resources.compute.docker import Docker
+from fine_tune_pipeline.resources.compute.exchange import RESULT, answered, exchange, leased
+from fine_tune_pipeline.resources.compute.inventory import Inventory
+from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure, failure
+from fine_tune_pipeline.resources.compute.live import LiveFileReader
+from fine_tune_pipeline.resources.compute.local import Local
+from fine_tune_pipeline.resources.compute.ray import Ray
+from fine_tune_pipeline.resources.program_environment import PROGRAM_ENVIRONMENT
+
+AnyPlace = Local | Docker | Ray
+"""Every place that programs can run at, told apart by its `kind`."""
+
+KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local, Docker, Ray)}
+
+
+class PlacedCompute(Compute):
+    """Runs a program at a place, and reports back."""
+
+    place: AnyPlace = Field(default=Local(), discriminator="kind", description="Where: local, docker, kubernetes, ray, cloud.")
+
+    def run(self, context: dg.AssetExecutionContext, request: Request, result: type[ResultT]) -> ResultT:
+        answer = Path(request.output) / RESULT
+        if answered(request):
+            context.log.info(f"{request.module}: an earlier try has finished it; its answer is read")
+            return result.read(answer)
+        with exchange(request) as folder:
+            ended = self._executed(context, Job(request=request, folder=folder, handed_on=self.place.handed_on()))
+            if ended.cause != Cause.DONE:
+                raise failure(Job(request=request, folder=folder), ended)
+            if not answer.exists():
+                raise failure(Job(request=request, folder=folder), Ended(Cause.LOST, 0, ended.tail, f"It left no {answer} behind."))
+        return result.read(answer)
+
+    def inventory(self) -> Inventory:
+        return self.place.inventory()
+
+    def _executed(self, context: dg.AssetExecutionContext, job: Job) -> Ended:
+        reader = LiveFileReader(context, job.folder / "messages.jsonl")
+        injector = dg.PipesEnvContextInjector()
+        try:
+            with (
+                dg.open_pipes_session(context.op_execution_context, context_injector=injector, message_reader=reader) as session,
+                leased(job.folder, self.place.lease) as lease,
+            ):
+                settings = {name: os.environ.get(name, value) for name, value in PROGRAM_ENVIRONMENT.items()}
+                told = {**settings, **session.get_bootstrap_env_vars(), **lease, "PYTHONUNBUFFERED": "1"}
+                return self.place.execute(Job(request=job.request, folder=job.folder, environment=told, handed_on=job.handed_on))
+        except PlaceFailure as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error

@@ -1,0 +1,110 @@
+"""How programs are started, and how they end when nobody waits for them any more."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fine_tune_pipeline.programs.reporting import LEASE_SECONDS_VARIABLE, LEASE_VARIABLE
+from fine_tune_pipeline.programs.requests import (
+    Access,
+    Hyperparameters,
+    Placement,
+    PredictJob,
+    PredictRequest,
+    PromptFormat,
+    Technique,
+    TrainRequest,
+)
+from fine_tune_pipeline.resources.compute.exchange import exchange, leased
+from fine_tune_pipeline.resources.compute.job import Job
+from fine_tune_pipeline.resources.compute.live import whole_lines
+from fine_tune_pipeline.resources.compute.local import Local
+from fine_tune_pipeline_tests.resources.compute.odd_program import OddRequest
+from fine_tune_pipeline_tests.waiting import wait_until
+
+
+def train(tmp_path: Path) -> TrainRequest:
+    return TrainRequest(
+        output=str(tmp_path), model="/m", train="/t.jsonl", validation="/v.jsonl", format=PromptFormat(), technique=Technique(type="lora"),
+        hyperparameters=Hyperparameters(learning_rate=1e-3, epochs=1, effective_batch=8, max_length=64), placement=Placement(),
+    )  # fmt: skip
+
+
+def test_the_accelerate_launcher_starts_a_process_for_each_device(tmp_path: Path):
+    script = tmp_path / "rank.py"
+    script.write_text("import os, sys; open(sys.argv[1] + os.environ['RANK'] + os.environ['WORLD_SIZE'], 'w').close()", encoding="utf-8")
+    command = Local(launcher="accelerate", processes=2).command(Job(request=train(tmp_path), folder=tmp_path), python=sys.executable)
+    place = command.index("-m", 3)
+    assert command[place:] == ["-m", "fine_tune_pipeline.programs.train", "--request", str(tmp_path / "request.json")]
+    subprocess.run([*command[:place], str(script), f"{tmp_path}/process-"], capture_output=True, check=True, timeout=120)
+    assert sorted(path.name for path in tmp_path.glob("process-*")) == ["process-02", "process-12"]
+
+
+def test_a_program_that_cannot_be_parallel_is_started_once(tmp_path: Path):
+    job = Job(request=OddRequest(output=str(tmp_path), do="answer"), folder=tmp_path)
+    command = Local(launcher="accelerate", processes=2).command(job, python="python")
+    assert command == ["python", "-m", OddRequest.module, "--request", str(tmp_path / "request.json")]
+
+
+def test_the_name_of_a_job_is_the_same_for_each_try_of_the_same_work(tmp_path: Path):
+    request = train(tmp_path)
+    other = request.model_copy(update={"model": "/other"})
+    names = [Job(request=one, folder=tmp_path).name for one in (request, request.model_copy(), other)]
+    assert names[0] == names[1] != names[2]
+    assert names[0].startswith("train-")
+
+
+def test_a_request_knows_every_path_that_its_program_reads_or_writes(tmp_path: Path):
+    job = PredictJob(name="a", prompts="/p.jsonl", output="/out/a.jsonl", format=PromptFormat(), adapter="/adapter")
+    request = PredictRequest(output="/work", model="/m", jobs=(job, job.model_copy(update={"prompts": "/q.jsonl", "adapter": None})))
+    assert [str(path) for path in request.paths(Access.READS)] == ["/m", "/p.jsonl", "/adapter", "/q.jsonl"]
+    assert [str(path) for path in request.paths(Access.WRITES)] == ["/work", "/out/a.jsonl", "/out/a.jsonl"]
+
+
+def test_a_program_whose_lease_nobody_renews_ends_by_itself_with_its_children(tmp_path: Path):
+    with exchange(OddRequest(output=str(tmp_path), do="hang")) as folder:
+        with leased(folder, 1.5) as variables:
+            assert variables == {LEASE_VARIABLE: str(folder / "lease"), LEASE_SECONDS_VARIABLE: "1.5"}
+            command = [sys.executable, "-m", OddRequest.module, "--request", str(folder / "request.json")]
+            environment = {**variables, "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)}
+            program = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+            wait_until((tmp_path / "pids").exists, what="the program hangs")
+            # Longer than the lease: it is renewed.
+            with pytest.raises(subprocess.TimeoutExpired):
+                program.wait(timeout=3)
+        _, said = program.communicate(timeout=30)
+    assert program.returncode == -9
+    assert "nobody has renewed" in said
+    child = int((tmp_path / "pids").read_text(encoding="utf-8").split()[1])
+    wait_until(lambda: not alive(child), what="the child has ended")
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_what_another_request_left_in_the_folder_is_gone(tmp_path: Path):
+    for do in ("answer", "fail"):
+        with exchange(OddRequest(output=str(tmp_path), do=do)) as folder:
+            assert [path.name for path in folder.iterdir()] == ["request.json"]
+            assert json.loads((folder / "request.json").read_text(encoding="utf-8"))["do"] == do
+            (folder / "messages.jsonl").write_text("x", encoding="utf-8")
+        assert not folder.exists()
+
+
+def test_lines_are_read_when_they_are_whole(tmp_path: Path):
+    import threading
+
+    file, closed, got = tmp_path / "messages.jsonl", threading.Event(), []
+    file.write_bytes(b"one\ntw")
+    lines = whole_lines(file, closed)
+    got.append(next(lines))
+    with file.open("ab") as stream:
+        stream.write(b"o\n" + b"x" * 300_000 + b"\nnever ended")
+    closed.set()
+    got += lines
+    assert got == [b"one", b"two", b"x" * 300_000]

@@ -1,0 +1,104 @@
+"""`fine-tune-pipeline plan` on a use case that has never run; `end_to_end/` has one that has."""
+
+import json
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+import fine_tune_pipeline
+from fine_tune_pipeline.cli import main
+from fine_tune_pipeline.forecast import first_look, known_rows
+from fine_tune_pipeline.planning import planned
+from fine_tune_pipeline.spec.environment import DevicePrice
+from fine_tune_pipeline.spec.reading import read_use_case
+from fine_tune_pipeline.use_case import GUIDE
+
+BUILT_IN = Path(fine_tune_pipeline.__file__).parent / "defs" / "support_triage"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FINE_TUNE_PIPELINE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_a_first_run_builds_everything_in_the_order_of_the_guide_and_nothing_is_written(home: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "support_triage", "--device", "L4", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["use_case"], said["place"]) == ("support_triage", "1 x L4 (L4)")
+    assert [row["asset"] for row in said["assets"]] == [factory.__name__ for factory in GUIDE]
+    does = {row["asset"]: row["does"] for row in said["assets"]}
+    assert {name for name, do in does.items() if do == "look"} == {"production_traffic", "drift_report"}
+    assert {do for name, do in does.items() if name not in ("production_traffic", "drift_report")} == {"build"}
+    assert not home.exists()
+
+
+def test_the_training_of_a_first_run_is_forecast_from_the_files(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "support_triage", "--device", "L4", "--json"]) == 0
+    [adapter] = [row for row in json.loads(capsys.readouterr().out)["assets"] if row["asset"] == "adapter"]
+    assert adapter["basis"] == "predicted"
+    assert 0 < adapter["minutes"] < 5
+    assert 2 < adapter["gib"] < 22
+    assert adapter["why"] == "because dataset is built anew"
+
+
+def test_rows_and_tokens_of_local_files_are_known_before_any_is_read():
+    spec = read_use_case(BUILT_IN / "defs.yaml")
+    look = first_look(spec)
+    lines = (BUILT_IN / "data" / "messages.jsonl").read_text(encoding="utf-8").splitlines()
+    assert look is not None
+    assert look.rows == known_rows(spec) == len(lines)
+    assert look.tokens == pytest.approx(sum(len(line.encode()) + 1 for line in lines) / 3.5, rel=0.01)
+
+
+def test_a_price_makes_costs_and_their_sum(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text = (BUILT_IN / "defs.yaml").read_text(encoding="utf-8")
+    for name in ("answer.schema.json", "data"):
+        (tmp_path / name).symlink_to(BUILT_IN / name)
+    price = DevicePrice(device="L4", per_hour=600, currency="EUR", as_of=date(2026, 11, 1))
+    section = f"  environment: {{prices: [{price.model_dump_json()}]}}\n"
+    (tmp_path / "own.yaml").write_text(text + section, encoding="utf-8")
+    found = planned(str(tmp_path / "own.yaml"), device="L4")
+    costs = {name: one.cost for name, one in found.forecasts.items() if one.cost is not None}
+    adapter = found.forecasts["adapter"]
+    assert adapter.minutes is not None
+    assert costs["adapter"].amount == pytest.approx(10 * adapter.minutes)
+    assert main(["plan", str(tmp_path / "own.yaml"), "--device", "L4"]) == 0
+    assert f"{sum(one.amount for one in costs.values()):.2f} EUR" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["support_triage", "--device", "L5"], "got 'L5', want one of H200"),
+        (["support_triage", "--device", "L4", "--count", "-1"], "got -1 of them, want 1 or more"),
+        (["nowhere"], "got 'nowhere', want one of support_triage, or a YAML file"),
+    ],
+)
+def test_a_wrong_question_is_refused_with_exit_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_planning_loads_no_heavy_library():
+    heavy = (
+        "torch",
+        "transformers",
+        "peft",
+        "trl",
+        "datasets",
+        "evaluate",
+        "mlflow",
+        "spacy",
+        "presidio_analyzer",
+        "sklearn",
+        "docker",
+        "ray",
+    )
+    run = "import sys; from fine_tune_pipeline.cli import main; main(['plan', 'support_triage'])"
+    code = f"{run}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
