@@ -202,6 +202,30 @@ def hard(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def record(parsed: argparse.Namespace) -> int:
+    """The answers of a hosted model to the prompts of a file, as rows to learn from: before its provider shuts it down."""
+    from fine_tune_pipeline.programs.hosted.provider import ProviderError
+    from fine_tune_pipeline.programs.hosted.record import record as recorded
+    from fine_tune_pipeline.programs.hosted.requests import HostedModel
+    from fine_tune_pipeline.programs.reporting import Reporter
+    from fine_tune_pipeline.programs.rows import BadRows
+
+    hosted = HostedModel(model=parsed.model, base_url=parsed.base_url, api_key_variable=parsed.key_variable, context_tokens=0)
+    instruction = "" if parsed.instruction is None else parsed.instruction.read_text(encoding="utf-8").strip()
+    try:
+        done = recorded(
+            parsed.source, parsed.target, hosted=hosted, instruction=instruction, max_new_tokens=parsed.max_tokens, reporter=Reporter(None)
+        )
+    except ProviderError as error:
+        print(error, file=sys.stderr)
+        return ENVIRONMENT
+    except BadRows as error:
+        print(error, file=sys.stderr)
+        return DATA_SAYS_NO
+    _say(parsed, asdict(done), f"{parsed.target}: {done.rows} answers; {done.cut} were cut at --max-tokens and left out")
+    return 0
+
+
 def plan(parsed: argparse.Namespace) -> int:
     """What a run would reuse and what it would build, and why; predicted minutes, memory and cost. Nothing is run."""
     from fine_tune_pipeline.guide.base_model.hardware import UnknownDevice
@@ -292,6 +316,14 @@ def _parser() -> argparse.ArgumentParser:
     added = command(hard)
     added.add_argument("use_case_file", type=Path, metavar="USE_CASE.yaml")
     added.add_argument("--columns", nargs="*", default=[], metavar="COLUMN", help="of metadata, that make slices beside the classes")
+    added = command(record)
+    added.add_argument("source", type=Path, metavar="PROMPTS.jsonl", help="rows of prompt, perhaps id and history")
+    added.add_argument("target", type=Path, metavar="ANSWERS.jsonl", help="the same rows with completion")
+    added.add_argument("--model", required=True, help="as the provider names it, such as ft:gpt-4o-mini-2024-07-18:…")
+    added.add_argument("--base-url", default="https://api.openai.com/v1", help="where the provider's API is")
+    added.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
+    added.add_argument("--instruction", type=Path, metavar="FILE", help="the system message that the model is used with")
+    added.add_argument("--max-tokens", type=int, default=1024, help="of one answer")
     for run in (serve, stop, status):
         command(run).add_argument("use_case", metavar="USE_CASE")
     added = command(plan)

@@ -9,15 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.store import Artifact, Store
 from fine_tune_pipeline.guide.base_model.candidates import demands, first_passing, judge
+from fine_tune_pipeline.guide.base_model.hosted import hosted_base
 from fine_tune_pipeline.guide.base_model.price import Cost, cost, price_of
 from fine_tune_pipeline.guide.objective.held_out import count_rows
 from fine_tune_pipeline.guide.technique.build_plan import job_of
+from fine_tune_pipeline.guide.technique.hosted_plan import hosted_epochs, hosted_plan, training_cost
 from fine_tune_pipeline.guide.technique.plan import Job, Place, Plan, make_plan
 from fine_tune_pipeline.guide.technique.workload import LIKELY_BYTES_PER_TOKEN, SPARE_TOKENS, Workload
 from fine_tune_pipeline.rehearsal import Step
 from fine_tune_pipeline.resources.compute.inventory import Inventory
+from fine_tune_pipeline.spec.hosted import ApiModel
 from fine_tune_pipeline.spec.sources import Source
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -59,9 +63,14 @@ def forecasts(spec: UseCaseSpec, steps: Sequence[Step], store: Store, inventory:
         steps: of the rehearsal; only those that would be built are looked at.
         inventory: where it would run.
     """
-    plan = _plan(spec, steps, store, inventory) if any(step.does == "build" for step in steps) else None
+    building = any(step.does == "build" for step in steps)
+    hosted = _hosted(spec, steps, store, inventory) if building else None
+    plan = _plan(spec, steps, store, inventory) if building and hosted is None else None
     rows = known_rows(spec)
-    return {step.asset: _priced(_forecast(spec, step.asset, store, plan, rows), spec, inventory) for step in steps if step.does == "build"}
+    found = {step.asset: _priced(_forecast(spec, step.asset, store, plan, rows), spec, inventory) for step in steps if step.does == "build"}
+    if hosted is not None and "adapter" in found:
+        found["adapter"] = _at_provider(spec, hosted, found["adapter"], store.peek(spec.name, "dataset"))
+    return found
 
 
 def known_rows(spec: UseCaseSpec) -> int | None:
@@ -95,6 +104,31 @@ def _bytes(source: Source, spec: UseCaseSpec) -> float:
     assert isinstance(taken, int)
     assert isinstance(whole, int)
     return path.stat().st_size * taken / max(1, whole)
+
+
+def _hosted(spec: UseCaseSpec, steps: Sequence[Step], store: Store, inventory: Inventory) -> ApiModel | None:
+    """The hosted model that was chosen, or would be; None for one with weights."""
+    reused = next((step.artifact for step in steps if step.asset == "base_model" and step.artifact is not None), None)
+    base = reused or store.peek(spec.name, "base_model")
+    if base is not None:
+        found = hosted_base(spec, base)
+        return None if found is None else found.entry
+    chosen = first_passing(judge(spec, demands(spec, inventory)))
+    return None if chosen is None else chosen.hosted
+
+
+def _at_provider(spec: UseCaseSpec, entry: ApiModel, found: Forecast, dataset: Artifact | None) -> Forecast:
+    """What the provider asks for the training, by its own prices; the queue there decides how long it takes."""
+    if dataset is not None:
+        plan = hosted_plan(read_examples(dataset.file("train.jsonl")), spec=spec, entry=entry)
+        tokens = plan.tokens_per_epoch * plan.job.epochs
+    else:
+        work = first_look(spec)
+        tokens = 0 if work is None else work.tokens * hosted_epochs(spec, rows=work.rows)
+    amount = training_cost(entry, tokens=tokens) if tokens else None
+    if amount is None or entry.prices is None:
+        return replace(found, basis=f"{found.basis}; the provider's price is not written")
+    return replace(found, cost=Cost(amount, entry.prices.currency), basis=f"{tokens:,} tokens at the provider's price")
 
 
 def _plan(spec: UseCaseSpec, steps: Sequence[Step], store: Store, inventory: Inventory) -> Plan | None:

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from fine_tune_pipeline.artifacts.traffic import UnknownRequest
+from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
 from fine_tune_pipeline.programs.model_thread import Draining, QueueFull, ThreadDied
 from fine_tune_pipeline.programs.prompts import ReservedText
 from fine_tune_pipeline.programs.service import STATUS_OF, ClientGone, TookTooLong, TooManyTokens, TooManyWanted
@@ -44,6 +45,9 @@ _STATUS: dict[type[Exception], int] = {
 _CODES: dict[type[Exception], str] = {
     TooManyTokens: "context_length_exceeded",
     QueueFull: "queue_full",
+    UpstreamBusy: "provider_busy",
+    UpstreamFailed: "provider_failed",
+    UpstreamRefused: "provider_refused",
     ClientGone: "client_gone",
     Draining: "stopping",
     ThreadDied: "model_thread_ended",

@@ -6,7 +6,7 @@ version and half by another. Nothing of torch here: what generates is given from
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 AnswerT = TypeVar("AnswerT")
 ResultT = TypeVar("ResultT")
 
-Generate = Callable[[str, Sequence[Sequence[int]], int], Sequence[AnswerT]]
-"""(model name, prompts as token ids, most new tokens) -> one answer a prompt, in their order."""
+Generate = Callable[[str, Sequence[Any], int], Sequence[AnswerT | Exception]]
+"""(model name, prompts, most new tokens) -> one answer a prompt, in their order; an exception is the answer of its own request only."""
 
 STOPPING = "the endpoint is being stopped"
 DIED = "the model thread has ended; the server's log says why"
@@ -41,7 +41,7 @@ class _Job(Generic[AnswerT]):
     """A request: what it wants (`kind` decides what may share its batch) and where its answer goes."""
 
     name: str
-    prompt_ids: Sequence[int]
+    prompt: Sized
     max_new_tokens: int
     answer: "Future[AnswerT]" = field(default_factory=Future)
 
@@ -90,13 +90,16 @@ class ModelThread(Generic[AnswerT]):
         with self._changed:
             return self._waiting()
 
-    def submit(self, name: str, prompt_ids: Sequence[int], *, max_new_tokens: int) -> "Future[AnswerT]":
+    def submit(self, name: str, prompt: Sized, *, max_new_tokens: int) -> "Future[AnswerT]":
         """Queue a request; cancelling the future takes it out, unless its batch runs already.
+
+        Args:
+            prompt: what `generate` understands: token ids, or what is as long as it has tokens.
 
         Raises:
             QueueFull, Draining, ThreadDied: it was not queued.
         """
-        job: _Job[AnswerT] = _Job(name=name, prompt_ids=prompt_ids, max_new_tokens=max_new_tokens)
+        job: _Job[AnswerT] = _Job(name=name, prompt=prompt, max_new_tokens=max_new_tokens)
         with self._changed:
             self._refuse_if_closed()
             if self._waiting() >= self._queue_limit:
@@ -179,13 +182,16 @@ class ModelThread(Generic[AnswerT]):
         name, max_new_tokens = batch[0].kind
         self._running = [job.answer for job in batch]
         try:
-            answers = self._generate(name, [job.prompt_ids for job in batch], max_new_tokens)
+            answers = self._generate(name, [job.prompt for job in batch], max_new_tokens)
         except FAILURES as error:
             for job in batch:
                 job.answer.set_exception(error)
             return
         for job, answer in zip(batch, answers, strict=True):
-            job.answer.set_result(answer)
+            if isinstance(answer, Exception):
+                job.answer.set_exception(answer)
+            else:
+                job.answer.set_result(answer)
 
     def _do(self, call: _Call) -> None:
         if not call.result.set_running_or_notify_cancel():

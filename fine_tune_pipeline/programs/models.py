@@ -14,6 +14,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from fine_tune_pipeline.programs.hosted.requests import read_hosted
 from fine_tune_pipeline.programs.requests import Precision
 
 _PICKLED = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -193,8 +194,11 @@ def weight_files(folder: str | Path) -> list[Path]:
 def weights_sha256(folder: str | Path) -> str:
     """SHA-256 over the content of the safetensors files of a model or adapter folder, in the order of their names.
 
-    With one file it is what `sha256sum` prints for it.
+    With one file it is what `sha256sum` prints for it. Of a hosted model, whose weights nobody outside sees, it is of its name and place.
     """
+    hosted = read_hosted(folder)
+    if hosted is not None:
+        return hosted.sha256
     digest = hashlib.sha256()
     for path in weight_files(folder):
         with path.open("rb") as file:

@@ -62,6 +62,10 @@ class Request(Contract):
         """What is asked, without where its run is tracked: canonical JSON, the same for each try of the same work."""
         return identity(self.model_dump(mode="json"))
 
+    def variables(self) -> tuple[str, ...]:
+        """Names of the environment variables whose secrets the program needs: a place that does not inherit ours hands them on."""
+        return ()
+
     def paths(self, access: Access) -> list[Path]:
         """Every path of the request, and of the documents inside it, that the program reads or writes, in their order."""
         return [Path(value) for how, value in _paths(self) if how == access]

@@ -9,9 +9,10 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from types import FrameType
+from typing import Any, Protocol
 
 import torch
 import uvicorn
@@ -19,6 +20,8 @@ import uvicorn
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
 from fine_tune_pipeline.programs.answer_shape import AnswerShape
+from fine_tune_pipeline.programs.hosted.requests import HostedModel, read_hosted
+from fine_tune_pipeline.programs.hosted.upstream import UpstreamNotSetUp
 from fine_tune_pipeline.programs.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.model_thread import ModelThread
 from fine_tune_pipeline.programs.models import NoWeights, PickledWeights, load_tokenizer, weights_sha256
@@ -27,16 +30,28 @@ from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.reporting import Reporter, parse, watch_parent
 from fine_tune_pipeline.programs.requests import ServeRequest
 from fine_tune_pipeline.programs.served_models import ServedModels
-from fine_tune_pipeline.programs.service import Limits, Service
+from fine_tune_pipeline.programs.service import Limits, Service, Written
 from fine_tune_pipeline.programs.serving_contract import SALT_FILE, SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
 from fine_tune_pipeline.programs.serving_http import make_app
 from fine_tune_pipeline.programs.traffic_writer import Scrubber, TrafficWriter
-from fine_tune_pipeline.programs.versions import Versions
+from fine_tune_pipeline.programs.versions import Models, Versions
 
 DEFAULT_LIMITS = Limits()
 
+Encode = Callable[[Asked, str], Sized]
+"""(what is asked, system message) -> the prompt, as long as it has tokens."""
+
 FLUSH_SECONDS = 30.0
 """Wait for the log's last rows when the server ends: the scrubber may still be loading its model."""
+
+
+class Served(Models, Protocol):
+    """What answers, with weights here or at a provider."""
+
+    @property
+    def context_tokens(self) -> int: ...
+
+    def generate(self, name: str, prompts: Sequence[Any], max_new_tokens: int) -> Sequence[Written | Exception]: ...
 
 
 class PortTaken(Exception):
@@ -74,7 +89,7 @@ def main() -> None:
     watch_parent()
     try:
         run(request, keys=Keys.from_environment())
-    except (NoKey, PortTaken, NoWeights, PickledWeights) as error:
+    except (NoKey, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp) as error:
         Reporter(None).log(f"{type(error).__name__}: {error}")
         sys.exit(USAGE_EXIT)
 
@@ -140,14 +155,14 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     folder = Path(request.model)
     base_sha256 = weights_sha256(folder)
     base = base_name(request.use_case)
-    models = ServedModels(folder, base_name=base, format=request.format, dtype=request.dtype, device=request.device)
-    thread = ModelThread(models.generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting)
+    hosted = read_hosted(folder)
+    models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
+    thread: ModelThread[Written] = ModelThread(models.generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting)
     thread.start()
     versions = Versions(
         state, use_case=request.use_case, base_sha256=base_sha256, base_new_tokens=request.max_new_tokens, models=models, thread=thread
     )
     versions.restore()
-    tokens = _encoder(request)
     champion = versions.table.champion
     warm = champion.name if champion is not None and champion.state == "loaded" else base
     thread.submit(warm, tokens(Asked("Hello"), ""), max_new_tokens=1).result()
@@ -167,7 +182,19 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     return service, writer
 
 
-def _encoder(request: ServeRequest) -> Callable[[Asked, str], list[int]]:
+def _with_weights(request: ServeRequest, base: str) -> tuple[Served, Encode]:
+    models = ServedModels(Path(request.model), base_name=base, format=request.format, dtype=request.dtype, device=request.device)
+    return models, _encoder(request)
+
+
+def _at_provider(request: ServeRequest, hosted: HostedModel, base: str) -> tuple[Served, Encode]:
+    # Only hosted models need the provider's client, which is an extra.
+    from fine_tune_pipeline.programs.hosted.serving import HostedModels, remote_prompts
+
+    return HostedModels(hosted, base_name=base), remote_prompts(request.format)
+
+
+def _encoder(request: ServeRequest) -> Encode:
     # A tokenizer of its own: the model thread uses another one at the same time, and they are not safe to share.
     tokenizer = load_tokenizer(request.model)
 

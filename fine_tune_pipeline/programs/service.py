@@ -3,22 +3,20 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 from uuid import uuid4
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import ServedRequest
 from fine_tune_pipeline.programs.answer_shape import AnswerShape
+from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
 from fine_tune_pipeline.programs.model_thread import Draining, ModelThread, QueueFull, ThreadDied
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving_contract import Health
 from fine_tune_pipeline.programs.traffic_writer import Answered, TrafficWriter
 from fine_tune_pipeline.programs.versions import NoChampion, Target, Versions
-
-if TYPE_CHECKING:
-    from fine_tune_pipeline.programs.decoding import Generated
 
 POLL_SECONDS = 0.2
 """How often a waiting request looks whether its client is still there."""
@@ -41,6 +39,22 @@ class TookTooLong(Exception):
 
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
+
+
+class Written(Protocol):
+    """What a model wrote. `logprob` is the mean log-probability of its tokens, None where a provider does not give it."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def logprob(self) -> float | None: ...
+
+    @property
+    def finished(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -88,9 +102,9 @@ class Service:
         use_case: str,
         format: PromptFormat,
         context_tokens: int,
-        encode: Callable[[Asked, str], list[int]],
+        encode: Callable[[Asked, str], Sized],
         versions: Versions,
-        thread: "ModelThread[Generated]",
+        thread: "ModelThread[Written]",
         writer: TrafficWriter,
         shape: AnswerShape,
         limits: Limits,
@@ -99,7 +113,7 @@ class Service:
         """
         Args:
             context_tokens: what the model can look back on; prompt and answer must fit.
-            encode: (what is asked, system message) -> token ids; called in one thread only.
+            encode: (what is asked, system message) -> the prompt, as long as it has tokens; called in one thread only.
             conversations: whether the model was trained on several turns.
         """
         self.use_case = use_case
@@ -165,12 +179,12 @@ class Service:
         if self._draining:
             raise Draining("the endpoint is being stopped")
         target = self.versions.target(question.model)
-        prompt_ids = self._encode(question.asked, question.system)
+        prompt = self._encode(question.asked, question.system)
         most = self._most(question, target)
-        record = _Record(question=question, target=target, prompt_tokens=len(prompt_ids), arrived=arrived, service=self)
+        record = _Record(question=question, target=target, prompt_tokens=len(prompt), arrived=arrived, service=self)
         try:
-            self._refuse_too_long(len(prompt_ids), most)
-            text = await self._wait(target, prompt_ids, most, gone=gone)
+            self._refuse_too_long(len(prompt), most)
+            text = await self._wait(target, prompt, most, gone=gone)
         except (QueueFull, Draining, ThreadDied, TookTooLong, ClientGone, RuntimeError, ValueError) as error:
             record.keep(status=STATUS_OF.get(type(error), 500), text=None)
             raise
@@ -180,13 +194,13 @@ class Service:
             id=record.id,
             target=target,
             text=text.text,
-            prompt_tokens=len(prompt_ids),
+            prompt_tokens=len(prompt),
             new_tokens=text.tokens,
             finished=text.finished,
         )
 
-    async def _wait(self, target: Target, prompt_ids: list[int], most: int, *, gone: Callable[[], Awaitable[bool]]) -> "Generated":
-        queued = self._thread.submit(target.name, prompt_ids, max_new_tokens=most)
+    async def _wait(self, target: Target, prompt: Sized, most: int, *, gone: Callable[[], Awaitable[bool]]) -> Written:
+        queued = self._thread.submit(target.name, prompt, max_new_tokens=most)
         waiting = asyncio.wrap_future(queued)
         deadline = time.monotonic() + self.limits.request_seconds
         while not waiting.done():
@@ -228,9 +242,12 @@ class Service:
 
 
 STATUS_OF: dict[type[Exception], int] = {
+    UpstreamRefused: 400,
     TooManyTokens: 413,
     QueueFull: 429,
+    UpstreamBusy: 429,
     ClientGone: 499,
+    UpstreamFailed: 502,
     Draining: 503,
     ThreadDied: 503,
     NoChampion: 503,
@@ -250,7 +267,7 @@ class _Record:
         self._arrived = arrived
         self._service = service
 
-    def keep(self, *, status: int, text: "Generated | None") -> None:
+    def keep(self, *, status: int, text: Written | None) -> None:
         valid = None if text is None else self._service.shape.problem(text.text) is None
         row = ServedRequest(
             id=self.id,

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +60,19 @@ def hosted_refusals(entry: ApiModel, spec: UseCaseSpec) -> list[tuple[str, str]]
         refusals.append(("technique", f"technique {spec.technique.type} needs weights, which {entry.id} keeps; write {{type: auto}}"))
     if isinstance(spec.training.epochs, float) and spec.training.epochs % 1:
         refusals.append(("settings", f"training.epochs: got {spec.training.epochs:g}, want whole passes"))
+    if find_spec("openai") is None:
+        refusals.append(("weights", "the provider's client is not installed: pip install 'fine_tune_pipeline[openai]'"))
     return refusals
 
 
 def still_offered(candidates: "Sequence[Candidate]", *, today: date) -> "list[Candidate]":
     """The candidates; hosted ones that have been shut down are refused."""
     return [_refused_if_past(candidate, today) for candidate in candidates]
+
+
+def only_hosted(spec: UseCaseSpec) -> bool:
+    """Whether no candidate has weights here: waiting for a provider, for hours perhaps, then holds no accelerator."""
+    return len(_entries(spec)) == len(spec.base_model.candidates)
 
 
 def offered_specs(spec: UseCaseSpec) -> dict[str, str]:

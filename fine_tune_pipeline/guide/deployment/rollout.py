@@ -15,12 +15,22 @@ from fine_tune_pipeline.artifacts.examples import Asked, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.dataset.scrubbing.adapt import used_ner
-from fine_tune_pipeline.guide.deployment.parity import Evaluated, Parity, compare, latency_check, parity_check, sample
+from fine_tune_pipeline.guide.deployment.parity import (
+    HOSTED_LEAST_SHARE,
+    LEAST_SHARE,
+    Evaluated,
+    Parity,
+    compare,
+    latency_check,
+    parity_check,
+    sample,
+)
 from fine_tune_pipeline.guide.deployment.register import RegisteredModel, offer, read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.guide.technique.systems import read_answers, trained_format
+from fine_tune_pipeline.programs.hosted.requests import read_hosted
 from fine_tune_pipeline.programs.requests import Contract, ServeRequest
 from fine_tune_pipeline.programs.serving_contract import CHAMPION, PREVIOUS, SyncRequest, Table, base_name, served_name
 from fine_tune_pipeline.resources.endpoint import Endpoint, EndpointFailed, EndpointStatus, NotRunning
@@ -204,7 +214,8 @@ def _tried(client: EndpointClient, sources: Sources, *, model: RegisteredModel, 
     def answer(asked: Asked, *, model: str) -> str:
         return client.answer(asked, model=model, probe=True).text
 
-    return compare(rows, answer, version=served_name(model.name, model.version), base=base_name(model.name))
+    least = LEAST_SHARE if read_hosted(sources.base_model.file("model")) is None else HOSTED_LEAST_SHARE
+    return compare(rows, answer, version=served_name(model.name, model.version), base=base_name(model.name), least_share=least)
 
 
 def _tried_apart(

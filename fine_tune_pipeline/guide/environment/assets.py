@@ -6,7 +6,7 @@ from datetime import date
 import dagster as dg
 
 from fine_tune_pipeline.artifacts.store import Artifact
-from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base
+from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base, only_hosted
 from fine_tune_pipeline.guide.environment.hosted_preflight import HostedTrial, build_hosted_preflight
 from fine_tune_pipeline.guide.environment.preflight import Trial, build_preflight
 from fine_tune_pipeline.guide.technique.build_plan import read_plan
@@ -28,7 +28,7 @@ def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
         owners=spec.owners,
         tags={"guide/step": "5"},
         kinds={"pytorch"},
-        pool=GPU_POOL,
+        pool=None if only_hosted(spec) else GPU_POOL,
         check_specs=blocking(key, preflight_passed="Disk, memory and lengths allow the planned training, and one real step of it worked."),
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:

@@ -1,5 +1,6 @@
 """The place of training is a provider: rows checked as it would check them, and the provider asked, before anything is paid for."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,12 +70,21 @@ def problems_of(seen: CheckResult, trial: HostedTrial) -> list[str]:
     last = trial.base.entry.last_job_date
     late = last is not None and last < trial.today
     ended = [f"{trial.base.entry.id} takes no new jobs since {last}: choose another candidate"] if late else []
+    shutdown = announced(seen.reach.shutdown_date)
+    if shutdown is not None and shutdown <= trial.today:
+        ended.append(f"the provider says that {trial.base.hosted.model} was shut down on {shutdown}: choose another candidate")
     share, limit = len(seen.over_long) / seen.rows, trial.spec.training.over_long_limit
     long = [
         f"length: {len(seen.over_long)} of {seen.rows} rows ({share:.1%}) take more than {trial.base.hosted.context_tokens} tokens "
         f"({some(seen.over_long)}), training.over_long_limit is {limit:.1%}; shorten them"
     ]
     return [*seen.problems, *ended, *(long if share > limit else [])]
+
+
+def announced(day: str | None) -> date | None:
+    """The day that a provider names, with or without a time; None where it names none in a form that we know."""
+    found = re.match(r"(\d{4})-(\d{2})-(\d{2})", day or "")
+    return date(*map(int, found.groups())) if found else None
 
 
 def _passed(seen: CheckResult, trial: HostedTrial, problems: Sequence[str]) -> Check:

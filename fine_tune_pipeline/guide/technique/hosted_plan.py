@@ -73,7 +73,7 @@ def hosted_plan(train: Sequence[Example], *, spec: UseCaseSpec, entry: ApiModel)
     training = spec.training
     job = HostedJob(
         format=format,
-        epochs=_epochs(len(train)) if training.epochs == "auto" else int(training.epochs),
+        epochs=hosted_epochs(spec, rows=len(train)),
         batch_size=training.effective_batch,
         learning_rate_multiplier=entry.learning_rate_multiplier,
         seed=training.seed,
@@ -99,8 +99,10 @@ def training_cost(entry: ApiModel, *, tokens: int) -> float | None:
     return tokens * entry.prices.train / MILLION
 
 
-def _epochs(rows: int) -> int:
-    """As for weights of our own: small sets are seen more often. A number, since `auto` at the provider would leave the cost open."""
+def hosted_epochs(spec: UseCaseSpec, *, rows: int) -> int:
+    """As written; else as for weights of our own: small sets are seen more often. `auto` at the provider would leave the cost open."""
+    if spec.training.epochs != "auto":
+        return int(spec.training.epochs)
     return 3 if rows < 300 else 2 if rows < 2000 else 1
 
 

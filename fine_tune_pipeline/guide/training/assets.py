@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from fine_tune_pipeline.artifacts.store import Artifact
-from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base
+from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base, only_hosted
 from fine_tune_pipeline.guide.environment.hosted_preflight import read_hosted_preflight
 from fine_tune_pipeline.guide.environment.preflight import read_preflight
 from fine_tune_pipeline.guide.technique.build_plan import read_plan
@@ -33,7 +33,7 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
         owners=spec.owners,
         tags={"guide/step": "6"},
         kinds={"pytorch", "mlflow"},
-        pool=GPU_POOL,
+        pool=None if only_hosted(spec) else GPU_POOL,
         check_specs=blocking(key, loss_finite_and_falling="Every loss is a number, and the validation loss fell."),
     )
     def asset(

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# The client looks into a loaded `httpx` at every answer, and fails on one that another thread (the endpoint's scrubber) has half imported.
+import httpx  # noqa: F401
 import openai
 
 from fine_tune_pipeline.programs.hosted.requests import HostedModel
@@ -85,11 +87,11 @@ def _meaning(error: openai.OpenAIError, hosted: HostedModel) -> tuple[type[Provi
     if isinstance(error, openai.RateLimitError) and error.code == "insufficient_quota":
         return QuotaUsedUp, "add credit, or raise the limit of the project, then materialize again"
     if isinstance(error, openai.RateLimitError):
-        return TooBusy, f"tried {TRIES} times; materialize again later, or lower requests_at_once of the candidate"
+        return TooBusy, "all tries were used; materialize again later, or lower requests_at_once of the candidate"
     if isinstance(error, openai.NotFoundError):
         return NotThere, f"look at model ({hosted.model}) and base_url of the candidate"
     if isinstance(error, openai.APIConnectionError | openai.InternalServerError):
-        return ProviderDown, f"tried {TRIES} times; look whether base_url is right and the provider up, then materialize again"
+        return ProviderDown, "all tries were used; look whether base_url is right and the provider up, then materialize again"
     return RequestRefused, "change what it names"
 
 

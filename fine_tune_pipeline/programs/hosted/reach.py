@@ -1,7 +1,5 @@
 """Step 2 of a hosted model: does the provider answer, take the key, and know the model?"""
 
-import openai
-
 from fine_tune_pipeline.programs.hosted.provider import ProviderError, connect, told
 from fine_tune_pipeline.programs.hosted.requests import HostedModel, ReachRequest, ReachResult
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
@@ -18,11 +16,7 @@ def reach(hosted: HostedModel) -> ReachResult:
         return ReachResult(
             problem=f"{hosted.base_url} does not list the model {hosted.model}: it is misspelt, withdrawn, or not open to this account"
         )
-    return ReachResult(listed=True, shutdown_date=_shutdown(found))
-
-
-def _shutdown(model: openai.types.Model) -> str | None:
-    return model.shutdown_date
+    return ReachResult(listed=True, shutdown_date=found.shutdown_date)
 
 
 def run(request: ReachRequest, reporter: Reporter) -> ReachResult:

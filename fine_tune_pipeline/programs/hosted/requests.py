@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fine_tune_pipeline.programs.requests import Contract, PredictJob, PromptFormat, Request, Tracking
+from fine_tune_pipeline.programs.requests import Contract, PredictJob, PromptFormat, Read, Request, Tracking, Written
 
 HOSTED_FILE = "hosted.json"
 
@@ -53,11 +53,20 @@ class HostedJob(Contract):
     seed: int = 0
 
 
-class ReachRequest(Request):
+class HostedRequest(Request):
+    """A request to a program that speaks to the provider, with the key that its environment holds."""
+
+    module = ""
+    hosted: HostedModel
+
+    def variables(self) -> tuple[str, ...]:
+        return (self.hosted.api_key_variable,)
+
+
+class ReachRequest(HostedRequest):
     """Ask the provider whether it answers, takes the key and knows the model (step 2)."""
 
     module = "fine_tune_pipeline.programs.hosted.reach"
-    hosted: HostedModel
 
 
 class ReachResult(Contract):
@@ -68,14 +77,13 @@ class ReachResult(Contract):
     shutdown_date: str | None = None
 
 
-class CheckRequest(Request):
+class CheckRequest(HostedRequest):
     """Look at the rows as the provider would, and at the provider, before anything is paid for (step 5)."""
 
     module = "fine_tune_pipeline.programs.hosted.check"
-    hosted: HostedModel
     job: HostedJob
-    train: str
-    validation: str
+    train: Read
+    validation: Read
 
 
 class CheckResult(Contract):
@@ -89,19 +97,18 @@ class CheckResult(Contract):
     problems: tuple[str, ...] = ()
 
 
-class HostedTrainRequest(Request):
+class HostedTrainRequest(HostedRequest):
     """Step 6 at the provider: upload, create the job or adopt the one that runs, follow it to its end.
 
     `state` is a folder that outlives a killed run: the job's id lies there before anything else happens.
     """
 
     module = "fine_tune_pipeline.programs.hosted.train"
-    hosted: HostedModel
     job: HostedJob
     use_case: str
-    train: str
-    validation: str
-    state: str
+    train: Read
+    validation: Read
+    state: Written
     poll_seconds: float = 10.0
     tracking: Tracking | None = None
 
@@ -140,10 +147,9 @@ class HostedTrainResult(Contract):
     mlflow_run_id: str | None = None
 
 
-class HostedPredictRequest(Request):
+class HostedPredictRequest(HostedRequest):
     """Answers of hosted models; a job's adapter is the folder of a tuned one. `replies` keeps each answer, so that none is paid twice."""
 
     module = "fine_tune_pipeline.programs.hosted.predict"
-    hosted: HostedModel
     jobs: tuple[PredictJob, ...]
-    replies: str
+    replies: Written

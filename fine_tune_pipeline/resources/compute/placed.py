@@ -34,7 +34,8 @@ class PlacedCompute(Compute):
             context.log.info(f"{request.module}: an earlier try has finished it; its answer is read")
             return result.read(answer)
         with exchange(request) as folder:
-            ended = self._executed(context, Job(request=request, folder=folder, handed_on=self.place.handed_on()))
+            handed_on = (*self.place.handed_on(), *(name for name in request.variables() if name in os.environ))
+            ended = self._executed(context, Job(request=request, folder=folder, handed_on=handed_on))
             if ended.cause != Cause.DONE:
                 raise failure(Job(request=request, folder=folder), ended)
             if not answer.exists():

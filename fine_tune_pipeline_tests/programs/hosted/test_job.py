@@ -28,7 +28,7 @@ from fine_tune_pipeline.programs.hosted.requests import HostedJob, HostedTrainRe
 from fine_tune_pipeline.programs.hosted.train import JobCancelled, JobFailed, _order, run
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import PromptFormat
-from fine_tune_pipeline_tests.programs.hosted.stand_in import KEY, MODEL, VARIABLE, Fault, Provider, provider_stand_in
+from fine_tune_pipeline_tests.hosted.stand_in import KEY, MODEL, VARIABLE, Fault, Provider, provider_stand_in
 from fine_tune_pipeline_tests.waiting import wait_until
 
 CREATED = "POST /v1/fine_tuning/jobs$"
@@ -206,8 +206,8 @@ def test_a_dropped_connection_is_tried_again(provider, tmp_path):
 @pytest.mark.parametrize(
     ("fault", "error", "says"),
     [
-        (Fault("GET", 500, times=99), ProviderDown, "tried 6 times"),
-        (Fault("GET", 429, times=99), TooBusy, "tried 6 times"),
+        (Fault("GET", 500, times=99), ProviderDown, "all tries were used"),
+        (Fault("GET", 429, times=99), TooBusy, "all tries were used"),
         (Fault("GET", 429, {"code": "insufficient_quota"}, times=99), QuotaUsedUp, "add credit"),
         (Fault("GET", 403), KeyRefused, f"the key of {VARIABLE} may not do this"),
         (Fault(UPLOADED, 413, {"message": "File too large"}), RequestRefused, "File too large"),

@@ -54,6 +54,7 @@ class Provider:
     losses: Sequence[float] = (2.0, 1.5, 1.0, 0.6)
     answer: Answer = lambda request: "an answer"
     logprobs: bool = True
+    refuses: str = ""
     keeps_metadata: bool = True
     held: threading.Event = field(default_factory=threading.Event)
     seen: threading.Event = field(default_factory=threading.Event)
@@ -143,6 +144,8 @@ class Routes:
         tuned = {job["fine_tuned_model"] for job in self.provider.jobs}
         if body["model"] not in {*tuned, *(model["id"] for model in self.provider.models)}:
             return _error(404, "invalid_request_error", "model_not_found", f"The model `{body['model']}` does not exist.")
+        if self.provider.refuses and self.provider.refuses in body:
+            return _error(400, "invalid_request_error", "unsupported", f"{self.provider.refuses} is not supported by this model.")
         text = self.provider.answer(body)
         words = text.split() or [""]
         logprobs = {"content": [{"token": word, "logprob": -0.25, "bytes": None, "top_logprobs": []} for word in words]}
