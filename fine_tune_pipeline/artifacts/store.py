@@ -159,6 +159,16 @@ class Store:
         before = self.peek(use_case, new["asset"])
         return [] if before is None else changes(before.manifest.payload, new)
 
+    def note(self, use_case: str, kind: str, name: str, document: Mapping[str, Any]) -> None:
+        """Keep a fact beside the artifacts: seen by later runs of all use cases, part of no fingerprint."""
+        self._write_text(self.root / use_case / kind / f"{name}.json", json.dumps(document, indent=2))
+
+    def notes(self, kind: str) -> list[dict[str, Any]]:
+        """All notes of that kind, of all use cases."""
+        folders = [place / kind for place in self.root.iterdir()] if self.root.exists() else []
+        files = [file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.suffix == ".json"]
+        return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(files, key=str)]
+
     def use(self, artifact: Artifact) -> None:
         """Make this the artifact that downstream assets read."""
         place = self.root / artifact.manifest.use_case / artifact.manifest.asset

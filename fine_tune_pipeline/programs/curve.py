@@ -102,6 +102,7 @@ class Watch(TrainerCallback):
         self.points: list[Point] = []
         self.validation_losses: list[tuple[int, float]] = []
         self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self.tokens = 0
         self.labelled = 0
         self.curve = curve
@@ -109,12 +110,12 @@ class Watch(TrainerCallback):
         self._reporter = reporter
         self._validation = validation
         self._listeners = listeners
-        self._mark = 0.0
+        self._mark = self._cpu_mark = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: object) -> None:
         """Measure where training starts from."""
         self._validate(0)
-        self._mark = time.perf_counter()
+        self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **event: object
@@ -133,11 +134,12 @@ class Watch(TrainerCallback):
                 "lower training.learning_rate, or write training.dtype: float32"
             )
         seconds = time.perf_counter() - self._mark
+        self.cpu_seconds += time.process_time() - self._cpu_mark
         self._add(state, totals, seconds=seconds, learning_rate=logs["learning_rate"])
         every = max(1, round(self._trainer.batches.steps / VALIDATIONS_PER_EPOCH))
         if state.global_step % every == 0 or state.global_step == state.max_steps:
             self._validate(state.global_step)
-        self._mark = time.perf_counter()
+        self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
 
     def _add(self, state: TrainerState, totals: StepTotals, *, seconds: float, learning_rate: float) -> None:
         self.seconds += seconds

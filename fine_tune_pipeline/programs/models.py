@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+import psutil
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
@@ -228,6 +229,11 @@ def _product_seconds(device: str, *, dtype: torch.dtype) -> float:
 def _synchronize(device: str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def held_memory_bytes() -> int:
+    """Resident memory of this process now."""
+    return psutil.Process().memory_info().rss
 
 
 def peak_memory_bytes() -> int:

@@ -299,6 +299,12 @@ class TrainResult(Contract):
     peak_memory_bytes: int
     trainable_parameters: int
     curve: str = Field(description="JSONL: step, loss, learning_rate, tokens_per_second, memory_bytes.")
+    fixed_memory_bytes: int = Field(default=0, description="Held before the model was loaded; 0 on an accelerator, which counts without.")
+    most_tokens: int = Field(default=0, description="In one forward pass.")
+    most_labelled: int = Field(default=0, description="Of these, at most, the ones that the loss is computed on.")
+    passes: int = Field(default=0, description="Forward passes of the training loop.")
+    passes_rows: int = Field(default=0, description="Rows in all of them together.")
+    cpu_seconds: float = Field(default=0.0, description="Of all threads in the training loop.")
     mlflow_run_id: str | None = None
 
 

@@ -8,7 +8,7 @@ import torch
 from fine_tune_pipeline.programs.adapters import save, trainable_parameters
 from fine_tune_pipeline.programs.batches import Row, check_rows, tokenised_rows
 from fine_tune_pipeline.programs.curve import CurveFile, Validation, Watch
-from fine_tune_pipeline.programs.models import load_tokenizer, peak_memory_bytes, weights_sha256
+from fine_tune_pipeline.programs.models import held_memory_bytes, load_tokenizer, peak_memory_bytes, weights_sha256
 from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, end_on_sigterm, finish, parse, session
 from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
@@ -26,6 +26,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     """
     if request.placement.threads is not None:
         torch.set_num_threads(request.placement.threads)
+    fixed_bytes = held_memory_bytes()
     tokenizer = load_tokenizer(request.model)
     rows, held_out = (
         tokenised_rows(path, tokenizer=tokenizer, format=request.format, loss_on=request.hyperparameters.loss_on)
@@ -43,7 +44,8 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         save(trainer.trained, adapter, tokenizer=tokenizer)
         if tracked is not None:
             _keep(tracked, adapter=adapter, curve=curve.path)
-    return _result(request, trainer, watch, adapter=adapter, run_id=None if tracked is None else tracked.run_id)
+    run_id = None if tracked is None else tracked.run_id
+    return _result(request, trainer, watch, adapter=adapter, run_id=run_id, fixed_bytes=fixed_bytes)
 
 
 def _watch(
@@ -62,7 +64,9 @@ def _keep(tracked: TrackedRun, *, adapter: Path, curve: Path) -> None:
     tracked.keep(str(adapter), folder="adapter")
 
 
-def _result(request: TrainRequest, trainer: CompletionTrainer, watch: Watch, *, adapter: Path, run_id: str | None) -> TrainResult:
+def _result(
+    request: TrainRequest, trainer: CompletionTrainer, watch: Watch, *, adapter: Path, run_id: str | None, fixed_bytes: int
+) -> TrainResult:
     return TrainResult(
         adapter=str(adapter),
         adapter_sha256=weights_sha256(adapter),
@@ -79,6 +83,12 @@ def _result(request: TrainRequest, trainer: CompletionTrainer, watch: Watch, *, 
         trainable_parameters=trainable_parameters(trainer.trained),
         curve=str(watch.curve.path),
         mlflow_run_id=run_id,
+        fixed_memory_bytes=fixed_bytes if request.placement.device == "cpu" else 0,
+        most_tokens=trainer.passes.most_tokens,
+        most_labelled=trainer.passes.most_labelled,
+        passes=trainer.passes.count,
+        passes_rows=trainer.passes.rows,
+        cpu_seconds=watch.cpu_seconds,
     )
 
 

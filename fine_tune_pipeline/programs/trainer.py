@@ -47,6 +47,22 @@ class StepTotals:
     tokens: int = 0
 
 
+@dataclass
+class Passes:
+    """All forward passes so far; `most_tokens` and `most_labelled` are of the largest ones, padding included."""
+
+    count: int = 0
+    rows: int = 0
+    most_tokens: int = 0
+    most_labelled: int = 0
+
+    def add(self, inputs: dict[str, Any], *, labelled: int) -> None:
+        self.count += 1
+        self.rows += len(inputs[ROWS])
+        self.most_tokens = max(self.most_tokens, inputs["input_ids"].numel())
+        self.most_labelled = max(self.most_labelled, labelled)
+
+
 class CompletionTrainer(SFTTrainer):
     """SFTTrainer on rows that are already tokens."""
 
@@ -69,6 +85,7 @@ class CompletionTrainer(SFTTrainer):
         self.recipe = recipe
         self.collate = collate
         self.totals = StepTotals()
+        self.passes = Passes()
         self.batches = StepBatches(
             [len(row.input_ids) for row in rows],
             effective_batch=recipe.hyperparameters.effective_batch,
@@ -137,7 +154,9 @@ class CompletionTrainer(SFTTrainer):
                 "lower training.learning_rate, write training.dtype: float32, or look at these rows"
             )
         self.totals.nll += value
-        self.totals.labelled += counted_labels(inputs["labels"])
+        labelled = counted_labels(inputs["labels"])
+        self.totals.labelled += labelled
+        self.passes.add(inputs, labelled=labelled)
         self.totals.tokens += real_tokens(inputs)
         return nll / num_items_in_batch
 

@@ -1,7 +1,7 @@
 """MLflow as a resource: where runs and models are kept. Credentials come from MLflow's own environment variables."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,16 @@ class ExperimentTracking(dg.ConfigurableResource):
             location = None if self.artifacts is None else f"{self.artifacts}/{use_case}"
             client.create_experiment(use_case, artifact_location=location)
         return use_case
+
+    def add_numbers(self, run_id: str | None, numbers: Mapping[str, float]) -> None:
+        """What is known of a run only after it has ended; nothing where it was not tracked."""
+        if run_id is None:
+            return
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self.uri)
+        for name, value in numbers.items():
+            client.log_metric(run_id, name, value)
 
 
 @contextmanager

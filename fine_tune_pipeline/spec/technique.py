@@ -22,6 +22,7 @@ class Full(Section):
 class LowRank(Section):
     """What all low-rank adapters have."""
 
+    type: Literal["lora", "qlora"]
     rank: int = Field(default=16, ge=1, le=256, description="8 to 64 is usual; memory grows with it.")
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)

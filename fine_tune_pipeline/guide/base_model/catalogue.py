@@ -59,6 +59,7 @@ class Architecture(Fact):
     expert_width: int = Field(default=0, ge=0, description="Of one routed expert's MLP.")
     shared_expert_width: int = Field(default=0, ge=0, description="Of the experts that every token visits, together.")
     dense_layers: int = Field(default=0, ge=0, description="Layers without experts in a model that has them.")
+    family: str = Field(default="", description="The `model_type` of its config.json: families differ in their norms.")
 
     @model_validator(mode="after")
     def _experts_belong_together(self) -> Self:
@@ -225,6 +226,15 @@ class CatalogueModel(Entry):
     quality: Quality | None = None
     price: Price | None = None
     package: Package | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _family_is_the_type(cls, row: Any) -> Any:
+        """The type stands once, beside the architecture that it belongs to."""
+        shape = row.get("architecture") if isinstance(row, dict) else None
+        if isinstance(shape, dict):
+            return {**row, "architecture": {"family": row.get("model_type") or "", **shape}}
+        return row
 
     @model_validator(mode="after")
     def _count_follows_from_the_architecture(self) -> Self:

@@ -9,29 +9,43 @@ from fine_tune_pipeline.programs.requests import Technique
 QLORA_SLOWDOWN = {"cpu": 2.4, "cuda": 1.5}
 """Weights are unpacked for every pass: measured on two CPU cores; published figures of accelerators lie between 1.3 and 1.6."""
 
+DORA_SLOWDOWN = 1.3
+"""Lengths of all adapted rows, anew in every pass: measured on one CPU core with 512 tokens in a pass."""
+
+
+LAYER_SECONDS, PASS_SECONDS = 0.004, 0.01
+"""Of each layer and of each pass, whatever their size: Python starts some hundred operations (tiny models on one CPU core)."""
+
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is trained on: all tokens, those that the loss is computed on, and those of a mean row."""
+    """What is trained on: all tokens, those that the loss is computed on, those of a mean row, and the forward passes that they take."""
 
     all: float
     labelled: float
     per_row: float
+    passes: float = 0
 
 
 def training_operations(model: Architecture, technique: Technique, tokens: Tokens, *, checkpointing: bool = False) -> float:
     """Floating-point operations of one pass over `tokens`, forward and backward.
 
-    A matrix takes 2 operations per weight and token forward and 2 for the gradient of its input; its own gradient, 2 more, only where
-    it is trained. The output head is computed on labelled tokens only, and once more where it is trained; the embedding's look-up is
-    free. Attention is counted without leaving the masked half out, as plain kernels do.
+    Of a mixture of experts, only what a token passes through counts. A matrix takes 2 operations per weight and token forward and 2 for
+    the gradient of its input; its own gradient, 2 more, only where it is trained. The output head is computed on labelled tokens only,
+    and once more where it is trained; the embedding's look-up is free. Attention is counted without leaving the masked half out, as plain
+    kernels do.
     """
     trained = 2 if technique.type == "full" else 0
-    body = (4 + trained + (2 if checkpointing else 0)) * model.body_parameters
-    adapters = 0 if technique.type == "full" else 6 * model.lora_parameters(technique.rank)
+    body = (4 + trained + (2 if checkpointing else 0)) * model.active_body_parameters
+    adapters = 0 if technique.type == "full" else 6 * _active_adapters(model, technique)
     attention = 12 * model.layers * model.query_width * tokens.per_row
     head = (4 + 2 * trained) * model.vocabulary * model.hidden
     return tokens.all * (body + adapters + attention) + tokens.labelled * head
+
+
+def _active_adapters(model: Architecture, technique: Technique) -> float:
+    routed = model.expert_lora_parameters(technique.expert_rank) * model.experts_per_token / model.experts if technique.expert_rank else 0
+    return model.lora_parameters(technique.rank) + routed
 
 
 def training_seconds(
@@ -39,7 +53,11 @@ def training_seconds(
 ) -> float:
     """Predicted seconds of the training loop."""
     slowdown = QLORA_SLOWDOWN[at.kind] if technique.type == "qlora" else 1.0
-    return slowdown * epochs * training_operations(model, technique, tokens, checkpointing=checkpointing) / at.rate
+    slowdown *= DORA_SLOWDOWN if technique.use_dora else 1.0
+    computing = training_operations(model, technique, tokens, checkpointing=checkpointing) / at.rate
+    starting = tokens.passes * (PASS_SECONDS + model.layers * LAYER_SECONDS)
+    # An accelerator computes while the next operations are started.
+    return slowdown * epochs * (computing + starting if at.kind == "cpu" else max(computing, starting))
 
 
 def kilowatt_hours(seconds: float, *, at: Speed) -> float | None:

@@ -1,12 +1,12 @@
 """How much memory training takes, by a closed formula, before anything is loaded.
 
-Source: the shares of weights, adapters, optimizer and activations as eager PyTorch keeps them with flash-like attention. At most 12 % above
-and never below four peaks that torchtune publishes; within 12 % of five measured on two cores with Gemma 3 270M (`test_memory.py`).
-Preflight measures the truth and shows the ratio.
+Within 10 % of five peaks that torchtune publishes and of five measured on two cores with Gemma 3 270M (`test_memory.py`). Preflight
+measures the truth, and every training corrects the next prediction (`technique/calibration.py`).
 """
 
 from dataclasses import dataclass
 
+from fine_tune_pipeline.guide.base_model.activations import effective_expert_bytes, layer_bytes, workspace_bytes
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.programs.requests import Technique
 
@@ -18,12 +18,28 @@ NF4_BYTES = 0.516
 TILE_TOKENS = 4096
 """Entries of the vocabulary whose logits are held at once: the loss walks the vocabulary in tiles and never holds them all."""
 
-FIXED_BYTES = {"cpu": int(1.2 * GIB), "cuda": int(1.5 * GIB)}
-"""Interpreter, libraries and the allocator's slack on a CPU; context and allocator of an accelerator."""
+FIXED_BYTES = {"cpu": int(0.95 * GIB), "cuda": int(1.5 * GIB)}
+"""Interpreter, libraries and their threads' buffers on a CPU; context and allocator of an accelerator."""
 
-ADAPTER_SHARE = 1.4
-"""Activations with adapters over those without: each adapted matrix keeps its input once more (289 against 206 KiB per token and layer of
-an 8 B model)."""
+SLACK = {"cpu": 1.4, "cuda": 1.0}
+"""Memory held over activations kept: on a CPU the C library keeps freed blocks between others (measured 1.2 to 1.5). The caching
+allocator of an accelerator is in `FIXED_BYTES`."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Bytes for every number that learns: itself, its gradient, and the optimizer's two moments."""
+
+    weight: int
+    gradient: int
+    moments: int
+
+
+FLOAT32 = Learned(weight=4, gradient=4, moments=8)
+"""As this project trains, whatever it computes in: a small update would be rounded away."""
+
+BFLOAT16 = Learned(weight=2, gradient=2, moments=4)
+"""As torchtune's recipes for one device train."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +47,22 @@ class Memory:
     """Bytes at the peak of one training step, by what holds them."""
 
     weights: int
-    trained: int
+    adapter: int
+    gradients: int
+    optimizer: int
     activations: int
     logits: int
+    workspace: int
     fixed: int
 
     @property
+    def proportional(self) -> int:
+        """All that grows with model and text."""
+        return self.total - self.fixed
+
+    @property
     def total(self) -> int:
-        return self.weights + self.trained + self.activations + self.logits + self.fixed
+        return sum(vars(self).values())
 
 
 def training_memory(
@@ -50,51 +74,73 @@ def training_memory(
     labelled_tokens: int,
     checkpointing: bool = False,
     device: str = "cpu",
+    learned: Learned = FLOAT32,
 ) -> Memory:
     """The predicted peak.
 
     Args:
-        number_bytes: of one weight or activation: 4 in float32, 2 in bfloat16.
+        number_bytes: of one frozen weight or activation: 4 in float32, 2 in bfloat16.
         tokens: in one forward pass, padding included.
         labelled_tokens: of these, the ones that the loss is computed on.
         checkpointing: activations are computed again in the backward pass, so only each layer's input is kept.
         device: cpu or cuda.
+        learned: how what learns is kept.
     """
+    # Where all weights learn, the model computes with them as they are kept.
+    number_bytes = learned.weight if technique.type == "full" else number_bytes
+    kept = _activations(
+        model, technique, tokens=tokens, checkpointing=checkpointing, number_bytes=number_bytes, learned_bytes=learned.weight
+    )
+    trained = trainable_parameters(model, technique)
     return Memory(
         weights=_weights(model, technique, number_bytes=number_bytes),
-        trained=_trained(model, technique),
-        activations=tokens * _activations_per_token(model, technique, number_bytes=number_bytes, checkpointing=checkpointing),
-        # As they come out of the product, and in float32.
-        logits=labelled_tokens * min(TILE_TOKENS, model.vocabulary) * (number_bytes + 4),
+        adapter=0 if technique.type == "full" else learned.weight * trained,
+        gradients=learned.gradient * trained,
+        optimizer=learned.moments * trained,
+        # The embedding's second gradient comes when the activations are gone.
+        activations=max(int(SLACK[device] * kept), _second_gradient(model, technique, learned)),
+        # As they come out of the product, and in float32; and of the hidden states before them the float32 gradient, twice.
+        logits=labelled_tokens * (min(TILE_TOKENS, model.vocabulary) * (number_bytes + 4) + 8 * model.hidden),
+        workspace=workspace_bytes(model, technique, number_bytes=number_bytes),
         fixed=FIXED_BYTES[device],
     )
 
 
 def trainable_parameters(model: Architecture, technique: Technique) -> int:
-    """How many numbers the technique trains."""
-    return model.parameters if technique.type == "full" else model.lora_parameters(technique.rank)
+    """How many numbers the technique trains, on all matrices that it may."""
+    if technique.type == "full":
+        return model.parameters
+    lengths = model.layers * (model.query_width + 2 * model.key_width + model.hidden) if technique.use_dora else 0
+    if model.experts and technique.type == "qlora":
+        # Packed weights of an MLP take no adapters in a mixture of experts.
+        adapters = technique.rank * model.layers * 2 * (2 * model.hidden + model.query_width + model.key_width)
+    else:
+        adapters = model.lora_parameters(technique.rank)
+        lengths += (model.layers - model.expert_layers) * (2 * model.mlp_width + model.hidden) if technique.use_dora else 0
+    return adapters + lengths + (model.expert_lora_parameters(technique.expert_rank) if technique.expert_rank else 0)
 
 
 def _weights(model: Architecture, technique: Technique, *, number_bytes: int) -> int:
-    match technique.type:
-        case "qlora":
-            return int(NF4_BYTES * model.body_parameters) + number_bytes * model.embedding_parameters
-        case "lora":
-            return number_bytes * model.parameters
-        case "full":
-            # float32 whatever it computes in: a small update would be rounded away.
-            return 4 * model.parameters
+    if technique.type != "qlora":
+        return number_bytes * model.parameters
+    # bitsandbytes packs linear modules; fused experts are none.
+    packed = model.body_parameters - model.expert_parameters
+    return int(NF4_BYTES * packed) + number_bytes * (model.embedding_parameters + model.expert_parameters)
 
 
-def _trained(model: Architecture, technique: Technique) -> int:
-    """Adapters in float32, with a gradient and two moments; of full tuning, the latter three of every weight."""
-    if technique.type == "full":
-        return (4 + 8) * model.parameters
-    return (4 + 4 + 8) * model.lora_parameters(technique.rank)
+def _second_gradient(model: Architecture, technique: Technique, learned: Learned) -> int:
+    """A tied embedding gets one gradient as output head and one as embedding."""
+    return learned.gradient * model.vocabulary * model.hidden if technique.type == "full" and model.tied else 0
 
 
-def _activations_per_token(model: Architecture, technique: Technique, *, number_bytes: int, checkpointing: bool) -> int:
-    q, k, h, i = model.query_width, model.key_width, model.hidden, model.mlp_width
-    share = 1.0 if technique.type == "full" else ADAPTER_SHARE
-    layer = int(share * number_bytes * (8 * h + (q + k) + (q + 2 * k) + q + 4 * i))
-    return number_bytes * h * model.layers + layer if checkpointing else layer * model.layers
+def _activations(
+    model: Architecture, technique: Technique, *, tokens: int, checkpointing: bool, number_bytes: int, learned_bytes: int
+) -> int:
+    plain, routed = (
+        tokens * layer_bytes(model, technique, number_bytes=number_bytes, learned_bytes=learned_bytes, experts=experts)
+        for experts in (False, True)
+    )
+    routed += effective_expert_bytes(model, technique, number_bytes=number_bytes)
+    if checkpointing:
+        return tokens * number_bytes * model.hidden * model.layers + (routed if model.experts else plain)
+    return (model.layers - model.expert_layers) * plain + model.expert_layers * routed

@@ -87,8 +87,10 @@ class MlflowFolder:
                 self.place.downloads.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(prefix=".partial-", dir=self.place.downloads) as partial:
                     self._fetch_into(Path(partial) / "model")
-                    shutil.rmtree(whole, ignore_errors=True)
-                    os.replace(Path(partial) / "model", whole)
+                    # Another run may have fetched it meanwhile.
+                    if not _is_whole(whole):
+                        shutil.rmtree(whole, ignore_errors=True)
+                        os.replace(Path(partial) / "model", whole)
         return whole
 
     def _fetch_into(self, folder: Path) -> None:

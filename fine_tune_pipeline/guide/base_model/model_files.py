@@ -201,6 +201,7 @@ def _architecture(config: Mapping[str, Any], *, where: str) -> Architecture:
             kv_heads=config.get("num_key_value_heads") or numbers["heads"],
             head_dim=config.get("head_dim") or numbers["hidden"] // numbers["heads"],
             tied=bool(config.get("tie_word_embeddings", True)),
+            family=config.get("model_type", ""),
             **_experts(config),
         )
     except (ValidationError, ArithmeticError, TypeError) as error:

@@ -1,7 +1,7 @@
 """Step 4: what needs no training, and the technique of what does."""
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 
 import dagster as dg
 
@@ -10,7 +10,9 @@ from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base
 from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.baselines import build_baselines
 from fine_tune_pipeline.guide.technique.build_plan import build_plan
+from fine_tune_pipeline.guide.technique.calibration import as_content
 from fine_tune_pipeline.guide.technique.hosted_plan import build_hosted_plan, hosted_content
+from fine_tune_pipeline.guide.technique.place import PLAN_VERSION, calibrated, place_of
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -62,7 +64,7 @@ def baselines(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
 
 def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
-    """The asset that chooses full tuning, LoRA or QLoRA for the hardware at hand, after `baselines` has said whether it can pay."""
+    """The asset that chooses the technique for the hardware at hand, after `baselines` has said whether it can pay."""
     key = [spec.name, "training_plan"]
 
     @dg.asset(
@@ -75,25 +77,30 @@ def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
         check_specs=blocking(key, fits="The plan fits the hardware, by predicted memory."),
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
-        """How training will run: full, LoRA and QLoRA with predicted memory, time and energy, the choice, and every setting as a number."""
+        """How training will run: each technique with predicted memory, time, energy and cost, the choice, and every setting as a number."""
         dataset, base = store.current(spec.name, "dataset"), store.current(spec.name, "base_model")
         hosted = hosted_base(spec, base)
         if hosted is not None:
             return _hosted_plan(context, store, spec=spec, hosted=hosted, upstream={"dataset": dataset, "base_model": base})
         inventory = compute.inventory()
+        place = place_of(spec, inventory)
         what = {
             "technique": spec.technique,
             "training": spec.training,
             "environment.memory_headroom": spec.environment.memory_headroom,
+            "environment.prices": [] if place.price is None else [place.price],
             "inventory": inventory,
         }
+        upstream = {"dataset": dataset, "base_model": base}
+        place = calibrated(place, store.open(), use_case=spec.name, what=what, upstream=upstream)
+        today = datetime.now(UTC).date()
         return materialized(
             store.made(
                 context,
-                version=1,
-                what=what,
-                upstream={"dataset": dataset, "base_model": base},
-                build=lambda folder: build_plan(folder, spec=spec, inventory=inventory, dataset=dataset, base=base),
+                version=PLAN_VERSION,
+                what={**what, "calibration": as_content(place.corrections)},
+                upstream=upstream,
+                build=lambda folder: build_plan(folder, spec=spec, place=place, dataset=dataset, base=base, today=today),
             )
         )
 

@@ -1,39 +1,45 @@
 """The plan as an artifact: `plan.json`, and the tables that explain it."""
 
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.base_model.hardware import speed
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
-from fine_tune_pipeline.guide.technique.plan import FILE, Job, Place, Plan, fits, make_plan
+from fine_tune_pipeline.guide.base_model.memory import GIB
+from fine_tune_pipeline.guide.base_model.price import stale
+from fine_tune_pipeline.guide.technique.fit import fits
+from fine_tune_pipeline.guide.technique.placement import placement_rules
+from fine_tune_pipeline.guide.technique.plan import FILE, Job, Place, Plan, make_plan
+from fine_tune_pipeline.guide.technique.rules import Rule
 from fine_tune_pipeline.guide.technique.workload import workload
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
-if TYPE_CHECKING:
-    from fine_tune_pipeline.resources.compute.inventory import Inventory
 
-
-def build_plan(folder: Path, *, spec: UseCaseSpec, inventory: "Inventory", dataset: Artifact, base: Artifact) -> Built:
-    """Write `plan.json` into `folder`, and show every option with its predicted memory, time and energy."""
-    job, place = job_of(spec, dataset=dataset, base=base), Place.of(inventory, headroom=spec.environment.memory_headroom)
+def build_plan(folder: Path, *, spec: UseCaseSpec, place: Place, dataset: Artifact, base: Artifact, today: date) -> Built:
+    """Write `plan.json` into `folder`, and show every option with its predicted memory, time, energy and cost."""
+    job = job_of(spec, dataset=dataset, base=base)
     plan, resolved = make_plan(job, place)
     plan.write(folder / FILE)
     metadata = {
-        "technique": plan.technique.type,
+        "technique": plan.technique.label,
         "reason": plan.reason,
         "options": [option.row() for option in plan.options],
-        "hyperparameters": [{"setting": rule.setting, "value": str(rule.value), "rule": rule.rule} for rule in resolved.rules],
-        "placement": plan.placement.model_dump(),
+        "hyperparameters": [_row(rule) for rule in resolved.rules],
+        "placement": [_row(rule) for rule in _placing(plan, job)],
         "training_rows": job.work.rows,
         "predicted_tokens_per_epoch": job.work.tokens,
-        "predicted_peak_gib": plan.predicted_peak_bytes / (1 << 30),
+        "predicted_peak_gib": plan.predicted_peak_bytes / GIB,
         "predicted_minutes": plan.predicted_seconds / 60,
-        "speed_taken": speed(inventory).basis,
+        "predicted_cost": plan.chosen.row()["predicted cost"],
+        "speed_taken": speed(place.inventory).basis,
+        "calibration": str(place.correction(plan.technique, plan.placement)),
+        "price_warning": stale(place.price, today=today),
     }
-    return Built(metadata=metadata, checks=[fits(plan, job, place)])
+    shown = {name: value for name, value in metadata.items() if value is not None}
+    return Built(metadata=shown, checks=[fits(plan, job, place)])
 
 
 def job_of(spec: UseCaseSpec, *, dataset: Artifact, base: Artifact) -> Job:
@@ -47,3 +53,16 @@ def job_of(spec: UseCaseSpec, *, dataset: Artifact, base: Artifact) -> Job:
 def read_plan(artifact: Artifact) -> Plan:
     """The plan of an artifact of `training_plan`."""
     return Plan.read(artifact.file(FILE))
+
+
+def _placing(plan: Plan, job: Job) -> tuple[Rule, ...]:
+    return placement_rules(
+        plan.placement,
+        effective_batch=plan.hyperparameters.effective_batch,
+        asked=job.training.dtype,
+        missing_gib=(plan.chosen.peak_bytes_without_recompute - plan.memory_bytes) / GIB,
+    )
+
+
+def _row(rule: Rule) -> dict[str, str]:
+    return {"setting": rule.setting, "value": str(rule.value), "rule": rule.rule}

@@ -1,23 +1,24 @@
-"""The plan: full, LoRA and QLoRA side by side on the hardware at hand, the choice, and whether it fits."""
+"""The plan: all techniques side by side on the hardware at hand, and the choice."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from fine_tune_pipeline.artifacts.manifest import Check
+from pydantic import Field
+
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.duration import kilowatt_hours, training_seconds
 from fine_tune_pipeline.guide.base_model.hardware import speed
 from fine_tune_pipeline.guide.base_model.memory import GIB, trainable_parameters, training_memory
+from fine_tune_pipeline.guide.base_model.price import cost, price_of
+from fine_tune_pipeline.guide.technique.correction import Correction
 from fine_tune_pipeline.guide.technique.placement import training_on
-from fine_tune_pipeline.guide.technique.rules import Resolved, resolve, techniques
+from fine_tune_pipeline.guide.technique.rules import Resolved, own_technique, resolve, techniques
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Contract, Hyperparameters, Placement, Technique
+from fine_tune_pipeline.resources.compute.inventory import Inventory
+from fine_tune_pipeline.spec.environment import DevicePrice
 from fine_tune_pipeline.spec.technique import Auto, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
-
-if TYPE_CHECKING:
-    from fine_tune_pipeline.resources.compute.inventory import Inventory
 
 FILE = "plan.json"
 
@@ -39,18 +40,24 @@ class Option(Contract):
     placement: Placement
     trainable_parameters: int
     peak_bytes: int
+    peak_bytes_without_recompute: int = Field(description="Of the smallest pass.")
     seconds: float
+    tokens_per_second: float
     kilowatt_hours: float | None
+    cost: float | None
+    currency: str | None
     fits: bool
 
     def row(self) -> dict[str, object]:
         """As a table shows it."""
         return {
-            "technique": self.technique.type,
+            "technique": self.technique.label,
             "trained parameters": self.trainable_parameters,
             "predicted GiB": round(self.peak_bytes / GIB, 2),
             "predicted minutes": round(self.seconds / 60, 1),
+            "predicted tokens/s": round(self.tokens_per_second),
             "predicted kWh": None if self.kilowatt_hours is None else round(self.kilowatt_hours, 2),
+            "predicted cost": None if self.cost is None else f"{self.cost:.2f} {self.currency}",
             "rows per pass": self.placement.micro_batch,
             "recompute": self.placement.gradient_checkpointing,
             "learning rate": self.hyperparameters.learning_rate,
@@ -78,14 +85,33 @@ class Plan(Contract):
 
 @dataclass(frozen=True)
 class Place:
-    """The hardware as the plan sees it. `memory_bytes` is what may be used, head-room taken off."""
+    """The hardware as the plan sees it. `memory_bytes` is what may be used, head-room taken off; `corrections` by technique and dtype
+    come from earlier runs here, `price` from the use case."""
 
-    inventory: "Inventory"
+    inventory: Inventory
     memory_bytes: int
+    corrections: Mapping[tuple[str, str], Correction] = field(default_factory=dict)
+    price: DevicePrice | None = None
 
     @classmethod
-    def of(cls, inventory: "Inventory", *, headroom: float) -> "Place":
-        return cls(inventory=inventory, memory_bytes=int(inventory.devices[0].memory_bytes * (1 - headroom)))
+    def of(
+        cls,
+        inventory: Inventory,
+        *,
+        headroom: float,
+        corrections: Mapping[tuple[str, str], Correction] | None = None,
+        prices: Sequence[DevicePrice] = (),
+    ) -> "Place":
+        device = inventory.devices[0]
+        usable = int(device.memory_bytes * (1 - headroom))
+        return cls(inventory=inventory, memory_bytes=usable, corrections=corrections or {}, price=price_of(device, prices))
+
+    def correction(self, technique: Technique, placement: Placement) -> Correction:
+        """What earlier runs of this kind say; of another kind the text in tokens at least."""
+        own = self.corrections.get((technique.label, placement.dtype))
+        if own is not None:
+            return own
+        return Correction(tokens=next((other.tokens for other in self.corrections.values()), 1.0))
 
 
 @dataclass(frozen=True)
@@ -122,49 +148,50 @@ def option_of(job: Job, technique: Technique, place: Place) -> Option:
     """One technique with the largest forward pass that fits; recomputing activations only when it does not fit without."""
     hyperparameters = resolve(job.training, technique, job.model, job.work, context=job.context).hyperparameters
     placements = list(_placements(job, hyperparameters, place.inventory))
-    peaks = [_peak_bytes(job, technique, hyperparameters, placement) for placement in placements]
+    peaks = [peak_bytes(job, technique, hyperparameters, placement, place) for placement in placements]
     fitting = [number for number, peak in enumerate(peaks) if peak <= place.memory_bytes]
     taken = fitting[0] if fitting else len(placements) - 1
-    at = speed(place.inventory)
-    checkpointing = placements[taken].gradient_checkpointing
-    seconds = training_seconds(job.model, technique, job.work.seen, epochs=hyperparameters.epochs, at=at, checkpointing=checkpointing)
+    placement = placements[taken]
+    seconds, tokens = _duration(job, technique, hyperparameters, placement, place)
+    spent = cost(seconds, place.price)
     return Option(
         technique=technique,
         hyperparameters=hyperparameters,
-        placement=placements[taken],
+        placement=placement,
         trainable_parameters=trainable_parameters(job.model, technique),
         peak_bytes=peaks[taken],
+        peak_bytes_without_recompute=peaks[len(peaks) // 2 - 1],
         seconds=seconds,
-        kilowatt_hours=kilowatt_hours(seconds, at=at),
+        tokens_per_second=tokens / seconds,
+        kilowatt_hours=kilowatt_hours(seconds, at=speed(place.inventory)),
+        cost=spent.amount if spent else None,
+        currency=spent.currency if spent else None,
         fits=bool(fitting),
     )
 
 
-def fits(plan: Plan, job: Job, place: Place) -> Check:
-    """Whether the chosen plan fits; otherwise by how much not, and the nearest setting that would."""
-    need, have = plan.predicted_peak_bytes / GIB, place.memory_bytes / GIB
-    said = f"{plan.technique.type} needs about {need:.2f} GiB, {have:.2f} GiB of {place.inventory.devices[0].name} may be used"
-    if not plan.chosen.fits:
-        said += f"; {need - have:.2f} GiB are missing. {nearest(plan, job, place)}"
-    return Check(name="fits", passed=plan.chosen.fits, description=said, metadata={"predicted_gib": need, "usable_gib": have})
-
-
-def nearest(plan: Plan, job: Job, place: Place) -> str:
-    """The smallest change to the use case with which training would fit."""
-    others = [name for name in ("lora", "qlora", "full") for option in plan.options if option.fits and option.technique.type == name]
-    if others:
-        return f"technique: {{type: {others[0]}}} would fit."
-    length = _longest_that_fits(plan, job, place)
-    if length is not None:
-        return f"training.max_length: {length} would fit; longer rows are then left out, up to training.over_long_limit."
-    return "No setting of this base model fits: choose a smaller one in base_model.candidates, or a place with more memory."
+def _duration(job: Job, technique: Technique, hyperparameters: Hyperparameters, placement: Placement, place: Place) -> tuple[float, float]:
+    """Seconds of the training, and its tokens."""
+    corrected = place.correction(technique, placement)
+    work = corrected.work(job.work)
+    predicted = training_seconds(
+        job.model,
+        technique,
+        work.passed(rows=placement.micro_batch),
+        epochs=hyperparameters.epochs,
+        at=speed(place.inventory),
+        checkpointing=placement.gradient_checkpointing,
+    )
+    return corrected.seconds * predicted, hyperparameters.epochs * work.tokens
 
 
 def _choice(job: Job, options: Sequence[Option], place: Place) -> tuple[Option, str]:
-    named = {option.technique.type: option for option in options}
-    full, lora, qlora = named["full"], named["lora"], named["qlora"]
+    named = {option.technique.label: option for option in options}
     if not isinstance(job.technique, Auto):
-        return named[job.technique.type], f"{job.technique.type}: as the use case says"
+        own = own_technique(job.technique, job.model)
+        label = own.label if own else job.technique.type
+        return named[label], f"{label}: as the use case says"
+    full, lora, qlora = named["full"], named["lora"], named["qlora"]
     if job.work.rows > FULL_ROWS and full.peak_bytes <= FULL_SHARE * place.memory_bytes:
         return full, f"full: {job.work.rows} rows are more than {FULL_ROWS}, and all weights fit in {FULL_SHARE:.0%} of the memory"
     if lora.fits:
@@ -174,7 +201,7 @@ def _choice(job: Job, options: Sequence[Option], place: Place) -> tuple[Option, 
     return qlora, "qlora: nothing fits, and this needs the least"
 
 
-def _placements(job: Job, hyperparameters: Hyperparameters, inventory: "Inventory") -> Iterator[Placement]:
+def _placements(job: Job, hyperparameters: Hyperparameters, inventory: Inventory) -> Iterator[Placement]:
     """From the fastest to the one that needs least: large passes before small ones, all of them before recomputing activations."""
     batch = hyperparameters.effective_batch
     sizes = [size for size in range(batch, 0, -1) if batch % size == 0]
@@ -185,10 +212,12 @@ def _placements(job: Job, hyperparameters: Hyperparameters, inventory: "Inventor
             yield training_on(inventory, dtype=job.training.dtype, micro_batch=size, gradient_checkpointing=checkpointing)
 
 
-def _peak_bytes(job: Job, technique: Technique, hyperparameters: Hyperparameters, placement: Placement) -> int:
+def peak_bytes(job: Job, technique: Technique, hyperparameters: Hyperparameters, placement: Placement, place: Place) -> int:
     """At the longest batch: as many of the longest rows as go into one forward pass."""
-    tokens = placement.micro_batch * min(job.work.longest_tokens, hyperparameters.max_length)
-    return training_memory(
+    corrected = place.correction(technique, placement)
+    work = corrected.work(job.work)
+    tokens = placement.micro_batch * min(work.longest_tokens, hyperparameters.max_length)
+    predicted = training_memory(
         job.model,
         technique,
         number_bytes=number_bytes(placement),
@@ -196,18 +225,10 @@ def _peak_bytes(job: Job, technique: Technique, hyperparameters: Hyperparameters
         labelled_tokens=int(tokens * job.work.labelled_share),
         checkpointing=placement.gradient_checkpointing,
         device=placement.device,
-    ).total
+    )
+    return corrected.bytes(predicted)
 
 
 def number_bytes(placement: Placement) -> int:
     """Of one weight in memory."""
     return 4 if placement.dtype == "float32" else 2
-
-
-def _longest_that_fits(plan: Plan, job: Job, place: Place) -> int | None:
-    longest = min(job.work.longest_tokens, plan.hyperparameters.max_length)
-    for length in range(longest // 16 * 16, 15, -16):
-        shorter = replace(job, training=job.training.model_copy(update={"max_length": length}))
-        if option_of(shorter, plan.technique, place).fits:
-            return length
-    return None

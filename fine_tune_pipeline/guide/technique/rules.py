@@ -6,7 +6,7 @@ from typing import Any
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
-from fine_tune_pipeline.spec.technique import Lora, Qlora, TechniqueSpec
+from fine_tune_pipeline.spec.technique import LowRank, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
 
 SMALL_MODEL = 4_100_000_000
@@ -35,15 +35,47 @@ class Resolved:
     rules: tuple[Rule, ...]
 
 
+class NoExperts(ValueError):
+    """Experts are to learn, and the base model has none."""
+
+
 def techniques(spec: TechniqueSpec, model: Architecture, work: Workload) -> tuple[Technique, ...]:
-    """All three techniques; the user's own replaces ours of that type."""
+    """What there is to choose from, each under another label; the user's own replaces ours of that label.
+
+    Raises:
+        NoExperts: the use case wants them trained.
+    """
     rank = capacity_rank(model, work)
-    offered = {name: Technique(type=name, rank=rank) for name in ("full", "lora", "qlora")}
-    if isinstance(spec, Lora | Qlora):
-        modules = spec.target_modules if spec.target_modules == "all-linear" else tuple(spec.target_modules)
-        own = Technique(type=spec.type, rank=spec.rank, alpha=spec.alpha, dropout=spec.dropout, target_modules=modules)
-        offered[spec.type] = own
-    return tuple(offered.values())
+    offered = [Technique(type=name, rank=rank) for name in ("full", "lora", "qlora")]
+    offered += [Technique(type="lora", rank=rank, use_dora=True), Technique(type="lora", rank=rank, use_rslora=True)]
+    if model.experts:
+        offered.append(Technique(type="lora", rank=rank, expert_rank=expert_rank(rank, model)))
+    own = own_technique(spec, model)
+    named = {technique.label: technique for technique in [*offered, *([own] if own else [])]}
+    return tuple(named.values())
+
+
+def own_technique(spec: TechniqueSpec, model: Architecture) -> Technique | None:
+    """The low-rank technique that the use case writes; None for `auto` and `full`."""
+    if not isinstance(spec, LowRank):
+        return None
+    if spec.experts == "all" and not model.experts:
+        raise NoExperts("technique.experts: got all, but the base model is no mixture of experts; leave it out")
+    return Technique(
+        type=spec.type,
+        rank=spec.rank,
+        alpha=spec.alpha,
+        dropout=spec.dropout,
+        target_modules=spec.target_modules if spec.target_modules == "all-linear" else tuple(spec.target_modules),
+        use_dora=spec.use_dora,
+        use_rslora=spec.use_rslora,
+        expert_rank=expert_rank(spec.rank, model) if spec.experts == "all" else 0,
+    )
+
+
+def expert_rank(rank: int, model: Architecture) -> int:
+    """The rank divided among the experts that a token visits, so that it meets as much of an adapter as in a dense model."""
+    return max(1, rank // model.experts_per_token)
 
 
 def capacity_rank(model: Architecture, work: Workload) -> int:

@@ -39,7 +39,12 @@ class Workload:
     @property
     def seen(self) -> Tokens:
         """Of one epoch, as its duration is counted."""
-        return Tokens(all=self.tokens, labelled=self.labelled_tokens, per_row=self.tokens_per_row)
+        return self.passed(rows=0)
+
+    def passed(self, *, rows: int) -> Tokens:
+        """Of one epoch in forward passes of so many rows; 0: what starting them costs is left out."""
+        passes = self.rows / rows if rows else 0
+        return Tokens(all=self.tokens, labelled=self.labelled_tokens, per_row=self.tokens_per_row, passes=passes)
 
 
 def workload(

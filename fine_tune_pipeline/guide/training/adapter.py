@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.memory import GIB
+from fine_tune_pipeline.guide.technique.build_plan import job_of
+from fine_tune_pipeline.guide.technique.calibration import Run, errors, observed
 from fine_tune_pipeline.guide.technique.plan import Plan
 from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.guide.training.curve import markdown_picture
 from fine_tune_pipeline.programs.requests import Tracking, TrainRequest, TrainResult
+from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 ADAPTER = "adapter"
 CURVE = "curve.jsonl"
 FILE = "train.json"
+OBSERVATION = "observation.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Training:
     tracking: Tracking
     dataset: Artifact
     base: Artifact
+    inventory: Inventory
+    started_at: str
 
 
 def content(plan: Plan, spec: UseCaseSpec) -> dict[str, Any]:
@@ -74,7 +81,17 @@ def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folde
     # Inside the artifact, paths begin at its folder.
     kept = result.model_copy(update={"adapter": ADAPTER, "curve": CURVE})
     kept.write(folder / FILE)
-    return _built(kept, training, curve=read_rows(folder / CURVE))
+    built = _built(kept, training, curve=read_rows(folder / CURVE))
+    return built.model_copy(update={"metadata": {**built.metadata, **_compared(kept, training, folder)}})
+
+
+def _compared(result: TrainResult, training: Training, folder: Path) -> dict[str, float]:
+    """How far the plan was off, for the artifact's metadata; and what the run teaches, as a file for the next plan."""
+    model = read_model_folder(training.base.file("model")).architecture
+    work = job_of(training.spec, dataset=training.dataset, base=training.base).work
+    run = Run(training.plan, model, training.base.fingerprint, work, training.inventory, result)
+    observed(run, made_at=training.started_at).write(folder / OBSERVATION)
+    return errors(run)
 
 
 def read_train_result(artifact: Artifact) -> TrainResult:
@@ -113,7 +130,7 @@ def _built(result: TrainResult, training: Training, *, curve: list[dict[str, Any
     plan, over_long = training.plan, training.over_long
     return Built(
         metadata={
-            "technique": plan.technique.type,
+            "technique": plan.technique.label,
             "steps": result.steps,
             "rows": result.rows,
             "rows_left_out": len(over_long),

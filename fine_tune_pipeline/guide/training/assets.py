@@ -1,6 +1,7 @@
 """Step 6: the training itself."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -9,8 +10,9 @@ from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base, 
 from fine_tune_pipeline.guide.environment.hosted_preflight import read_hosted_preflight
 from fine_tune_pipeline.guide.environment.preflight import read_preflight
 from fine_tune_pipeline.guide.technique.build_plan import read_plan
+from fine_tune_pipeline.guide.technique.calibration import NOTES
 from fine_tune_pipeline.guide.technique.hosted_plan import read_hosted_plan
-from fine_tune_pipeline.guide.training.adapter import Training, build_adapter, content
+from fine_tune_pipeline.guide.training.adapter import OBSERVATION, Training, build_adapter, content
 from fine_tune_pipeline.guide.training.hosted_adapter import HostedTraining, build_hosted_adapter, hosted_content
 from fine_tune_pipeline.programs.requests import Tracking
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
@@ -51,16 +53,21 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
             tracking=tracked,
             dataset=upstream["dataset"],
             base=upstream["base_model"],
+            inventory=compute.inventory(),
+            started_at=datetime.now(UTC).isoformat(),
         )
-        return materialized(
-            store.made(
-                context,
-                version=1,
-                what=content(training.plan, spec),
-                upstream=upstream,
-                build_in_parts=lambda folder, work: build_adapter(context, compute, folder, work, training),
-            )
+        kept = store.made(
+            context,
+            version=1,
+            what=content(training.plan, spec),
+            upstream=upstream,
+            build_in_parts=lambda folder, work: build_adapter(context, compute, folder, work, training),
         )
+        if not kept.reused:
+            store.open().note(spec.name, NOTES, kept.artifact.fingerprint, kept.artifact.json(OBSERVATION))
+            off = {f"plan/{name}": kept.artifact.metadata[name] for name in ("peak_error", "time_error")}
+            tracking.add_numbers(kept.artifact.metadata["mlflow_run_id"], off)
+        return materialized(kept)
 
     return asset
 

@@ -4,22 +4,23 @@ import pytest
 
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
-from fine_tune_pipeline.guide.base_model.memory import GIB, trainable_parameters, training_memory
-from fine_tune_pipeline.programs.requests import Technique
+from fine_tune_pipeline.guide.base_model.memory import BFLOAT16, GIB, trainable_parameters, training_memory
+from fine_tune_pipeline.programs.requests import Placement, Technique
 from fine_tune_pipeline_tests.tiny import tiny_model
 
 
-# torchtune's README: recomputed activations, a loss that keeps no logits, bfloat16 adapters of rank 8, peak without the CUDA context.
+# torchtune's README: recomputed activations, a loss that keeps no logits, all that learns in bfloat16, rank 8, without the CUDA context.
 @pytest.mark.parametrize(
     ("model", "technique", "tokens", "published_gib"),
     [
+        ("llama-3.2-3b", "full", 2 * 4096, 24.9),
         ("llama-3.2-3b", "lora", 2 * 4096, 8.5),
         ("llama-3.2-3b", "qlora", 2 * 4096, 4.6),
         ("llama-3.1-8b", "lora", 2 * 2048, 16.2),
         ("llama-3.1-8b", "qlora", 2 * 2048, 7.4),
     ],
 )
-def test_the_prediction_is_near_published_peaks_and_not_below_them(model, technique, tokens, published_gib):
+def test_the_prediction_is_within_a_tenth_of_published_peaks(model, technique, tokens, published_gib):
     predicted = training_memory(
         model_named(model).architecture,
         Technique(type=technique, rank=8),
@@ -28,8 +29,9 @@ def test_the_prediction_is_near_published_peaks_and_not_below_them(model, techni
         labelled_tokens=0,
         checkpointing=True,
         device="cuda",
+        learned=BFLOAT16,
     )
-    assert published_gib <= (predicted.total - predicted.fixed) / GIB <= 1.12 * published_gib
+    assert predicted.proportional / GIB == pytest.approx(published_gib, rel=0.1)
 
 
 # Gemma 3 270M, float32, two CPU cores: peak of the program's resident memory over two steps.
@@ -43,7 +45,7 @@ def test_the_prediction_is_near_published_peaks_and_not_below_them(model, techni
         ("full", 183, False, 5.61),
     ],
 )
-def test_the_prediction_is_near_peaks_measured_on_a_cpu(technique, tokens, checkpointing, measured_gib):
+def test_the_prediction_is_within_a_tenth_of_peaks_measured_on_a_cpu(technique, tokens, checkpointing, measured_gib):
     predicted = training_memory(
         model_named("gemma-3-270m").architecture,
         Technique(type=technique),
@@ -52,32 +54,76 @@ def test_the_prediction_is_near_peaks_measured_on_a_cpu(technique, tokens, check
         labelled_tokens=tokens // 3,
         checkpointing=checkpointing,
     )
-    assert predicted.total / GIB == pytest.approx(measured_gib, rel=0.12)
+    assert predicted.total / GIB == pytest.approx(measured_gib, rel=0.1)
 
 
 def test_full_tuning_keeps_sixteen_bytes_for_every_weight():
     model = model_named("llama-3.2-1b").architecture
     predicted = training_memory(model, Technique(type="full"), number_bytes=2, tokens=1, labelled_tokens=0)
-    assert predicted.weights + predicted.trained == 16 * model.parameters
+    assert predicted.weights + predicted.gradients + predicted.optimizer == 16 * model.parameters
 
 
 def test_the_logits_of_a_large_vocabulary_are_never_held_all_at_once():
     model = model_named("gemma-3-270m").architecture
     predicted = training_memory(model, Technique(type="lora"), number_bytes=4, tokens=2048, labelled_tokens=2048)
-    assert predicted.logits == 2048 * 4096 * 8 < predicted.weights / 10
+    assert predicted.logits == 2048 * (4096 * 8 + 8 * model.hidden) < predicted.weights / 10
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
-def test_trained_parameters_are_those_that_peft_trains(tmp_path: Path, architecture):
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+MIXTRAL = model_named("mixtral-8x7b").architecture
+
+
+def predicted(model, technique, **options):
+    return training_memory(model, technique, **{"number_bytes": 2, "tokens": 4096, "labelled_tokens": 0, "device": "cuda", **options})
+
+
+def test_all_experts_are_held_but_only_those_that_a_token_visits_keep_activations():
+    lora = Technique(type="lora")
+    fewer = MIXTRAL.model_copy(update={"experts_per_token": 1})
+    assert predicted(MIXTRAL, lora).weights == 2 * MIXTRAL.parameters > 3 * 2 * MIXTRAL.active_parameters
+    assert predicted(fewer, lora).weights == predicted(MIXTRAL, lora).weights
+    assert predicted(fewer, lora).activations < 0.8 * predicted(MIXTRAL, lora).activations
+
+
+def test_adapters_beside_experts_hold_the_experts_once_more_unless_layers_are_recomputed():
+    lora, experts = Technique(type="lora"), Technique(type="lora", expert_rank=8)
+    more = predicted(MIXTRAL, experts).activations - predicted(MIXTRAL, lora).activations
+    assert more > 2 * MIXTRAL.expert_parameters
+    assert predicted(MIXTRAL, experts, checkpointing=True).activations < 2 * MIXTRAL.expert_parameters / 8
+
+
+def test_packing_leaves_fused_experts_as_they_are():
+    lora, qlora = predicted(MIXTRAL, Technique(type="lora")), predicted(MIXTRAL, Technique(type="qlora"))
+    assert 2 * MIXTRAL.expert_parameters < qlora.weights < lora.weights
+
+
+def test_dora_holds_more_than_lora_and_rslora_the_same():
+    model = model_named("llama-3.1-8b").architecture
+    lora, dora, rslora = (predicted(model, Technique(type="lora", **more)) for more in ({}, {"use_dora": True}, {"use_rslora": True}))
+    assert rslora == lora
+    assert dora.total > 1.2 * lora.total
+    assert dora.workspace > 4 * model.mlp_width**2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "technique"),
+    [
+        ("llama", Technique(type="lora", rank=4)),
+        ("gemma3", Technique(type="lora", rank=4)),
+        ("llama", Technique(type="lora", rank=4, use_dora=True)),
+        ("mixtral", Technique(type="lora", rank=4)),
+        ("mixtral", Technique(type="lora", rank=4, expert_rank=2)),
+        ("qwen2_moe", Technique(type="lora", rank=4, expert_rank=2)),
+        ("qwen2_moe", Technique(type="qlora", rank=4)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.label,
+)
+def test_trained_parameters_are_those_that_the_program_trains(tmp_path: Path, architecture, technique):
+    from fine_tune_pipeline.programs import adapters
 
     folder = tiny_model(tmp_path / "model", architecture=architecture)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
-    trained, everything = model.get_nb_trainable_parameters()
+    model = adapters.load_base(folder, technique=technique, placement=Placement())
     read = read_model_folder(folder).architecture
-    assert trainable_parameters(read, Technique(type="lora", rank=4)) == trained
-    assert trainable_parameters(read, Technique(type="full")) == pytest.approx(everything - trained, rel=0.01)
+    if technique.type == "lora":
+        assert trainable_parameters(read, Technique(type="full")) == pytest.approx(adapters.trainable_parameters(model), rel=0.01)
+    adapted = adapters.with_technique(model, technique=technique, seed=0)
+    assert trainable_parameters(read, technique) == adapters.trainable_parameters(adapted)

@@ -117,6 +117,20 @@ def test_a_download_that_was_damaged_since_is_fetched_again(place, model):
     assert found.fetched()["model.safetensors"].read_bytes() == (model / "model.safetensors").read_bytes()
 
 
+def test_two_runs_may_fetch_the_same_model_at_once(place, model, monkeypatch):
+    found, download, asked = look_at_mlflow(logged(place, model), place), mlflow.artifacts.download_artifacts, []
+
+    def meanwhile(**arguments: str) -> str:
+        asked.append(arguments)
+        if len(asked) == 1:
+            assert found.fetched()["config.json"].is_file()
+        return download(**arguments)
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", meanwhile)
+    assert found.hashes() == read_model_folder(model).hashes()
+    assert len(list(place.downloads.iterdir())) == 1
+
+
 def test_pickled_weights_are_refused_and_not_fetched(place, flavoured):
     (flavoured / "model" / "model.safetensors").rename(flavoured / "model" / "pytorch_model.bin")
     with pytest.raises(PickledWeights, match=r"runs:/\w+/base: pytorch_model\.bin are pickled weights"):

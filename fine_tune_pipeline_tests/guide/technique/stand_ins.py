@@ -118,7 +118,7 @@ def kept(store: ArtifactStore, asset: str, write: Callable[[Path], None], *, wha
         return draft.finish(Built())
 
 
-def kept_dataset(store: ArtifactStore, train: list[Example], validation: list[Example]) -> Artifact:
+def kept_dataset(store: ArtifactStore, train: list[Example], validation: list[Example], *, what: str = "given") -> Artifact:
     """An artifact of `dataset`."""
 
     def write(folder: Path) -> None:
@@ -126,7 +126,7 @@ def kept_dataset(store: ArtifactStore, train: list[Example], validation: list[Ex
         write_examples(folder / "validation.jsonl", validation)
         write_examples(folder / "test.jsonl", validation)
 
-    return kept(store, "dataset", write)
+    return kept(store, "dataset", write, what=what)
 
 
 def kept_base_model(store: ArtifactStore, model: Path) -> Artifact:
@@ -240,4 +240,9 @@ def _train(request: requests.TrainRequest, compute: RuleCompute) -> Contract:
         trainable_parameters=5,
         curve=str(output / "curve.jsonl"),
         mlflow_run_id="run1",
+        fixed_memory_bytes=GIB // 2,
+        most_tokens=200,
+        most_labelled=60,
+        passes=10,
+        passes_rows=80,
     )

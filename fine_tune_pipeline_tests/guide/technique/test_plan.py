@@ -1,10 +1,19 @@
+from dataclasses import replace
+from datetime import date
+
 import pytest
 
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
 from fine_tune_pipeline.guide.base_model.memory import GIB
-from fine_tune_pipeline.guide.technique.plan import CPU_TOKENS, Job, Place, Plan, fits, make_plan
+from fine_tune_pipeline.guide.base_model.price import price_of
+from fine_tune_pipeline.guide.technique.correction import Correction
+from fine_tune_pipeline.guide.technique.fit import fits
+from fine_tune_pipeline.guide.technique.plan import CPU_TOKENS, Job, Place, Plan, make_plan
+from fine_tune_pipeline.guide.technique.rules import NoExperts
 from fine_tune_pipeline.guide.technique.workload import Workload
+from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
+from fine_tune_pipeline.spec.environment import DevicePrice
 from fine_tune_pipeline.spec.technique import Auto, Full, Lora, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
 
@@ -45,7 +54,7 @@ def test_lora_is_chosen_when_it_fits_and_rows_are_few():
     assert found.technique.type == "lora"
     assert found.chosen.fits
     assert "lora: it fits" in found.reason
-    assert [option.technique.type for option in found.options] == ["full", "lora", "qlora"]
+    assert [option.technique.label for option in found.options] == ["full", "lora", "qlora", "dora", "rslora"]
 
 
 def test_qlora_is_chosen_when_lora_does_not_fit():
@@ -143,6 +152,54 @@ def test_energy_is_known_only_where_the_power_is():
     assert plan(job(), place(24)).chosen.kilowatt_hours is None
     found = plan(job(), place(80, kind="cuda")).chosen
     assert found.kilowatt_hours == pytest.approx(0.7 * found.seconds / 3600)
+
+
+def test_cost_is_shown_where_the_use_case_gives_a_price():
+    price = DevicePrice(device="H100", per_hour=2.0, currency="USD", as_of=date(2026, 11, 1))
+    where = place(80, kind="cuda")
+    assert plan(job(), where).chosen.row()["predicted cost"] is None
+    found = plan(job(rows=50_000), replace(where, price=price_of(where.inventory.devices[0], [price])))
+    for option in found.options:
+        assert option.row()["predicted cost"] == f"{option.seconds / 1800:.2f} USD"
+
+
+def test_dora_and_rslora_are_shown_and_taken_only_when_asked_for():
+    assert plan(job(), place(24)).technique.label == "lora"
+    found = plan(job(technique=Lora(type="lora", rank=8, use_dora=True)), place(24))
+    assert (found.technique.label, found.technique.rank) == ("dora", 8)
+    by_label = {option.technique.label: option for option in found.options}
+    assert by_label["dora"].seconds > by_label["rslora"].seconds == by_label["lora"].seconds
+
+
+def test_experts_of_a_mixture_are_offered_and_take_their_share_of_the_rank():
+    found = plan(job("mixtral-8x7b", technique=Lora(type="lora", rank=16, experts="all")), place(300, kind="cuda"))
+    assert found.technique.label == "lora + experts"
+    assert found.technique.expert_rank == 8
+    assert [option.technique.label for option in found.options] == ["full", "lora", "qlora", "dora", "rslora", "lora + experts"]
+    with pytest.raises(NoExperts, match="the base model is no mixture of experts"):
+        plan(job(technique=Lora(type="lora", experts="all")), place(24))
+
+
+def test_earlier_runs_correct_memory_seconds_and_tokens_and_change_no_setting():
+    measured = Correction(runs=1, memory=1.5, seconds=3.0, tokens=2.0, fixed_bytes=GIB)
+    plain, corrected = plan(job(), place(24)), plan(job(), replace(place(24), corrections={("lora", "float32"): measured}))
+    assert corrected.technique == plain.technique
+    assert corrected.hyperparameters == plain.hyperparameters
+    assert corrected.predicted_seconds > 5 * plain.predicted_seconds
+    assert corrected.predicted_peak_bytes > plain.predicted_peak_bytes
+    fewer = plan(job(), replace(place(24), corrections={("lora", "float32"): replace(measured, memory=0.5, tokens=1.0, fixed_bytes=1)}))
+    assert fewer.predicted_peak_bytes < plain.predicted_peak_bytes - GIB / 2
+
+
+@pytest.mark.parametrize(
+    "corrections", [{}, {("lora", "float32"): Correction(runs=3, memory=1.3, seconds=0.7, tokens=1.4, fixed_bytes=GIB)}]
+)
+def test_the_demo_keeps_its_technique_and_every_hyper_parameter(corrections):
+    """Gemma 3 270M, 500 rows of 50 tokens: its accuracy has no slack."""
+    found = plan(job(), replace(place(24), corrections=corrections))
+    assert found.technique == Technique(type="lora", rank=16, alpha=32, dropout=0.0, target_modules="all-linear")
+    assert found.hyperparameters == Hyperparameters(learning_rate=1e-3, epochs=2, effective_batch=8, max_length=208)
+    assert (found.placement.dtype, found.placement.micro_batch, found.placement.gradient_checkpointing) == ("float32", 8, False)
 
 
 def test_the_demo_on_two_cores_gets_sensible_numbers():

@@ -74,11 +74,11 @@ def test_the_rank_gives_a_number_for_every_labelled_token():
 
 def test_the_users_own_technique_replaces_ours_of_that_type():
     offered = {
-        technique.type: technique
+        technique.label: technique
         for technique in techniques(Qlora(type="qlora", rank=4, alpha=8, target_modules=["q_proj"]), SMALL, work())
     }
     assert (offered["qlora"].rank, offered["qlora"].alpha, offered["qlora"].target_modules) == (4, 8, ("q_proj",))
     assert offered["lora"].rank == 16
-    assert [technique.type for technique in techniques(Auto(), SMALL, work())] == ["full", "lora", "qlora"]
+    assert [technique.label for technique in techniques(Auto(), SMALL, work())] == ["full", "lora", "qlora", "dora", "rslora"]
     assert techniques(Full(type="full"), SMALL, work())[0].type == "full"
     assert techniques(Lora(type="lora", rank=2), SMALL, work())[1].rank == 2

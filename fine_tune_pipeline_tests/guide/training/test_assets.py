@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ class NoServer(ExperimentTracking):
 
     def experiment(self, use_case: str) -> str:
         return use_case
+
+    def add_numbers(self, run_id: str | None, numbers: Mapping[str, float]) -> None:
+        assert set(numbers) == {"plan/peak_error", "plan/time_error"}
 
 
 @pytest.fixture
@@ -61,7 +65,13 @@ def current(folder: Path) -> Artifact:
 def test_the_adapter_is_kept_with_its_curve_and_numbers(tmp_path, upstream):
     assert run(tmp_path).success
     artifact = current(tmp_path)
-    assert {path.name for path in artifact.folder.iterdir()} == {"adapter", "curve.jsonl", "train.json", "manifest.json"}
+    assert {path.name for path in artifact.folder.iterdir()} == {
+        "adapter",
+        "curve.jsonl",
+        "observation.json",
+        "train.json",
+        "manifest.json",
+    }
     kept = read_train_result(artifact)
     assert (kept.adapter, kept.curve, kept.mlflow_run_id) == ("adapter", "curve.jsonl", "run1")
     assert str(tmp_path) not in artifact.file("train.json").read_text()
@@ -70,6 +80,21 @@ def test_the_adapter_is_kept_with_its_curve_and_numbers(tmp_path, upstream):
     assert 0 < artifact.metadata["trainable_share"] < 1
     assert "data:image/svg+xml" in artifact.manifest.built.markdown["loss"]
     assert "/#/runs/run1" in artifact.manifest.built.markdown["mlflow_run"]
+
+
+def test_what_a_training_measured_corrects_the_plan_that_is_made_next_and_not_the_one_that_is_there(tmp_path, upstream):
+    run(tmp_path)
+    first = artifact_store(tmp_path).current("triage", "training_plan")
+    assert first.manifest.payload["what"]["calibration"] == {}
+    assert current(tmp_path).metadata["time_error"] > 0
+    assert len(artifact_store(tmp_path).open().notes("calibration")) == 1
+    run(tmp_path)
+    assert artifact_store(tmp_path).current("triage", "training_plan").fingerprint == first.fingerprint
+    run(tmp_path, sections={"training": {"epochs": 2}})
+    second = artifact_store(tmp_path).current("triage", "training_plan")
+    assert list(second.manifest.payload["what"]["calibration"]) == ["lora float32"]
+    assert second.metadata["calibration"].startswith("corrected by 1 earlier run here: memory x ")
+    assert second.metadata["predicted_minutes"] != pytest.approx(first.metadata["predicted_minutes"] * 2 / 3, rel=0.3)
 
 
 def test_training_is_tracked_and_told_no_instruction(tmp_path, upstream):

@@ -1,5 +1,7 @@
 """Steps 4 to 6 once with the real programs, on the tiny model."""
 
+from dataclasses import replace
+
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
@@ -30,14 +32,18 @@ def test_a_tiny_model_is_planned_tried_out_and_trained(tmp_path):
     kept_base_model(store, tiny_model(tmp_path / "model"))
     spec = use_case(tmp_path, training={"learning_rate": 0.01})
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    result = dg.materialize(
-        [training_plan(spec), environment(spec), adapter(spec), *upstream_assets("objective", "base_model", "dataset", "baselines")],
-        resources={
-            "store": store,
-            "compute": PlacedCompute(),
-            "tracking": ExperimentTracking(uri=uri, artifacts=str(tmp_path / "mlruns")),
-        },
-    )
+
+    def materialize() -> dg.ExecuteInProcessResult:
+        return dg.materialize(
+            [training_plan(spec), environment(spec), adapter(spec), *upstream_assets("objective", "base_model", "dataset", "baselines")],
+            resources={
+                "store": store,
+                "compute": PlacedCompute(),
+                "tracking": ExperimentTracking(uri=uri, artifacts=str(tmp_path / "mlruns")),
+            },
+        )
+
+    result = materialize()
     assert all(check.passed for check in result.get_asset_check_evaluations())
 
     tried, trained = (store.current("triage", name) for name in ("environment", "adapter"))
@@ -50,3 +56,12 @@ def test_a_tiny_model_is_planned_tried_out_and_trained(tmp_path):
     assert len(read_rows(trained.file("curve.jsonl"))) == trained.metadata["steps"] == 32 * 3 / 8
     run = MlflowClient(tracking_uri=uri).get_run(trained.metadata["mlflow_run_id"])
     assert run.data.tags["dagster/run_id"] == result.run_id
+    for name in ("peak_error", "time_error"):
+        assert run.data.metrics[f"plan/{name}"] == trained.metadata[name]
+
+    # Other rows, twice as long and three times as many: the plan has learned from the first run.
+    longer = [replace(row, prompt=f"{row.prompt} {row.prompt}") for row in examples(copies=12, prefix="longer")]
+    kept_dataset(store, longer, examples(copies=1, prefix="validation"), what="longer")
+    materialize()
+    again = store.current("triage", "adapter").metadata
+    assert abs(again["peak_error"]) < 0.15 < abs(trained.metadata["peak_error"])

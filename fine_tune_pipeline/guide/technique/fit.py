@@ -1,0 +1,44 @@
+"""Whether the plan fits; by how much not, and the smallest change with which it would."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from fine_tune_pipeline.artifacts.manifest import Check
+from fine_tune_pipeline.guide.base_model.memory import GIB
+from fine_tune_pipeline.guide.technique.plan import Job, Option, Place, Plan, option_of
+
+
+def fits(plan: Plan, job: Job, place: Place) -> Check:
+    """Whether the chosen plan fits; otherwise by how much not, and the nearest setting that would."""
+    need, have = plan.predicted_peak_bytes / GIB, place.memory_bytes / GIB
+    said = f"{plan.technique.label} needs about {need:.2f} GiB, {have:.2f} GiB of {place.inventory.devices[0].name} may be used"
+    if not plan.chosen.fits:
+        said += f", with one row in a pass and activations computed again; {need - have:.2f} GiB are missing. {nearest(plan, job, place)}"
+    return Check(name="fits", passed=plan.chosen.fits, description=said, metadata={"predicted_gib": need, "usable_gib": have})
+
+
+def nearest(plan: Plan, job: Job, place: Place) -> str:
+    """The smallest change to the use case with which training would fit."""
+    named = {option.technique.label: option for option in plan.options if option.fits}
+    for label, written in (("lora", "{type: lora}"), ("qlora", "{type: qlora}"), ("full", "{type: full}")):
+        if label in named and label != plan.technique.label:
+            return f"technique: {written} would fit."
+    for field, value, why in _smaller(plan, job, units=place.inventory.devices[0].bfloat16):
+        if _with(plan, job, place, **{field: value}).fits:
+            return f"training.{field}: {value} would fit{why}."
+    return "No setting of this base model fits: choose a smaller one in base_model.candidates, or a place with more memory."
+
+
+def _smaller(plan: Plan, job: Job, *, units: bool) -> Iterator[tuple[str, Any, str]]:
+    """Changes to the section `training`, those that cost least first."""
+    if units and plan.placement.dtype == "float32" and plan.technique.type != "full":
+        yield "dtype", "bfloat16", ", with half the bytes for each number"
+    longest = min(job.work.longest_tokens, plan.hyperparameters.max_length)
+    for length in range(longest // 16 * 16, 15, -16):
+        yield "max_length", length, "; longer rows are then left out, up to training.over_long_limit"
+
+
+def _with(plan: Plan, job: Job, place: Place, **changed: Any) -> Option:
+    other = replace(job, training=job.training.model_copy(update=changed))
+    return option_of(other, plan.technique, place)
