@@ -19,7 +19,6 @@ from fine_tune_pipeline.programs.adapters import TargetNotFound, save, trainable
 from fine_tune_pipeline.programs.batches import Collate, Row
 from fine_tune_pipeline.programs.machine import memory
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist, not_applicable, wrong
-from fine_tune_pipeline.programs.mistakes.data import batch_of_all_kinds
 from fine_tune_pipeline.programs.mistakes.learning import dtype_overflow, frozen_experts, overflowed, target_modules_match_nothing
 from fine_tune_pipeline.programs.mistakes.serving import (
     VERSION,
@@ -28,7 +27,6 @@ from fine_tune_pipeline.programs.mistakes.serving import (
     merge_changes_answers,
     serving_dtype,
     strengthen,
-    trained_answers,
 )
 from fine_tune_pipeline.programs.mistakes.steps import checkpoint_not_resumable, gradient_accumulation
 from fine_tune_pipeline.programs.mistakes.text import generation_never_stops, saved_tokenizer
@@ -37,12 +35,15 @@ from fine_tune_pipeline.programs.models import is_peft_folder, load_tokenizer, p
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import Prediction, PreflightRequest
 from fine_tune_pipeline.programs.served_models import ServedModels
-from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer
+from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer, pad_id
 
 GIB = 2**30
 
 ASKED = 3
 """Prompts of which the first token of the answer is compared."""
+
+SHORT_ROWS = 4
+"""Of the shortest rows, for what only must be seen to happen."""
 
 ANSWER_TOKENS = 8
 """Of the tried answer: it shows that generation works, not what the model will know."""
@@ -147,10 +148,10 @@ def _train(
         checks.set("target_modules_match_nothing", wrong(str(error), "name modules that the model has, or write all-linear"))
     except LossNotFinite as error:
         _free()
-        cause, collate = error, Collate(pad_id=_pad_id(tokenizer), flat=False)
+        cause, collate = error, Collate(pad_id=pad_id(tokenizer), flat=False)
         checks.look(
             "dtype_overflow",
-            lambda: overflowed(cause, rows[:2], model=request.model, collate=collate, placement=request.placement),
+            lambda: overflowed(cause, rows[:2], collate=collate, recipe=request),
         )
     except LossNotTheModels as error:
         problems.append(str(error))
@@ -177,7 +178,7 @@ def _look(
     checks: Checklist,
 ) -> None:
     model, technique = trainer.trained, request.technique
-    short = batch_of_all_kinds(_fitting(texts.learned, request=request))
+    short = sorted(_fitting(texts.learned, request=request), key=lambda row: len(row.input_ids))[:SHORT_ROWS]
     # The longest rows and their optimizer's state are done with; the small trainers make their own.
     trainer.optimizer = None
     checks.look(
@@ -185,7 +186,7 @@ def _look(
     )
     checks.look("target_modules_match_nothing", lambda: target_modules_match_nothing(model, technique=technique))
     checks.look("frozen_experts", lambda: frozen_experts(model, technique=technique))
-    checks.look("dtype_overflow", lambda: dtype_overflow(model, short[:2], collate=trainer.collate, placement=request.placement))
+    checks.look("dtype_overflow", lambda: dtype_overflow(model, short[:2], collate=trainer.collate, recipe=request))
     checks.look("gradient_accumulation", lambda: gradient_accumulation(trainer, short, tokenizer=tokenizer))
     checks.look(
         "checkpoint_not_resumable",
@@ -203,8 +204,7 @@ def _saved(
         for id in ("adapter_not_loading", "merge_changes_answers"):
             checks.set(id, why)
         return tried, None
-    strengthen(trainer.trained)
-    probabilities = trained_answers(trainer.trained, _asked(texts), collate=trainer.collate, dtype=trainer.recipe.placement.dtype)
+    probabilities = strengthen(trainer, _asked(texts))
     folder = scratch / "adapter"
     try:
         save(trainer.trained, folder, tokenizer=tokenizer)
@@ -269,11 +269,6 @@ def _asked(texts: Texts) -> list[list[int]]:
     """The shortest prompts, of rows that are not learned from if there are any."""
     rows = sorted(texts.parts[_held_out(texts)], key=lambda row: row.prompt_tokens)
     return [row.input_ids[: row.prompt_tokens] for row in rows[:ASKED]]
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    assert isinstance(tokenizer.pad_token_id, int)
-    return tokenizer.pad_token_id
 
 
 def _free() -> None:

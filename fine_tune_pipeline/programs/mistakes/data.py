@@ -124,13 +124,3 @@ def eos_never_learned(rows: Sequence[Row], *, end_id: int, collate: Collate) -> 
             "give the tokenizer an end token that is not its pad token (tokenizer_config.json), and cut no row",
         )
     return fine(f"each of {len(rows)} rows ends in a label of token {end_id}; {kept} of {wanted} are left in a batch of {len(some)} rows")
-
-
-def batch_of_all_kinds(rows: Sequence[Row]) -> list[Row]:
-    """Some rows with different numbers of labels, the shortest of each: cheap, and what is counted wrongly shows in them."""
-    by_labels: dict[int, Row] = {}
-    for row in sorted(rows, key=lambda row: len(row.input_ids)):
-        by_labels.setdefault(row.labelled, row)
-    first = list(by_labels.values())[:4]
-    others = [row for row in sorted(rows, key=lambda row: len(row.input_ids)) if row not in first]
-    return [*first, *others][:4]

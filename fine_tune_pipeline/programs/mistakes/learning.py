@@ -1,11 +1,12 @@
 """Mistakes between technique and model, seen on it after the tried steps: what should learn has moved, and nothing overflowed."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from fine_tune_pipeline.programs.adapters import evaluate, trainable_parameters
@@ -15,6 +16,7 @@ from fine_tune_pipeline.programs.machine import memory
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
 from fine_tune_pipeline.programs.models import load_model, weight_files
 from fine_tune_pipeline.programs.requests import Placement, Technique
+from fine_tune_pipeline.programs.trainer import Recipe, computing, on_device
 
 EXPERT_TARGETS = frozenset({"all-linear", "experts", "gate_up_proj", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
 """Names under which a technique asks for experts; one that names none of them leaves the experts as they are on purpose."""
@@ -78,41 +80,37 @@ def _moved(module: LoraLayer) -> bool:
     return any(bool(matrix.weight.any()) for matrix in module.lora_B.values())
 
 
-@torch.no_grad()
-def dtype_overflow(model: PreTrainedModel | PeftModel, rows: Sequence[Row], *, collate: Collate, placement: Placement) -> Verdict:
+def dtype_overflow(model: PreTrainedModel | PeftModel, rows: Sequence[Row], *, collate: Collate, recipe: Recipe) -> Verdict:
     """Whether the activations of some rows are numbers after every layer, in the planned number format."""
-    evaluate(model)
-    largest = _largest_activation(model, rows, collate=collate, placement=placement)
-    seen = f"the largest activation of {len(rows)} rows is {largest:.3g} in {placement.dtype}"
-    if torch.isfinite(torch.tensor(largest)):
-        return fine(f"{seen}, of {torch.finfo(getattr(torch, placement.dtype)).max:.3g}")
+    dtype = recipe.placement.dtype
+    largest = _largest_activation(model, rows, collate=collate, recipe=recipe)
+    seen = f"the largest activation of {len(rows)} rows is {largest:.3g} in {dtype}"
+    if math.isfinite(largest):
+        return fine(f"{seen}, of {torch.finfo(getattr(torch, dtype)).max:.3g}")
     return wrong(seen, "write training.dtype: float32")
 
 
-def overflowed(error: ArithmeticError, rows: Sequence[Row], *, model: str, collate: Collate, placement: Placement) -> Verdict:
-    """What a loss that is no number comes from: the same rows go through the untrained model in float32."""
-    files = sum(path.stat().st_size for path in weight_files(model))
+def overflowed(error: ArithmeticError, rows: Sequence[Row], *, collate: Collate, recipe: Recipe) -> Verdict:
+    """What a loss that is no number comes from: the same rows go through the untrained model in float32, on the CPU."""
+    files = sum(path.stat().st_size for path in weight_files(recipe.model))
     if 2 * files > memory("cpu").available:
-        return wrong(
-            str(error), "write training.dtype: float32; float32 was not tried here, since the memory does not hold the model twice"
-        )
-    exact = Placement(device="cpu", dtype="float32")
-    base = load_model(model, dtype="float32")
-    largest = _largest_activation(base, rows, collate=collate, placement=exact)
-    if not torch.isfinite(torch.tensor(largest)):
+        return wrong(str(error), "write training.dtype: float32; float32 was not tried here: the memory does not hold it beside")
+    exact = recipe.model_copy(update={"placement": Placement(device="cpu", dtype="float32")})
+    base = load_model(recipe.model, dtype="float32")
+    largest = _largest_activation(base, rows, collate=collate, recipe=exact)
+    if not math.isfinite(largest):
         return wrong(f"{error}; float32 overflows too", "the weights are broken: fetch the model again, or take another one")
-    if placement.dtype == "float32":
+    if recipe.placement.dtype == "float32":
         return wrong(f"{error}; untrained, the largest activation is {largest:.3g}", "lower training.learning_rate, or look at these rows")
     return wrong(f"{error}; in float32 the largest activation is {largest:.3g}", "write training.dtype: float32")
 
 
 @torch.no_grad()
-def _largest_activation(model: nn.Module, rows: Sequence[Row], *, collate: Collate, placement: Placement) -> float:
+def _largest_activation(model: PreTrainedModel | PeftModel, rows: Sequence[Row], *, collate: Collate, recipe: Recipe) -> float:
     """inf or nan if any of the hidden states is."""
-    batch = {name: value for name, value in collate(as_records(rows)).items() if name not in ("labels", ROWS)}
-    inputs = {name: value.to(placement.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-    kind = torch.device(placement.device).type
-    with torch.autocast(kind, dtype=torch.bfloat16, enabled=placement.dtype == "bfloat16"):
+    evaluate(model)
+    batch = on_device(collate(as_records(rows)), model.device)
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", ROWS)}
+    with computing(recipe):
         states = base_of(model).base_model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
-    peaks = torch.stack([state.float().abs().max().cpu() for state in states])
-    return float(peaks.max())
+    return float(torch.stack([state.float().abs().max() for state in states]).max())

@@ -11,14 +11,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fine_tune_pipeline.programs.adapters import evaluate
-from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, as_records
+from fine_tune_pipeline.programs.batches import ROWS, Row, as_records
 from fine_tune_pipeline.programs.decoding import Generated
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
 from fine_tune_pipeline.programs.requests import Placement, Precision, Technique
 from fine_tune_pipeline.programs.served_models import ServedModels, UnusableAdapter
+from fine_tune_pipeline.programs.trainer import CompletionTrainer, computing, on_device
 
 LEARNED = 0.05
 """Length of an adapter's change over that of the weight, set before it is saved: after two steps it would drown in rounding."""
+
+MOST_APART = 0.5
+"""Of the answers with and without that adapter, see `apart`."""
+
+HALVINGS = 10
 
 NEAR: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 5e-2}
 """Difference of two distributions over the next token (total variation, 0 to 1) that rounding makes."""
@@ -35,16 +41,35 @@ def serving_dtype(placement: Placement) -> Precision:
 
 
 @torch.no_grad()
-def strengthen(model: PreTrainedModel | PeftModel) -> None:
-    """Scale what the adapters learned in two steps to what a whole training teaches. The model is of no use for training then."""
-    for module in model.modules():
-        if not isinstance(module, LoraLayer):
-            continue
-        base = _weight(module)
+def strengthen(trainer: CompletionTrainer, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Scale what the adapters learned in two steps to what a whole training teaches, and give the answers then, as `next_tokens`.
+
+    An adapter that leaves one token alone possible is halved until its answers are a matter of degree: only those show a wrong scale.
+    The model is of no use for training afterwards.
+    """
+    model = trainer.trained
+    if not isinstance(model, PeftModel):
+        return trained_answers(trainer, prompts)
+    with model.disable_adapter():
+        base = trained_answers(trainer, prompts)
+    for module in _adapted(model):
+        weight = _weight(module)
         for name, matrix in module.lora_B.items():
             change = float(_change(module, name).norm())
-            if change:
-                matrix.weight.mul_(LEARNED * base / change)
+            matrix.weight.mul_(LEARNED * weight / change if change else 1.0)
+    answers = trained_answers(trainer, prompts)
+    for _ in range(HALVINGS):
+        if apart(answers, base) <= MOST_APART:
+            break
+        for module in _adapted(model):
+            for matrix in module.lora_B.values():
+                matrix.weight.mul_(0.5)
+        answers = trained_answers(trainer, prompts)
+    return answers
+
+
+def _adapted(model: PeftModel) -> list[LoraLayer]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
 def _weight(module: LoraLayer) -> float:
@@ -67,16 +92,16 @@ def next_tokens(model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[i
 
 
 @torch.inference_mode()
-def trained_answers(model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], *, collate: Collate, dtype: Precision) -> Tensor:
+def trained_answers(trainer: CompletionTrainer, prompts: Sequence[Sequence[int]]) -> Tensor:
     """As `next_tokens`, of the model that is still in training, with the batches and in the number format of training."""
+    model = trainer.trained
     evaluate(model)
     logits = []
     for ids in prompts:
-        batch = collate(as_records([Row("asked", list(ids), list(ids))]))
-        inputs = {name: value for name, value in batch.items() if name not in ("labels", ROWS)}
-        moved = {name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits.append(model(**moved, use_cache=False, logits_to_keep=1).logits[0, -1])
+        batch = trainer.collate(as_records([Row("asked", list(ids), list(ids))]))
+        inputs = {name: value for name, value in on_device(batch, model.device).items() if name not in ("labels", ROWS)}
+        with computing(trainer.recipe):
+            logits.append(model(**inputs, use_cache=False, logits_to_keep=1).logits[0, -1])
     return torch.stack(logits).float().softmax(-1).cpu()
 
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import SaveStrategy
 
 from fine_tune_pipeline.programs.adapters import trainable_parameters
-from fine_tune_pipeline.programs.batches import Row
+from fine_tune_pipeline.programs.batches import IGNORED, Row
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
 from fine_tune_pipeline.programs.requests import Precision
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, Recipe
@@ -73,6 +74,7 @@ def gradient_accumulation(trained: CompletionTrainer, rows: Sequence[Row], *, to
     """One step of the rows at once against the same step row by row, as the optimizer would be given it."""
     if len(rows) < 2:
         return not_applicable("one row only: nothing to accumulate")
+    rows = _uneven(rows)
     with _without_dropout(trained.trained):
         whole = _gradient(trained, rows, micro_batch=len(rows), tokenizer=tokenizer)
         parts = _gradient(trained, rows, micro_batch=1, tokenizer=tokenizer)
@@ -111,6 +113,12 @@ def checkpoint_not_resumable(
 
 
 _RESUME_CHANGE = "take the pinned versions of transformers and peft (constraints.txt); until then start a broken training from its begin"
+
+
+def _uneven(rows: Sequence[Row]) -> list[Row]:
+    """Every other row learns its end token alone: a mean of means is right as long as all rows have as many labels."""
+    only_end = [replace(row, labels=[IGNORED] * (len(row.labels) - 1) + row.labels[-1:]) for row in rows]
+    return [row if place % 2 else short for place, (row, short) in enumerate(zip(rows, only_end, strict=True))]
 
 
 def _gradient(trained: CompletionTrainer, rows: Sequence[Row], *, micro_batch: int, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:

@@ -45,7 +45,7 @@ def chat_template(
     Args:
         examples: as the file has them, in the order of `rows`.
         folder: of the base model, which serving reads too.
-        tokenizer: as serving loads it.
+        tokenizer: of that folder.
     """
     hashes = template_hashes(folder)
     if format.style == "chat" and len(set(hashes.values())) > 1:

@@ -22,6 +22,7 @@ from fine_tune_pipeline.programs.models import NoPadToken, load_tokenizer
 from fine_tune_pipeline.programs.prompts import NoChatTemplate, NoEndOfTurn, NoEndToken, ReservedText, UnusableChatTemplate, end_id
 from fine_tune_pipeline.programs.requests import PreflightRequest
 from fine_tune_pipeline.programs.rows import read_rows
+from fine_tune_pipeline.programs.trainer import pad_id
 
 TEST = "test"
 """The part that no training sees."""
@@ -82,15 +83,12 @@ def _tokens(request: PreflightRequest, raw: Raw, checks: Checklist) -> Texts:
 
 def _look(request: PreflightRequest, raw: Raw, texts: Texts, *, tokenizer: PreTrainedTokenizerBase, end: int, checks: Checklist) -> None:
     wanted, rows = request.hyperparameters, texts.learned
-    assert isinstance(tokenizer.pad_token_id, int)
-    collate = Collate(pad_id=tokenizer.pad_token_id, flat=False)
+    collate = Collate(pad_id=pad_id(tokenizer), flat=False)
     bos = tokenizer.bos_token_id if isinstance(tokenizer.bos_token_id, int) else None
     checks.look("pad_equals_eos", lambda: pad_equals_eos(tokenizer, format=request.format))
     checks.look(
         "chat_template",
-        lambda: chat_template(
-            raw["train"], texts.parts["train"], folder=request.model, tokenizer=load_tokenizer(request.model), format=request.format
-        ),
+        lambda: chat_template(raw["train"], texts.parts["train"], folder=request.model, tokenizer=tokenizer, format=request.format),
     )
     checks.look("truncation_share", lambda: truncation_share(rows, max_length=wanted.max_length, limit=request.over_long_limit))
     checks.look("empty_label_mask", lambda: empty_label_mask(rows, end_id=end))
