@@ -21,10 +21,11 @@ from fine_tune_pipeline.programs.trainer import CompletionTrainer, computing, on
 LEARNED = 0.05
 """Length of an adapter's change over that of the weight, set before it is saved: after two steps it would drown in rounding."""
 
-MOST_APART = 0.5
+LEAST_APART, MOST_APART = 0.2, 0.5
 """Of the answers with and without that adapter, see `apart`."""
 
-HALVINGS = 10
+TRIES = 10
+"""At halving or doubling it: a factor of a thousand."""
 
 NEAR: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 5e-2}
 """Difference of two distributions over the next token (total variation, 0 to 1) that rounding makes."""
@@ -44,7 +45,8 @@ def serving_dtype(placement: Placement) -> Precision:
 def strengthen(trainer: CompletionTrainer, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Scale what the adapters learned in two steps to what a whole training teaches, and give the answers then, as `next_tokens`.
 
-    An adapter that leaves one token alone possible is halved until its answers are a matter of degree: only those show a wrong scale.
+    Then it is halved or doubled until its answers differ from the base model's by a fair part, no less and no more: where it changes
+    nothing, or leaves one token alone possible, a wrong scale does not show.
     The model is of no use for training afterwards.
     """
     model = trainer.trained
@@ -58,12 +60,13 @@ def strengthen(trainer: CompletionTrainer, prompts: Sequence[Sequence[int]]) -> 
             change = float(_change(module, name).norm())
             matrix.weight.mul_(LEARNED * weight / change if change else 1.0)
     answers = trained_answers(trainer, prompts)
-    for _ in range(HALVINGS):
-        if apart(answers, base) <= MOST_APART:
+    for _ in range(TRIES):
+        effect = apart(answers, base)
+        if LEAST_APART <= effect <= MOST_APART:
             break
         for module in _adapted(model):
             for matrix in module.lora_B.values():
-                matrix.weight.mul_(0.5)
+                matrix.weight.mul_(2.0 if effect < LEAST_APART else 0.5)
         answers = trained_answers(trainer, prompts)
     return answers
 
