@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fine_tune_pipeline.programs.adapters import TargetNotFound, save, trainable_parameters
+from fine_tune_pipeline.programs.adapters import save, trainable_parameters
 from fine_tune_pipeline.programs.batches import Collate, Row
 from fine_tune_pipeline.programs.machine import memory
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist, not_applicable, wrong
@@ -35,6 +35,7 @@ from fine_tune_pipeline.programs.models import is_peft_folder, load_tokenizer, p
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import Prediction, PreflightRequest
 from fine_tune_pipeline.programs.served_models import ServedModels
+from fine_tune_pipeline.programs.targets import ExpertsNotAdapted, NotBesideParameters, TargetNotFound, WouldRouteAnew
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer, pad_id
 
 GIB = 2**30
@@ -153,7 +154,9 @@ def _train(
             "dtype_overflow",
             lambda: overflowed(cause, rows[:2], collate=collate, recipe=request),
         )
-    except LossNotTheModels as error:
+    except ExpertsNotAdapted as error:
+        checks.set("frozen_experts", wrong(str(error), "take the pinned version of peft (constraints.txt), or leave technique.experts out"))
+    except (LossNotTheModels, NotBesideParameters, WouldRouteAnew) as error:
         problems.append(str(error))
     except torch.OutOfMemoryError as error:
         tokens = sum(len(row.input_ids) for row in rows)

@@ -18,9 +18,6 @@ from fine_tune_pipeline.programs.models import load_model, weight_files
 from fine_tune_pipeline.programs.requests import Placement, Technique
 from fine_tune_pipeline.programs.trainer import Recipe, computing, on_device
 
-EXPERT_TARGETS = frozenset({"all-linear", "experts", "gate_up_proj", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
-"""Names under which a technique asks for experts; one that names none of them leaves the experts as they are on purpose."""
-
 
 def target_modules_match_nothing(model: PreTrainedModel | PeftModel, *, technique: Technique) -> Verdict:
     """Whether every target has an adapter, and adapters have moved in the tried steps."""
@@ -48,10 +45,11 @@ def frozen_experts(model: PreTrainedModel | PeftModel, *, technique: Technique) 
     seen = f"{len(experts) - len(frozen)} of {len(experts)} weights of experts learn"
     if not frozen:
         return fine(seen)
-    targets = technique.target_modules
-    if EXPERT_TARGETS.isdisjoint([targets] if isinstance(targets, str) else targets):
-        return not_applicable(f"{seen}: technique.target_modules leaves them out")
-    return wrong(f"{seen}; as they were: {shown_ids(frozen)}", "name the experts' weights in technique.target_modules, or write all-linear")
+    if technique.type != "full" and not technique.expert_rank:
+        return not_applicable(f"{seen}: technique.experts leaves them as they are")
+    return wrong(
+        f"{seen}; as they were: {shown_ids(frozen)}", "take the pinned version of peft (constraints.txt), or leave technique.experts out"
+    )
 
 
 def expert_weights(model: nn.Module) -> dict[str, bool]:

@@ -24,6 +24,7 @@ from fine_tune_pipeline_tests.small_training import Recorder, preflight_request,
 from fine_tune_pipeline_tests.tiny import tiny_model
 
 LORA = Technique(type="lora", rank=4)
+ALL = Technique(type="lora", rank=4, expert_rank=2)
 EXPERTS = {"model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj"}
 
 
@@ -120,18 +121,18 @@ def moved(model: PeftModel) -> PeftModel:
 def test_experts_that_no_adapter_reaches():
     model = moved(get_peft_model(mixtral(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"])))
     assert expert_weights(model) == dict.fromkeys(EXPERTS, False)
-    silent = frozen_experts(model, technique=LORA)
+    silent = frozen_experts(model, technique=ALL)
     assert silent.passed is False
     assert silent.seen.startswith("0 of 2 weights of experts learn; as they were: model.layers.0.mlp.experts.")
-    on_purpose = frozen_experts(model, technique=Technique(type="lora", target_modules=("q_proj", "v_proj")))
+    on_purpose = frozen_experts(model, technique=LORA)
     assert on_purpose.passed is None
 
 
 def test_experts_that_learn():
     adapted = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])
     untouched = get_peft_model(mixtral(), adapted)
-    assert frozen_experts(untouched, technique=LORA).passed is False, "an adapter that has not moved has taught nothing"
-    assert frozen_experts(moved(untouched), technique=LORA).seen == "2 of 2 weights of experts learn"
+    assert frozen_experts(untouched, technique=ALL).passed is False, "an adapter that has not moved has taught nothing"
+    assert frozen_experts(moved(untouched), technique=ALL).seen == "2 of 2 weights of experts learn"
     whole = mixtral().requires_grad_(True)
     assert frozen_experts(whole, technique=Technique(type="full")).passed is True
 
