@@ -66,5 +66,5 @@ def train_request(
 
 def preflight_request(request: TrainRequest) -> PreflightRequest:
     """The preflight of a training."""
-    names = [name for name in PreflightRequest.model_fields if name not in ("validation", "test")]
+    names = [name for name in PreflightRequest.model_fields if name in TrainRequest.model_fields and name != "validation"]
     return PreflightRequest(**{name: getattr(request, name) for name in names})

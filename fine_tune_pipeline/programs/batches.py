@@ -4,7 +4,7 @@ The rows of an optimizer step depend on the seed and the effective batch alone. 
 placement, so moving a training to another machine does not change what it computes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,9 @@ IGNORED = -100
 
 ROWS = "row"
 """Key of a batch that says which rows are in it, by their place in the data set."""
+
+TEXT_FIELDS = ("id", "prompt", "completion")
+"""What a row must have, as text."""
 
 SHOWN_IDS = 10
 
@@ -68,13 +71,18 @@ def tokenised_rows(
     Raises:
         BadRows: names the file and every wrong line.
     """
-    rows = []
-    for example in read_rows(path, text_fields=("id", "prompt", "completion"), unique=("id",)):
-        encoded = encode(Asked.of(example), example["completion"], tokenizer=tokenizer, format=format)
-        prompt_labels = encoded.prompt_ids if loss_on == "all" else [IGNORED] * len(encoded.prompt_ids)
-        input_ids, labels = encoded.prompt_ids + encoded.completion_ids, prompt_labels + encoded.completion_ids
-        rows.append(Row(example["id"], input_ids, labels, prompt_tokens=len(encoded.prompt_ids)))
-    return rows
+    examples = read_rows(path, text_fields=TEXT_FIELDS, unique=("id",))
+    return [tokenised(example, tokenizer=tokenizer, format=format, loss_on=loss_on) for example in examples]
+
+
+def tokenised(
+    example: Mapping[str, Any], *, tokenizer: PreTrainedTokenizerBase, format: PromptFormat, loss_on: Literal["completion", "all"]
+) -> Row:
+    """One row of a JSONL file as tokens."""
+    encoded = encode(Asked.of(example), example["completion"], tokenizer=tokenizer, format=format)
+    prompt_labels = encoded.prompt_ids if loss_on == "all" else [IGNORED] * len(encoded.prompt_ids)
+    input_ids, labels = encoded.prompt_ids + encoded.completion_ids, prompt_labels + encoded.completion_ids
+    return Row(example["id"], input_ids, labels, prompt_tokens=len(encoded.prompt_ids))
 
 
 def check_rows(rows: Sequence[Row], *, max_length: int) -> None:

@@ -128,7 +128,7 @@ def generate_batch(
         PromptTooLong: the longest prompt and `max_new_tokens` exceed the model's context.
     """
     refuse_too_long(max(map(len, prompts)), max_new_tokens=max_new_tokens, config=model.config)
-    ends = _end_ids(model, tokenizer=tokenizer, format=format)
+    ends = end_ids(model, tokenizer=tokenizer, format=format)
     rows = [_Row() for _ in prompts]
     open_rows = rows
     head = _tiled_head(model)
@@ -166,7 +166,8 @@ def _keeps_keys_and_values(model: PreTrainedModel | PeftModel) -> bool:
     return plain_layers and getattr(config, "attention_chunk_size", None) is None and not getattr(config, "num_kv_shared_layers", 0)
 
 
-def _end_ids(model: PreTrainedModel | PeftModel, *, tokenizer: PreTrainedTokenizerBase, format: PromptFormat) -> set[int]:
+def end_ids(model: PreTrainedModel | PeftModel, *, tokenizer: PreTrainedTokenizerBase, format: PromptFormat) -> set[int]:
+    """Tokens at which an answer ends: those that training teaches, and those that the model's files name."""
     ends = {end_id(tokenizer=tokenizer, format=format)}
     generation = getattr(model, "generation_config", None)
     named = [tokenizer.eos_token_id, None if generation is None else generation.eos_token_id]

@@ -15,6 +15,8 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers",
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 """Where a Linux container (control groups, version 2) reads its own limits."""
 
+_DRIVER = Path("/proc/driver/nvidia/version")
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -37,6 +39,23 @@ def device_name(device: str) -> str:
     if torch.device(device).type == "cuda" and device_exists(device):
         return torch.cuda.get_device_name(device)
     return f"{device} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+def devices() -> tuple[str, ...]:
+    """Every accelerator that torch sees, with its memory."""
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return tuple(f"cuda:{index} {device.name}, {device.total_memory / 2**30:.1f} GiB" for index, device in enumerate(found))
+
+
+def driver() -> str | None:
+    """Version of the accelerators' driver, and of the CUDA that torch was built for; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    if not _DRIVER.exists():
+        return f"unknown (CUDA {torch.version.cuda})"
+    words = _DRIVER.read_text(encoding="utf-8").split("\n", 1)[0].split()
+    number = next((word for word in words if word[:1].isdigit() and "." in word), "unknown")
+    return f"NVIDIA {number} (CUDA {torch.version.cuda})"
 
 
 def memory(device: str) -> Memory:

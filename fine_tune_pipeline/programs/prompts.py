@@ -36,6 +36,10 @@ class UnusableChatTemplate(ValueError):
     """The chat template does not continue its own generation prompt, so training and serving would see different tokens."""
 
 
+class NoEndOfTurn(UnusableChatTemplate):
+    """The chat template ends an answer with plain text: a model could not learn to stop."""
+
+
 class NoEndToken(ValueError):
     """The tokenizer has no end token: a model could never learn to stop."""
 
@@ -204,7 +208,7 @@ def _end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
     ids, literal = _ids(tail, tokenizer=tokenizer, parse_special=True), _ids(tail, tokenizer=tokenizer)
     if ids[:1] != literal[:1]:
         return ids[0]
-    raise UnusableChatTemplate(
+    raise NoEndOfTurn(
         f"{tokenizer.name_or_path}: the chat template ends an answer with {tail!r}, which does not begin with a special token, "
         "so a model could not learn to stop; use the format style 'plain'"
     )

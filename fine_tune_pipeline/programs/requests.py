@@ -222,6 +222,28 @@ class Rendered(Contract):
     tokens: int
 
 
+class Prediction(Contract):
+    """One answer. `logprob` is the mean log-probability of its tokens, None when a provider does not give it; `finished` says that it
+    ended by itself."""
+
+    id: str
+    text: str
+    tokens: int
+    logprob: float | None
+    finished: bool
+
+
+class MistakeCheck(Contract):
+    """One of the classic mistakes of fine-tuning, looked for. `passed` is None where it does not apply or could not be looked at, and
+    `seen` says why; `change` is what to do, or to know."""
+
+    id: str
+    passed: bool | None
+    seen: str
+    change: str = ""
+    seconds: float = 0.0
+
+
 class PreflightRequest(Request):
     """One real training step on the longest batch of the data, where the training will run (step 5).
 
@@ -237,6 +259,9 @@ class PreflightRequest(Request):
     technique: Technique
     hyperparameters: Hyperparameters
     placement: Placement
+    over_long_limit: float = Field(default=0.0, description="Share of the rows that may be longer than max_length, and are left out then.")
+    tracking: Tracking | None = Field(default=None, description="Where the training will be tracked: tried out, and nothing is left there.")
+    artifacts: str | None = Field(default=None, description="Where a database-backed tracking keeps files of a new experiment.")
 
 
 class PreflightResult(Contract):
@@ -263,7 +288,11 @@ class PreflightResult(Contract):
     )
     parts: tuple[PartTokens, ...] = ()
     preview: tuple[Rendered, ...] = ()
-    problems: tuple[str, ...] = ()
+    devices: tuple[str, ...] = Field(default=(), description="Every accelerator that torch sees, and its memory.")
+    driver: str | None = Field(default=None, description="Of the accelerators; None without one.")
+    answer: Prediction | None = Field(default=None, description="What the tried model wrote for one prompt, by the code of the endpoint.")
+    mistakes: tuple[MistakeCheck, ...] = Field(default=(), description="All seventeen, in the order of the documentation.")
+    problems: tuple[str, ...] = Field(default=(), description="What else stands in the way: device, memory, disk, store, tracking.")
 
 
 class TrainRequest(Request):
@@ -333,17 +362,6 @@ class PredictRequest(Request):
     threads: int | None = None
     dtype: Precision = "float32"
     device: str = "cpu"
-
-
-class Prediction(Contract):
-    """One answer. `logprob` is the mean log-probability of its tokens, None when a provider does not give it; `finished` says that it
-    ended by itself."""
-
-    id: str
-    text: str
-    tokens: int
-    logprob: float | None
-    finished: bool
 
 
 class PredictedJob(Contract):

@@ -85,13 +85,18 @@ class ServedModels:
         Raises:
             UnknownModel: it is not loaded.
         """
-        model = self._model(name)
+        model = self.model_of(name)
         as_base = model.disable_adapter() if isinstance(model, PeftModel) and name == self._base_name else nullcontext()
         with as_base:
             ids = [list(prompt) for prompt in prompts]
             return generate_batch(model, self._tokenizer, ids, format=self._format, max_new_tokens=max_new_tokens)
 
-    def _model(self, name: str) -> PreTrainedModel | PeftModel:
+    def model_of(self, name: str) -> PreTrainedModel | PeftModel:
+        """What answers as this version; for the base model, where there are adapters, they must be disabled around its use.
+
+        Raises:
+            UnknownModel: it is not loaded.
+        """
         if name == self._base_name:
             return self._adapted or self._base
         if name in self._whole:

@@ -145,7 +145,8 @@ class CompletionTrainer(SFTTrainer):
         """
         assert not return_outputs
         assert num_items_in_batch is not None
-        nll = batch_nll(model, inputs)
+        with computing(self.recipe):
+            nll = batch_nll(model, inputs)
         value = float(nll.detach())
         if not math.isfinite(value):
             ids = [self.rows[place].id for place in inputs[ROWS]]
@@ -164,6 +165,15 @@ class CompletionTrainer(SFTTrainer):
         """What was seen since the last call."""
         totals, self.totals = self.totals, StepTotals()
         return totals
+
+
+def computing(recipe: Recipe) -> torch.autocast:
+    """Products in bfloat16 on the float32 weights of full tuning, if planned so; a base under adapters has the number format itself.
+
+    transformers leaves this to the forward of the model, which the loss on labelled positions does not go through.
+    """
+    mixed = recipe.technique.type == "full" and recipe.placement.dtype == "bfloat16"
+    return torch.autocast(torch.device(recipe.placement.device).type, dtype=torch.bfloat16, enabled=mixed)
 
 
 def rate_factor(step: int, *, total: int, hyperparameters: Hyperparameters) -> float:
@@ -238,7 +248,7 @@ def build_trainer(
         LossNotTheModels: our loss is not that of this architecture.
     """
     base = load_base(recipe.model, technique=recipe.technique, placement=recipe.placement)
-    collate = fitting_collate(base, rows=rows, pad_id=_pad_id(tokenizer))
+    collate = fitting_collate(base, rows=rows, pad_id=pad_id(tokenizer))
     model = with_technique(base, technique=recipe.technique, seed=recipe.hyperparameters.seed)
     trainer = CompletionTrainer(
         model=model, tokenizer=tokenizer, rows=rows, recipe=recipe, collate=collate, max_steps=max_steps, callbacks=callbacks
@@ -248,7 +258,8 @@ def build_trainer(
     return trainer
 
 
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Of a tokenizer of `load_tokenizer`, which always has one."""
     assert isinstance(tokenizer.pad_token_id, int)
     return tokenizer.pad_token_id
 
@@ -267,7 +278,7 @@ def fitting_collate(model: PreTrainedModel, *, rows: Sequence[Row], pad_id: int)
     with torch.no_grad():
         own = _own_loss(model, padded(shortest))
         collate = Collate(pad_id=pad_id, flat=use_rows_attention(model))
-        batch = _on_device(collate(shortest), model.device)
+        batch = on_device(collate(shortest), model.device)
         ours = float(batch_nll(model, batch)) / counted_labels(batch["labels"])
     if not math.isfinite(own):
         raise LossNotFinite(
@@ -284,10 +295,11 @@ def fitting_collate(model: PreTrainedModel, *, rows: Sequence[Row], pad_id: int)
 
 
 def _own_loss(model: PreTrainedModel, batch: dict[str, Any]) -> float:
-    inputs = _on_device(batch, model.device)
+    inputs = on_device(batch, model.device)
     inputs.pop(ROWS)
     return float(model(**inputs, use_cache=False).loss)
 
 
-def _on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The tensors of a batch where the model is."""
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -26,6 +26,10 @@ class ExperimentTracking(dg.ConfigurableResource):
         """What a program needs to log one run; the experiment is named like the use case and made if it is not there."""
         return Tracking(uri=self.uri, experiment=self.experiment(use_case), run_name=run_name, tags=tags)
 
+    def trial(self, *, use_case: str) -> Tracking:
+        """As `tracking`, for a program that only tries whether it may write: nothing is asked or made here."""
+        return Tracking(uri=self.uri, experiment=use_case, run_name="preflight")
+
     def experiment(self, use_case: str) -> str:
         """The name of the use case's experiment, made if it is not there.
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fine_tune_pipeline.programs import machine, preflight, train
+from fine_tune_pipeline.programs import machine, preflight, train, trial
 from fine_tune_pipeline.programs.batches import Row
 from fine_tune_pipeline.programs.machine import Memory
 from fine_tune_pipeline.programs.models import load_tokenizer
@@ -37,6 +37,7 @@ def test_a_training_that_can_start_has_facts_and_no_problem(model: Path, data: P
     result = preflight.run(request(tmp_path, model=model, data=data), Recorder())
     sizes = lengths(model)
     assert result.problems == ()
+    assert [check.id for check in result.mistakes if check.passed is False] == []
     assert (result.rows, result.longest_tokens, result.tokens_p50) == (24, sizes[-1], sizes[11])
     assert sizes[11] <= result.tokens_p95 <= sizes[-1]
     assert result.batch_rows == 4
@@ -98,30 +99,15 @@ def test_over_long_rows_are_named_and_the_rest_is_still_measured(model: Path, da
 def test_rows_that_are_all_too_long_leave_nothing_to_measure(model: Path, data: Path, tmp_path: Path):
     result = preflight.run(request(tmp_path, model=model, data=data, max_length=4), Recorder())
     assert (result.step_seconds, result.tokens_per_second) == (0.0, 0.0)
-    assert "all 24 rows are longer than max_length 4; raise training.max_length to" in result.problems[0]
+    (found,) = [check for check in result.mistakes if check.passed is False]
+    assert found.id == "truncation_share"
+    assert found.seen.startswith("24 of 24 rows (100.0%) are longer than max_length 4")
 
 
 def test_a_missing_device_is_a_problem_and_no_crash(model: Path, data: Path, tmp_path: Path):
     result = preflight.run(request(tmp_path, model=model, data=data, placement=Placement(device="cuda:7", threads=1)), Recorder())
     (problem,) = result.problems
     assert problem.startswith("device cuda:7 is not here (torch sees 0 CUDA devices); use device: cpu")
-
-
-def test_broken_weights_are_a_problem(model: Path, data: Path, tmp_path: Path):
-    broken = tiny_model(tmp_path / "model")
-    poison(broken)
-    result = preflight.run(request(tmp_path / "output", model=broken, data=data), Recorder())
-    (problem,) = result.problems
-    assert problem.startswith("step 0: the untrained model's loss is nan on rows row")
-
-
-def poison(folder: Path) -> None:
-    """Weights as a broken download has them."""
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(folder / "model.safetensors")
-    weights["model.norm.weight"][0] = float("nan")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_too_little_memory_is_a_problem_with_what_to_do(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -144,7 +130,7 @@ def test_a_quantised_step_is_measured_too(model: Path, data: Path, tmp_path: Pat
 
 def test_the_measured_rows_are_the_longest_that_training_would_take(model: Path, data: Path, tmp_path: Path):
     rows = [Row(str(size), [2] * size, [-100] * (size - 1) + [1]) for size in range(1, 60)]
-    chosen = preflight._longest(rows, request=request(tmp_path, model=model, data=data, max_length=50))
+    chosen = trial.longest_rows(rows, request=request(tmp_path, model=model, data=data, max_length=50))
     assert [row.id for row in chosen] == [str(size) for size in range(50, 42, -1)]
 
 
@@ -160,4 +146,5 @@ def test_a_container_limit_counts_more_than_the_machine(tmp_path: Path, monkeypa
 def test_the_program_writes_its_result(model: Path, data: Path, tmp_path: Path):
     result = PreflightResult.read(launch(request(tmp_path, model=model, data=data)))
     assert result.problems == ()
+    assert len(result.mistakes) == 17
     assert sorted(path.name for path in tmp_path.iterdir()) == ["request.json", "result.json"]

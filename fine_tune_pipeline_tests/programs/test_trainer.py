@@ -124,6 +124,21 @@ def test_adapters_of_a_quantised_base_are_float32(model: Path, data: Path, tmp_p
     assert trainable == {torch.float32}
 
 
+@pytest.mark.parametrize("type", ["full", "lora"])
+def test_the_planned_number_format_is_the_one_of_the_products(type: Any, model: Path, data: Path, tmp_path: Path):
+    placement = Placement(micro_batch=8, threads=1, dtype="bfloat16")
+    request = train_request(tmp_path, model=model, train=data, technique=Technique(type=type, rank=4), placement=placement)
+    trainer = build_trainer(request, rows=rows_of(request)[:8], tokenizer=load_tokenizer(request.model), max_steps=1)
+    seen: set[torch.dtype] = set()
+    for name, module in trainer.trained.named_modules():
+        if name.endswith("down_proj"):
+            module.register_forward_hook(lambda module, given, made: seen.add(made.dtype))
+    trainer.train()
+    assert seen == {torch.bfloat16}
+    learned = {parameter.dtype for parameter in trainer.trained.parameters() if parameter.requires_grad}
+    assert learned == {torch.float32}
+
+
 def test_an_architecture_whose_loss_is_computed_otherwise_is_refused():
     # A Llama does not scale its logits, whatever its configuration says.
     config = LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)

@@ -13,6 +13,7 @@ from fine_tune_pipeline.guide.technique.build_plan import read_plan
 from fine_tune_pipeline.guide.technique.hosted_plan import read_hosted_plan
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import blocking, materialized
 
@@ -29,15 +30,26 @@ def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
         tags={"guide/step": "5"},
         kinds={"pytorch"},
         pool=None if only_hosted(spec) else GPU_POOL,
-        check_specs=blocking(key, preflight_passed="Disk, memory and lengths allow the planned training, and one real step of it worked."),
+        check_specs=blocking(
+            key, preflight_passed="The place allows the planned training, a step of it worked, no classic mistake was found."
+        ),
     )
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
-        """The place of training, tried out: devices, versions, disk, and one real training step on the longest batch."""
+    def asset(
+        context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, tracking: ExperimentTracking
+    ) -> dg.MaterializeResult:
+        """The place of training, tried out: devices, versions, disk, tracking, one real training step, and the classic mistakes."""
         upstream = {name: store.current(spec.name, name) for name in ("dataset", "base_model", "training_plan")}
         hosted = hosted_base(spec, upstream["base_model"])
         if hosted is not None:
             return _at_provider(context, store, compute, spec=spec, hosted=hosted, upstream=upstream)
-        trial = Trial(spec=spec, plan=read_plan(upstream["training_plan"]), dataset=upstream["dataset"], base=upstream["base_model"])
+        trial = Trial(
+            spec=spec,
+            plan=read_plan(upstream["training_plan"]),
+            dataset=upstream["dataset"],
+            base=upstream["base_model"],
+            tracking=tracking.trial(use_case=spec.name),
+            artifacts=tracking.artifacts,
+        )
         what = {
             # A price changes nothing of the place.
             "environment": spec.environment.model_dump(exclude={"prices"}),
@@ -48,7 +60,7 @@ def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
         return materialized(
             store.made(
                 context,
-                version=2,
+                version=3,
                 what=what,
                 upstream=upstream,
                 build=lambda folder: build_preflight(context, compute, folder, trial),

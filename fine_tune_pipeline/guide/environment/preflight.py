@@ -17,7 +17,7 @@ from fine_tune_pipeline.guide.environment.texts import texts_page, token_lengths
 from fine_tune_pipeline.guide.technique.plan import Plan, number_bytes
 from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.pages.document import html, markdown
-from fine_tune_pipeline.programs.requests import PreflightRequest, PreflightResult
+from fine_tune_pipeline.programs.requests import MistakeCheck, PreflightRequest, PreflightResult, Tracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Trial:
     plan: Plan
     dataset: Artifact
     base: Artifact
+    tracking: Tracking | None = None
+    artifacts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", fol
         technique=plan.technique,
         hyperparameters=plan.hyperparameters,
         placement=plan.placement,
+        over_long_limit=trial.spec.training.over_long_limit,
+        tracking=trial.tracking,
+        artifacts=trial.artifacts,
     )
     seen = compute.run(context, request, PreflightResult)
     shutil.rmtree(work)
@@ -74,6 +79,7 @@ def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", fol
     whole = forecast(seen, plan, read_model_folder(model).architecture, training_rows=rows)
     metadata = {**_metadata(seen, whole, plan), "token_lengths": token_lengths(seen)}
     metadata["truncation"] = truncation(seen, max_length=plan.hyperparameters.max_length)
+    metadata["mistakes"] = mistakes(seen)
     return Built(metadata=metadata, markdown={"texts": markdown(texts)}, checks=[passed(seen, plan, problems_of(seen, trial.spec))])
 
 
@@ -84,7 +90,20 @@ def read_preflight(artifact: Artifact) -> PreflightResult:
 
 def problems_of(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:
     """Why training must not start, each with what to do; empty if it may."""
-    return [*seen.problems, *_disk_problems(seen, spec), *_memory_problems(seen, spec), *_length_problems(seen, spec)]
+    found = [f"{check.id}: {check.seen}; {check.change}" for check in seen.mistakes if check.passed is False]
+    return [*seen.problems, *found, *_disk_problems(seen, spec), *_memory_problems(seen, spec)]
+
+
+def mistakes(seen: PreflightResult) -> list[dict[str, object]]:
+    """A row for each classic mistake, those that are there first."""
+    return [
+        {"check": check.id, "result": _result(check), "seen": check.seen, "change": check.change, "seconds": round(check.seconds, 2)}
+        for check in sorted(seen.mistakes, key=lambda check: check.passed is not False)
+    ]
+
+
+def _result(check: MistakeCheck) -> str:
+    return {True: "passed", False: "failed", None: "does not apply"}[check.passed]
 
 
 def forecast(seen: PreflightResult, plan: Plan, model: Architecture, *, training_rows: int) -> Forecast:
@@ -127,32 +146,24 @@ def _memory_problems(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:
     ]
 
 
-def _length_problems(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:
-    share, limit = len(seen.over_long) / seen.rows, spec.training.over_long_limit
-    if share <= limit:
-        return []
-    return [
-        f"length: {len(seen.over_long)} of {seen.rows} rows ({share:.1%}) are longer than max_length ({some(seen.over_long)}), "
-        f"training.over_long_limit is {limit:.1%}; the longest has {seen.longest_tokens} tokens: raise training.max_length to that, or "
-        "shorten the rows"
-    ]
-
-
 def passed(seen: PreflightResult, plan: Plan, problems: Sequence[str]) -> Check:
     """Whether training may start, in words; what does not stop it but should be known is said too."""
     said = f"one training step of {seen.batch_rows} rows took {seen.step_seconds:.2f} s on {seen.device}, loss {seen.loss:.3f}"
     if plan.placement.dtype == "bfloat16" and seen.bfloat16_speedup < 1:
         said += f"; bfloat16 runs at {seen.bfloat16_speedup:.2f} of the speed of float32 here: write training.dtype: float32"
+    failed = [check.id for check in seen.mistakes if check.passed is False]
     if problems:
         said = "training must not start: " + "; ".join(problems)
     elif seen.over_long:
         said += f"; {len(seen.over_long)} over-long rows are left out of training: {some(seen.over_long)}"
-    return Check(name="preflight_passed", passed=not problems, description=said, metadata={"problems": len(problems)})
+    return Check(name="preflight_passed", passed=not problems, description=said, metadata={"problems": len(problems), "failed": failed})
 
 
 def _metadata(seen: PreflightResult, whole: Forecast, plan: Plan) -> dict[str, object]:
     return {
         "device": seen.device,
+        "devices": list(seen.devices),
+        "driver": seen.driver,
         "versions": seen.versions,
         "cpu_cores": seen.cpu_cores,
         "memory_total_gib": seen.memory_total_bytes / GIB,
@@ -170,6 +181,10 @@ def _metadata(seen: PreflightResult, whole: Forecast, plan: Plan) -> dict[str, o
         "tokens_per_second": seen.tokens_per_second,
         "loss": seen.loss,
         "bfloat16_speedup": seen.bfloat16_speedup,
+        "tried_answer": None if seen.answer is None else seen.answer.text,
+        "mistakes_failed": sum(check.passed is False for check in seen.mistakes),
+        "mistakes_not_applicable": sum(check.passed is None for check in seen.mistakes),
+        "mistakes_seconds": sum(check.seconds for check in seen.mistakes),
         "predicted_minutes": whole.minutes,
         "planned_minutes": plan.predicted_seconds / 60,
         "peak_memory_gib": seen.peak_memory_bytes / GIB,

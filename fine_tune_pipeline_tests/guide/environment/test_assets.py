@@ -7,6 +7,7 @@ import pytest
 from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.environment.preflight import read_preflight
 from fine_tune_pipeline.guide.technique.assets import training_plan
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.technique.stand_ins import (
     RuleCompute,
     artifact_store,
@@ -30,7 +31,11 @@ def run(folder: Path, *, sections: dict[str, Any] | None = None, **compute: Any)
     spec = use_case(folder, **(sections or {}))
     return dg.materialize(
         [training_plan(spec), environment(spec), *upstream_assets("objective", "base_model", "dataset", "baselines")],
-        resources={"store": artifact_store(folder), "compute": RuleCompute(record=str(folder / "record"), **compute)},
+        resources={
+            "store": artifact_store(folder),
+            "compute": RuleCompute(record=str(folder / "record"), **compute),
+            "tracking": ExperimentTracking(uri="http://mlflow:5000", artifacts="s3://files"),
+        },
         raise_on_error=False,
     )
 
@@ -46,6 +51,8 @@ def test_preflight_runs_the_plan_where_training_will_run(tmp_path, upstream):
     assert check(result).passed
     [asked] = RuleCompute(record=str(tmp_path / "record")).asked("preflight")
     assert (asked["technique"]["type"], asked["placement"]["device"], asked["format"]["instruction"]) == ("lora", "cpu", "")
+    assert (asked["tracking"]["uri"], asked["tracking"]["experiment"]) == ("http://mlflow:5000", "triage")
+    assert (asked["artifacts"], asked["over_long_limit"]) == ("s3://files", 0.02)
     artifact = artifact_store(tmp_path).current("triage", "environment")
     assert read_preflight(artifact).rows == 32 + 16, "validation rows go through the model too"
     assert read_preflight(artifact).tokens_per_second == 46

@@ -4,16 +4,19 @@ import pytest
 
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
 from fine_tune_pipeline.guide.base_model.memory import GIB
-from fine_tune_pipeline.guide.environment.preflight import forecast, passed, problems_of
+from fine_tune_pipeline.guide.environment.preflight import forecast, mistakes, passed, problems_of
 from fine_tune_pipeline.guide.technique.plan import Job, Place, Plan, make_plan
 from fine_tune_pipeline.guide.technique.workload import Workload
-from fine_tune_pipeline.programs.requests import PreflightResult
+from fine_tune_pipeline.programs.requests import MistakeCheck, PreflightResult
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.spec.technique import Auto
 from fine_tune_pipeline.spec.training import TrainingSpec
 from fine_tune_pipeline_tests.guide.technique.stand_ins import use_case
 
 GEMMA = model_named("gemma-3-270m").architecture
+
+
+CUT = MistakeCheck(id="truncation_share", passed=False, seen="3 of 100 rows are too long", change="raise training.max_length")
 
 
 def seen(**changes: Any) -> PreflightResult:
@@ -57,8 +60,7 @@ def test_what_the_program_found_is_passed_on(tmp_path):
     [
         ({"disk_free_bytes": GIB}, {}, r"disk: 1\.0 GiB are free, environment\.disk_free_gib asks for 3"),
         ({"peak_memory_bytes": 22 * GIB}, {}, r"memory: the measured peak is 22\.00 GiB, 21\.60 GiB may be used \(10% stay free"),
-        ({"over_long": ("a", "b", "c")}, {}, r"length: 3 of 100 rows \(3\.0%\) are longer than max_length \(a, b, c\).*the longest has 80"),
-        ({"over_long": ("a",)}, {"training": {"over_long_limit": 0.0}}, r"length: 1 of 100 rows"),
+        ({"mistakes": (CUT,)}, {}, r"truncation_share: 3 of 100 rows are too long; raise training\.max_length"),
     ],
 )
 def test_an_unmet_demand_is_named_with_what_was_seen(tmp_path, changes, sections, said):
@@ -70,6 +72,31 @@ def test_an_unmet_demand_is_named_with_what_was_seen(tmp_path, changes, sections
 
 def test_demands_can_be_met_exactly(tmp_path):
     assert problems(tmp_path, over_long=("a", "b"), disk_free_bytes=3 * GIB) == []
+
+
+HEALTHY = MistakeCheck(id="duplicate_ids", passed=True, seen="100 rows, as many ids", seconds=0.25)
+DENSE = MistakeCheck(id="frozen_experts", passed=None, seen="the model has no experts")
+
+
+def test_every_mistake_is_a_row_and_those_that_were_found_come_first():
+    rows = mistakes(seen(mistakes=(HEALTHY, DENSE, CUT)))
+    assert [(row["check"], row["result"]) for row in rows] == [
+        ("truncation_share", "failed"),
+        ("duplicate_ids", "passed"),
+        ("frozen_experts", "does not apply"),
+    ]
+    assert rows[0]["change"] == "raise training.max_length"
+    assert rows[1] == {"check": "duplicate_ids", "result": "passed", "seen": "100 rows, as many ids", "change": "", "seconds": 0.25}
+
+
+def test_the_check_names_every_mistake_that_was_found(tmp_path):
+    also = MistakeCheck(id="doubled_bos", passed=False, seen="24 rows have two", change="write one")
+    found = seen(mistakes=(HEALTHY, DENSE, CUT, also))
+    check = passed(found, gemma_plan(), problems_of(found, use_case(tmp_path)))
+    assert not check.passed
+    assert check.metadata["failed"] == ["truncation_share", "doubled_bos"]
+    assert "truncation_share: 3 of 100 rows are too long" in check.description
+    assert "doubled_bos: 24 rows have two; write one" in check.description
 
 
 def gemma_plan(*, bfloat16: bool = False, **training: Any) -> Plan:

@@ -118,13 +118,15 @@ def kept(store: ArtifactStore, asset: str, write: Callable[[Path], None], *, wha
         return draft.finish(Built())
 
 
-def kept_dataset(store: ArtifactStore, train: list[Example], validation: list[Example], *, what: str = "given") -> Artifact:
+def kept_dataset(
+    store: ArtifactStore, train: list[Example], validation: list[Example], *, test: list[Example] | None = None, what: str = "given"
+) -> Artifact:
     """An artifact of `dataset`."""
 
     def write(folder: Path) -> None:
         write_examples(folder / "train.jsonl", train)
         write_examples(folder / "validation.jsonl", validation)
-        write_examples(folder / "test.jsonl", validation)
+        write_examples(folder / "test.jsonl", test or validation)
 
     return kept(store, "dataset", write, what=what)
 

@@ -1,0 +1,102 @@
+"""The rows as training will be given them, and every mistake that shows in them before a model is loaded."""
+
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from fine_tune_pipeline.programs.batches import Collate, Row, tokenised
+from fine_tune_pipeline.programs.mistakes.checklist import Checklist, Verdict, wrong
+from fine_tune_pipeline.programs.mistakes.data import (
+    Raw,
+    doubled_bos,
+    duplicate_ids,
+    empty_label_mask,
+    eos_never_learned,
+    missing_columns,
+    prompt_tokens_in_loss,
+    truncation_share,
+    unknown_columns,
+)
+from fine_tune_pipeline.programs.mistakes.text import chat_template, pad_equals_eos
+from fine_tune_pipeline.programs.models import NoPadToken, load_tokenizer
+from fine_tune_pipeline.programs.prompts import NoChatTemplate, NoEndOfTurn, NoEndToken, ReservedText, UnusableChatTemplate, end_id
+from fine_tune_pipeline.programs.requests import PreflightRequest
+from fine_tune_pipeline.programs.rows import read_rows
+from fine_tune_pipeline.programs.trainer import pad_id
+
+TEST = "test"
+"""The part that no training sees."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The rows of each part as tokens, in the order of the file; `parts` is empty where a mistake keeps them from becoming tokens."""
+
+    rows: int
+    parts: dict[str, list[Row]] = field(default_factory=dict)
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def learned(self) -> list[Row]:
+        """Rows that go through the model in training."""
+        return [row for name, part in self.parts.items() if name != TEST for row in part]
+
+
+def read_texts(request: PreflightRequest, checks: Checklist) -> Texts:
+    """Read every part as training does, and look at it.
+
+    Raises:
+        BadRows: a file is missing, empty or no JSONL.
+    """
+    named = {"train": request.train, "validation": request.validation, TEST: request.test}
+    paths = {name: path for name, path in named.items() if path is not None}
+    raw: Raw = {name: read_rows(path, text_fields=()) for name, path in paths.items()}
+    checks.look("unknown_columns", lambda: unknown_columns(raw, paths=paths))
+    if missing_columns(raw):
+        return Texts(rows=0)
+    checks.look("duplicate_ids", lambda: duplicate_ids(raw))
+    return _tokens(request, raw, checks)
+
+
+def _tokens(request: PreflightRequest, raw: Raw, checks: Checklist) -> Texts:
+    rows = sum(len(part) for name, part in raw.items() if name != TEST)
+    loss_on = request.hyperparameters.loss_on
+    try:
+        tokenizer = load_tokenizer(request.model)
+        end = end_id(tokenizer=tokenizer, format=request.format)
+        parts = {
+            name: [tokenised(row, tokenizer=tokenizer, format=request.format, loss_on=loss_on) for row in part]
+            for name, part in raw.items()
+        }
+    except NoPadToken as error:
+        checks.set("pad_equals_eos", _said(error))
+    except (NoEndToken, NoEndOfTurn) as error:
+        checks.set("eos_never_learned", _said(error))
+    except (NoChatTemplate, UnusableChatTemplate, ReservedText) as error:
+        checks.set("chat_template", _said(error))
+    else:
+        texts = Texts(rows, parts, tokenizer)
+        _look(request, raw, texts, tokenizer=tokenizer, end=end, checks=checks)
+        return texts
+    return Texts(rows)
+
+
+def _look(request: PreflightRequest, raw: Raw, texts: Texts, *, tokenizer: PreTrainedTokenizerBase, end: int, checks: Checklist) -> None:
+    wanted, rows = request.hyperparameters, texts.learned
+    collate = Collate(pad_id=pad_id(tokenizer), flat=False)
+    bos = tokenizer.bos_token_id if isinstance(tokenizer.bos_token_id, int) else None
+    checks.look("pad_equals_eos", lambda: pad_equals_eos(tokenizer, format=request.format))
+    checks.look(
+        "chat_template",
+        lambda: chat_template(raw["train"], texts.parts["train"], folder=request.model, tokenizer=tokenizer, format=request.format),
+    )
+    checks.look("truncation_share", lambda: truncation_share(rows, max_length=wanted.max_length, limit=request.over_long_limit))
+    checks.look("empty_label_mask", lambda: empty_label_mask(rows, end_id=end))
+    checks.look("prompt_tokens_in_loss", lambda: prompt_tokens_in_loss(rows, collate=collate, loss_on=wanted.loss_on))
+    checks.look("doubled_bos", lambda: doubled_bos(rows, bos_id=bos))
+    checks.look("eos_never_learned", lambda: eos_never_learned(rows, end_id=end, collate=collate))
+
+
+def _said(error: ValueError) -> Verdict:
+    seen, _, change = str(error).partition("; ")
+    return wrong(seen, change)
