@@ -74,7 +74,8 @@ def callback(clock: Clock) -> Any:
 
 
 def request(folder: Path) -> Any:
-    from fine_tune_pipeline.programs.requests import Hyperparameters, Placement, PreflightRequest, PromptFormat, Technique
+    from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
+    from fine_tune_pipeline.programs.requests import Hyperparameters, Placement, PromptFormat, Technique
 
     return PreflightRequest(
         output=str(folder / "output"),

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
 from fine_tune_pipeline.programs.reporting import Reporter
-from fine_tune_pipeline.programs.requests import Hyperparameters, Placement, PreflightRequest, PromptFormat, Technique, TrainRequest
+from fine_tune_pipeline.programs.requests import Hyperparameters, Placement, PromptFormat, Technique, TrainRequest
 
 MESSAGES = (
     ("my card was charged twice for one coffee", "duplicate_charge"),

@@ -11,9 +11,9 @@ from fine_tune_pipeline.programs.machine import cpu_cores, device_exists, device
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist
 from fine_tune_pipeline.programs.mistakes.texts import read_texts
 from fine_tune_pipeline.programs.models import bfloat16_speedup, peak_memory_bytes
+from fine_tune_pipeline.programs.preflight_requests import PreflightRequest, PreflightResult
 from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, end_on_sigterm, finish, parse, session
-from fine_tune_pipeline.programs.requests import PreflightRequest, PreflightResult
 from fine_tune_pipeline.programs.shown_rows import part_tokens, preview
 from fine_tune_pipeline.programs.trial import Tried, try_training
 

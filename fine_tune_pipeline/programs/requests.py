@@ -192,36 +192,6 @@ class InspectResult(Contract):
     load_seconds: float
 
 
-class TokenLengths(Contract):
-    """As `artifacts.lengths.Lengths`, in tokens."""
-
-    rows: int
-    total: int
-    p50: int
-    p90: int
-    p99: int
-    longest: int
-    width: int
-    counts: tuple[int, ...]
-
-
-class PartTokens(Contract):
-    """How long the rows of one part are, special tokens included: `prompt`, `completion`, and both together as `whole`."""
-
-    part: str
-    lengths: dict[str, TokenLengths]
-    over_long: int = Field(description="Rows longer than max_length.")
-
-
-class Rendered(Contract):
-    """A row as the model is given it, special tokens written out."""
-
-    id: str
-    prompt: str
-    completion: str
-    tokens: int
-
-
 class Prediction(Contract):
     """One answer. `logprob` is the mean log-probability of its tokens, None when a provider does not give it; `finished` says that it
     ended by itself."""
@@ -231,68 +201,6 @@ class Prediction(Contract):
     tokens: int
     logprob: float | None
     finished: bool
-
-
-class MistakeCheck(Contract):
-    """One of the classic mistakes of fine-tuning, looked for. `passed` is None where it does not apply or could not be looked at, and
-    `seen` says why; `change` is what to do, or to know."""
-
-    id: str
-    passed: bool | None
-    seen: str
-    change: str = ""
-    seconds: float = 0.0
-
-
-class PreflightRequest(Request):
-    """One real training step on the longest batch of the data, where the training will run (step 5).
-
-    The rows of `train` and `validation` must fit, since both go through the model; those of `test` are only counted.
-    """
-
-    module = "fine_tune_pipeline.programs.preflight"
-    model: Read
-    train: Read
-    validation: Annotated[str | None, Access.READS] = None
-    test: Annotated[str | None, Access.READS] = None
-    format: PromptFormat
-    technique: Technique
-    hyperparameters: Hyperparameters
-    placement: Placement
-    over_long_limit: float = Field(default=0.0, description="Share of the rows that may be longer than max_length, and are left out then.")
-    tracking: Tracking | None = Field(default=None, description="Where the training will be tracked: tried out, and nothing is left there.")
-    artifacts: str | None = Field(default=None, description="Where a database-backed tracking keeps files of a new experiment.")
-
-
-class PreflightResult(Contract):
-    """Facts measured where the training will run; `problems` is empty when it may start."""
-
-    device: str
-    versions: dict[str, str]
-    cpu_cores: int
-    memory_total_bytes: int
-    memory_available_bytes: int
-    disk_free_bytes: int
-    rows: int
-    longest_tokens: int
-    over_long: tuple[str, ...] = Field(description="Ids of rows longer than max_length; how many may be left out is the use case's to say.")
-    tokens_p50: int
-    tokens_p95: int
-    batch_rows: int
-    step_seconds: float
-    tokens_per_second: float = Field(description="Real (non-padding) tokens of the measured step.")
-    peak_memory_bytes: int
-    loss: float
-    bfloat16_speedup: float = Field(
-        description="float32 seconds / bfloat16 seconds of one matrix product here; below 1 bfloat16 is slower."
-    )
-    parts: tuple[PartTokens, ...] = ()
-    preview: tuple[Rendered, ...] = ()
-    devices: tuple[str, ...] = Field(default=(), description="Every accelerator that torch sees, and its memory.")
-    driver: str | None = Field(default=None, description="Of the accelerators; None without one.")
-    answer: Prediction | None = Field(default=None, description="What the tried model wrote for one prompt, by the code of the endpoint.")
-    mistakes: tuple[MistakeCheck, ...] = Field(default=(), description="All seventeen, in the order of the documentation.")
-    problems: tuple[str, ...] = Field(default=(), description="What else stands in the way: device, memory, disk, store, tracking.")
 
 
 class TrainRequest(Request):

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fine_tune_pipeline.artifacts.lengths import lengths
 from fine_tune_pipeline.programs.batches import Row, over_long
-from fine_tune_pipeline.programs.requests import PartTokens, Rendered, TokenLengths
+from fine_tune_pipeline.programs.preflight_requests import PartTokens, Rendered, TokenLengths
 
 PREVIEW_RANKS = (0.0, 0.5, 1.0)
 """Rows that are shown, by the rank of their length: the shortest, the one in the middle, the longest."""

@@ -20,7 +20,8 @@ from fine_tune_pipeline.programs.adapters import evaluate, load_base, with_techn
 from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, StepBatches, as_records, counted_labels, real_tokens, shown_ids
 from fine_tune_pipeline.programs.flat_rows import use_rows_attention
 from fine_tune_pipeline.programs.losses import batch_nll
-from fine_tune_pipeline.programs.requests import Hyperparameters, PreflightRequest, TrainRequest
+from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
+from fine_tune_pipeline.programs.requests import Hyperparameters, TrainRequest
 
 Recipe = TrainRequest | PreflightRequest
 """What a training and its preflight have in common: model, format, technique, hyperparameters, placement."""

@@ -32,8 +32,9 @@ from fine_tune_pipeline.programs.mistakes.steps import checkpoint_not_resumable,
 from fine_tune_pipeline.programs.mistakes.text import generation_never_stops, saved_tokenizer
 from fine_tune_pipeline.programs.mistakes.texts import Texts
 from fine_tune_pipeline.programs.models import is_peft_folder, load_tokenizer, peak_memory_bytes, weight_files
+from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
 from fine_tune_pipeline.programs.reporting import Reporter
-from fine_tune_pipeline.programs.requests import Prediction, PreflightRequest
+from fine_tune_pipeline.programs.requests import Prediction
 from fine_tune_pipeline.programs.served_models import ServedModels
 from fine_tune_pipeline.programs.targets import ExpertsNotAdapted, NotBesideParameters, TargetNotFound, WouldRouteAnew
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer, pad_id

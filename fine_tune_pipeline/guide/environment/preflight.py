@@ -17,7 +17,8 @@ from fine_tune_pipeline.guide.environment.texts import texts_page, token_lengths
 from fine_tune_pipeline.guide.technique.plan import Plan, number_bytes
 from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.pages.document import html, markdown
-from fine_tune_pipeline.programs.requests import MistakeCheck, PreflightRequest, PreflightResult, Tracking
+from fine_tune_pipeline.programs.preflight_requests import MistakeCheck, PreflightRequest, PreflightResult
+from fine_tune_pipeline.programs.requests import Tracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fine_tune_pipeline.pages.charts import histogram
 from fine_tune_pipeline.pages.document import Block, Page, Section, table
-from fine_tune_pipeline.programs.requests import PreflightResult
+from fine_tune_pipeline.programs.preflight_requests import PreflightResult
 
 SHOWN_CHARACTERS = 1500
 """Of each side of a rendered row."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from fine_tune_pipeline.programs.mistakes.names import MISTAKES
-from fine_tune_pipeline.programs.requests import MistakeCheck
+from fine_tune_pipeline.programs.preflight_requests import MistakeCheck
 
 
 @dataclass(frozen=True)

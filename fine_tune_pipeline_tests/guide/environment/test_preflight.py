@@ -7,7 +7,7 @@ from fine_tune_pipeline.guide.base_model.memory import GIB
 from fine_tune_pipeline.guide.environment.preflight import forecast, mistakes, passed, problems_of
 from fine_tune_pipeline.guide.technique.plan import Job, Place, Plan, make_plan
 from fine_tune_pipeline.guide.technique.workload import Workload
-from fine_tune_pipeline.programs.requests import MistakeCheck, PreflightResult
+from fine_tune_pipeline.programs.preflight_requests import MistakeCheck, PreflightResult
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.spec.technique import Auto
 from fine_tune_pipeline.spec.training import TrainingSpec

@@ -3,7 +3,7 @@
 from fine_tune_pipeline.artifacts.lengths import lengths
 from fine_tune_pipeline.guide.environment.texts import texts_page, token_lengths, truncation
 from fine_tune_pipeline.pages.document import html, markdown
-from fine_tune_pipeline.programs.requests import PartTokens, Rendered, TokenLengths
+from fine_tune_pipeline.programs.preflight_requests import PartTokens, Rendered, TokenLengths
 from fine_tune_pipeline_tests.guide.environment.test_preflight import seen
 
 

@@ -17,7 +17,8 @@ from fine_tune_pipeline.programs.mistakes.names import MISTAKES
 from fine_tune_pipeline.programs.mistakes.text import generation_never_stops, saved_tokenizer
 from fine_tune_pipeline.programs.mistakes.texts import read_texts
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
-from fine_tune_pipeline.programs.requests import MistakeCheck, PromptFormat
+from fine_tune_pipeline.programs.preflight_requests import MistakeCheck
+from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline_tests.small_training import ROWS, preflight_request, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import CHAT_TEMPLATE, tiny_model
 

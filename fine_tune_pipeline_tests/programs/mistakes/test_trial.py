@@ -19,7 +19,8 @@ from fine_tune_pipeline.programs.access import OutputNotWritable
 from fine_tune_pipeline.programs.mistakes import steps
 from fine_tune_pipeline.programs.mistakes.learning import expert_weights, frozen_experts, target_modules_match_nothing
 from fine_tune_pipeline.programs.mistakes.names import MISTAKES
-from fine_tune_pipeline.programs.requests import MistakeCheck, Placement, PreflightResult, Technique
+from fine_tune_pipeline.programs.preflight_requests import MistakeCheck, PreflightResult
+from fine_tune_pipeline.programs.requests import Placement, Technique
 from fine_tune_pipeline_tests.small_training import Recorder, preflight_request, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import tiny_model
 
