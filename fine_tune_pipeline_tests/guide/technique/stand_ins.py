@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_exam
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
-from fine_tune_pipeline.programs import requests
+from fine_tune_pipeline.programs import preflight_requests, requests
 from fine_tune_pipeline.programs.requests import Contract, Request
 from fine_tune_pipeline.resources.compute.base import Compute, ResultT
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
@@ -126,7 +127,7 @@ def kept_dataset(
     def write(folder: Path) -> None:
         write_examples(folder / "train.jsonl", train)
         write_examples(folder / "validation.jsonl", validation)
-        write_examples(folder / "test.jsonl", test or validation)
+        write_examples(folder / "test.jsonl", test or [replace(row, id=f"test-{row.id}") for row in validation])
 
     return kept(store, "dataset", write, what=what)
 
@@ -197,8 +198,8 @@ def _job(job: requests.PredictJob) -> requests.PredictedJob:
     )
 
 
-def _preflight(request: requests.PreflightRequest, compute: RuleCompute) -> Contract:
-    return requests.PreflightResult(
+def _preflight(request: preflight_requests.PreflightRequest, compute: RuleCompute) -> Contract:
+    return preflight_requests.PreflightResult(
         device=request.placement.device,
         versions={"torch": "2.13.0"},
         cpu_cores=compute.cores,
