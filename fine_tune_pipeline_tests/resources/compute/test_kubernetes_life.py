@@ -71,22 +71,36 @@ def waiting_run(place: Place, folder: Path, *, resumable: bool = False) -> Run:
     return run
 
 
-def killed_run(stand: KubernetesStand, request: OddRequest, **more: Any) -> None:
-    """A process that runs the request and is killed while the program waits."""
-    settings = {**SETTINGS, "kube_config": str(stand.kube_config), **more}
-    code = f"""
-import json
+RUN = """
+import json, sys
 import dagster as dg
 from fine_tune_pipeline.resources.compute.kubernetes import Kubernetes
-from fine_tune_pipeline_tests.resources.compute.odd_program import {type(request).__name__} as Request
-from fine_tune_pipeline_tests.resources.compute.test_contract import materialized
+from fine_tune_pipeline.resources.compute.placed import PlacedCompute
+from fine_tune_pipeline_tests.resources.compute import odd_program
+
+settings, kind, request = map(json.loads, sys.argv[1:])
+
+@dg.asset
+def odd(context: dg.AssetExecutionContext) -> None:
+    asked = getattr(odd_program, kind)(**request)
+    PlacedCompute(place=Kubernetes(**settings)).run(context, asked, odd_program.OddResult)
+
 with dg.DagsterInstance.ephemeral() as instance:
-    materialized(Kubernetes(**json.loads({json.dumps(settings)!r})), Request(**json.loads({request.model_dump_json()!r})), instance)
+    dg.materialize([odd], instance=instance)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until((Path(request.output) / "pids").exists, what="the program waits")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+"""A process that runs a request, for a test that kills it."""
+
+
+def killed_run(stand: KubernetesStand, request: OddRequest, **more: Any) -> None:
+    """Run the request in a process that is killed while the program waits."""
+    settings = {**SETTINGS, "kube_config": str(stand.kube_config), **more}
+    arguments = [json.dumps(settings), json.dumps(type(request).__name__), request.model_dump_json()]
+    process = subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until((Path(request.output) / "pids").exists, what="the program waits")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
 
 def before_the_bar(tail: str) -> str:
