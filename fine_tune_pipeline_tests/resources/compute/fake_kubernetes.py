@@ -44,6 +44,8 @@ class Fault:
     """Only when the request has been carried out."""
     cut_lines: int | None = None
     """A log stream is closed without its end after so many lines, and half of the next."""
+    rotated: bool = False
+    """It ends there as if it were whole, and the lines so far are gone from the node."""
     hang: bool = False
     """A log stream says nothing, and does not end."""
     gone: bool = False

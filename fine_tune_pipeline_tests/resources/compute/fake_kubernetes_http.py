@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
+    from fine_tune_pipeline_tests.resources.compute.fake_kubelet import Log
     from fine_tune_pipeline_tests.resources.compute.fake_kubernetes import FakeCluster, Fault
 
 PATH = re.compile(r"/(?:api/v1|apis/batch/v1)/namespaces/(?P<namespace>[^/]+)/(?P<resource>\w+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>log))?")
@@ -188,13 +189,21 @@ class ApiHandler(BaseHTTPRequestHandler):
             for line in news:
                 if line.decode("utf-8", errors="replace")[:19] < since:
                     continue
-                if fault is not None and fault.cut_lines is not None and sent == fault.cut_lines:
-                    self._chunk(line[: len(line) // 2 + 16])
-                    raise Dropped
+                if fault is not None and sent == fault.cut_lines:
+                    self._cut(line, lines, fault)
+                    return
                 self._chunk(line)
                 sent += 1
             if (over and not news) or not follow:
                 break
+        self._chunk(b"")
+
+    def _cut(self, line: bytes, lines: "Log", fault: "Fault") -> None:
+        if not fault.rotated:
+            self._chunk(line[: len(line) // 2 + 16])
+            raise Dropped
+        with self.cluster.changed:
+            del lines.text[: lines.text.index(line)]
         self._chunk(b"")
 
 

@@ -228,6 +228,16 @@ def test_a_log_stream_that_breaks_loses_and_repeats_nothing(stand: KubernetesSta
     assert (run.ended().cause, before_the_bar(run.ended().tail)) == (Cause.DONE, WAITED)
 
 
+def test_a_log_that_is_rotated_goes_on_in_its_new_file(stand: KubernetesStand, cluster: FakeCluster, tmp_path: Path):
+    fault = Fault("get", "pods/log", cut_lines=3, rotated=True)
+    cluster.faults.append(fault)
+    run = waiting_run(stand.place(start_seconds=4), tmp_path)
+    wait_until(lambda: fault.times == 0, what="the log is followed")
+    run.go()
+    assert (run.ended().cause, before_the_bar(run.ended().tail)) == (Cause.DONE, WAITED)
+    assert not any(b"line 0" in line for log in cluster.kubelet.logs.values() for line in log.text)
+
+
 def test_a_log_stream_that_hangs_is_given_up(stand: KubernetesStand, cluster: FakeCluster, tmp_path: Path):
     cluster.faults.append(Fault("get", "pods/log", hang=True))
     run = waiting_run(stand.place(silence_seconds=0.3), tmp_path)
