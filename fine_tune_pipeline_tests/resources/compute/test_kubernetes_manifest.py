@@ -83,6 +83,12 @@ def test_the_shipped_files_are_what_they_say(path: Path):
         assert [kubernetes_validate.validate(document, "1.37", strict=True) for document in documents] == ["1.37"] * len(documents)
 
 
+def test_the_settings_of_the_page_about_it_are_right():
+    page = (EXAMPLES.parents[1] / "docs" / "compute_kubernetes.md").read_text(encoding="utf-8")
+    settings = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    assert Kubernetes(**settings).inventory().devices[0].memory_bytes == 24 << 30
+
+
 def test_a_pod_runs_once_without_rights_and_writes_nowhere_but_in_its_folders():
     made = manifest(LEAST)
     assert (made["spec"]["backoffLimit"], pod(made)["restartPolicy"]) == (0, "Never")
