@@ -1,9 +1,11 @@
 """Programs on a Kubernetes cluster, each in a Job of its own that is removed when it has ended."""
 
+import os
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
 import dagster as dg
 
@@ -30,14 +32,9 @@ class Kubernetes(KubernetesSettings):
 
     def execute(self, job: Job) -> Ended:
         manifest = job_manifest(self, job, attempt=uuid.uuid4().hex)
-        cluster = Cluster(self, tries=FIRST_TRIES)
-        log = PodLog(cluster, self)
-        with self._held(cluster, manifest, adopt=job.request.resumable) as held:
-            try:
-                ended = Course(cluster, held, log, self).run()
-            except Unreachable as error:
-                left = f"Job {name_of(held)} may still run: the next try takes it over; without one it ends after {self.lease_seconds:g} s."
-                return Ended(Cause.LOST, tail=log.tail(), said=f"{error} {left}")
+        with closing(Cluster(self, tries=FIRST_TRIES)) as cluster:
+            ended = self._executed(cluster, manifest, adopt=job.request.resumable)
+        looked_at_anew(job)
         limited = ended.cause == Cause.TIMEOUT and self.timeout_seconds is not None
         return self.timed_out(ended.tail) if limited else ended
 
@@ -62,6 +59,15 @@ class Kubernetes(KubernetesSettings):
                 "compute.place.secrets; if not, take them out of compute.place.hand_on."
             )
         return tuple(sorted(self.secrets))
+
+    def _executed(self, cluster: Cluster, manifest: Manifest, *, adopt: bool) -> Ended:
+        log = PodLog(cluster, self)
+        with self._held(cluster, manifest, adopt=adopt) as held:
+            try:
+                return Course(cluster, held, log, self).run()
+            except Unreachable as error:
+                left = f"Job {name_of(held)} may still run: the next try takes it over; without one it ends after {self.lease_seconds:g} s."
+                return Ended(Cause.LOST, tail=log.tail(), said=f"{error} {left}")
 
     @contextmanager
     def _held(self, cluster: Cluster, manifest: Manifest, *, adopt: bool) -> Iterator[Shown]:
@@ -124,3 +130,12 @@ class Kubernetes(KubernetesSettings):
                         f"Kubernetes: pod {name_of(pods[0])} is being deleted, and its node does not say that it is gone"
                     )
                     return
+
+
+def looked_at_anew(job: Job) -> None:
+    """Open what the program wrote: a network file system else remembers for a while that a file was not there, or how long it was."""
+    for folder in filter(Path.is_dir, (job.folder, *job.writes)):
+        files = [folder / name for name in os.listdir(folder)]
+        for file in files if folder == job.folder else ():
+            if file.is_file():
+                file.open("rb").close()

@@ -79,6 +79,9 @@ class Cluster:
         self._watch_seconds = max(1, min(WATCH_SECONDS, int(settings.start_seconds / 4)))
         self._batch, self._core = BatchV1Api(self._client), CoreV1Api(self._client)
 
+    def close(self) -> None:
+        self._client.rest_client.close()
+
     def create_job(self, manifest: Manifest) -> Shown:
         """The Job as it was taken.
 

@@ -69,7 +69,7 @@ class KubernetesSettings(Place):
     kept_seconds: int = Field(default=3600, ge=0, description="After which Kubernetes removes a finished Job that nobody has collected.")
     tries: int = Field(default=12, ge=1, description="Of one call in a row, while the API server does not answer: 3 minutes by default.")
     retry_seconds: float = Field(default=0.5, gt=0, description="Wait after the first try; it doubles up to 30.")
-    silence_seconds: float = Field(default=30, gt=0, description="Of the log, after which the pod is looked at and the log asked for anew.")
+    silence_seconds: float = Field(default=60, gt=0, description="Of the log, after which the pod is looked at and the log asked for anew.")
 
     @model_validator(mode="after")
     def _plausible(self) -> Self:

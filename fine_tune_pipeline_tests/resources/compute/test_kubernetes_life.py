@@ -1,6 +1,7 @@
 """From creation to removal of a Job, on a cluster that misbehaves as real ones do."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -349,6 +350,21 @@ def test_a_cluster_that_is_gone_for_long_loses_the_program_and_the_next_try_find
         assert place.execute(run.job).cause == Cause.DONE
     assert jobs_made(cluster) == 1
     assert stand.left(tmp_path) == []
+
+
+def test_what_a_program_wrote_is_looked_at_anew_when_it_has_ended(
+    stand: KubernetesStand, cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    listed: list[tuple[str, int]] = []
+    real = os.listdir
+
+    def listdir(path: Any) -> list[str]:
+        listed.append((str(path), len(cluster.all("jobs"))))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    executed(stand.place(), tmp_path, "answer")
+    assert {(str(tmp_path), 0), (str(tmp_path / ".exchange"), 0)} <= set(listed)
 
 
 def test_a_program_that_nobody_collects_ends_by_itself(stand: KubernetesStand, cluster: FakeCluster, tmp_path: Path):
