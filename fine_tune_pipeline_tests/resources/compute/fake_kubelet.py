@@ -43,6 +43,8 @@ class Kubelet:
         self.logs: dict[str, Log] = {}
         self.silent: set[str] = set()
         """Pods whose node says nothing any more."""
+        self.slow = False
+        """Pods that are to be deleted are ended only when someone watches, or after their grace."""
 
     def hold(self) -> None:
         """Let a stream hang for a moment."""
@@ -187,10 +189,15 @@ class Kubelet:
             return
 
     def _terminate(self, pod: Pod, process: subprocess.Popen[bytes]) -> None:
+        grace = pod["spec"]["terminationGracePeriodSeconds"]
+        if self.slow:
+            watches = self._cluster.used["watch", "pods"]
+            with self._cluster.changed:
+                self._cluster.changed.wait_for(lambda: self._cluster.used["watch", "pods"] > watches, timeout=grace)
         # To the first process of the container only, and then to all.
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=pod["spec"]["terminationGracePeriodSeconds"])
+            process.wait(timeout=grace)
         _signal(process, signal.SIGKILL)
 
     def _kill(self, pod: Pod) -> None:

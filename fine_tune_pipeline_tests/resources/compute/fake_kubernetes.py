@@ -112,8 +112,9 @@ class FakeCluster:
             return [shown for (of, _), shown in self.objects.items() if of == resource]
 
     def compact(self) -> None:
-        """Forget what has happened, so that older versions are Gone."""
+        """Forget what has happened, here and elsewhere in the cluster, so that older versions are Gone."""
         with self.changed:
+            self.version += 1
             self.oldest = self.version
 
     def fault(self, verb: str, resource: str, *, after: bool = False) -> Fault | None:

@@ -79,6 +79,7 @@ class ApiHandler(BaseHTTPRequestHandler):
         cluster = self.cluster
         with cluster.changed:
             cluster.used[verb, resource] += 1
+            cluster.changed.notify_all()
         if self.headers.get("Authorization", "").removeprefix("Bearer ") not in cluster.tokens:
             raise Refused(401, "Unauthorized")
         if cluster.granted is not None and (verb, resource) not in cluster.granted:

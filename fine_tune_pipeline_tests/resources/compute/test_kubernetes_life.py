@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,20 @@ def killed_run(stand: KubernetesStand, request: OddRequest, **more: Any) -> None
         process.wait()
 
 
+@contextmanager
+def goes_on(cluster: FakeCluster, folder: Path, *, creations: int) -> Iterator[None]:
+    """Let programs go on when a Job has been asked for so many times, of which the killed run asked for the first."""
+
+    def go() -> None:
+        wait_until(lambda: cluster.used["create", "jobs"] == creations, what="the next try asks for its Job")
+        (folder / "go").touch()
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    yield
+    thread.join()
+
+
 def before_the_bar(tail: str) -> str:
     return tail[: tail.find("counting")]
 
@@ -120,16 +135,8 @@ def the_pod(cluster: FakeCluster) -> dict[str, Any]:
 def test_after_a_kill_the_next_try_takes_the_running_job_over(stand: KubernetesStand, cluster: FakeCluster, tmp_path: Path):
     request = ResumableRequest(output=str(tmp_path), do="wait")
     killed_run(stand, request)
-
-    def go() -> None:
-        wait_until(lambda: cluster.used["create", "jobs"] == 2, what="the next try asks for its Job")
-        (tmp_path / "go").touch()
-
-    thread = threading.Thread(target=go)
-    thread.start()
-    with dg.DagsterInstance.ephemeral() as instance:
+    with goes_on(cluster, tmp_path, creations=2), dg.DagsterInstance.ephemeral() as instance:
         result = materialized(stand.place(), request, instance)
-    thread.join()
     assert result.asset_materializations_for_node("odd")[0].metadata["said"].value == "done"
     assert (tmp_path / "times").read_text(encoding="utf-8") == "."
     assert jobs_made(cluster) == 1
@@ -152,8 +159,8 @@ def test_work_that_cannot_go_on_is_begun_anew_after_a_kill(stand: KubernetesStan
     request = OddRequest(output=str(tmp_path), do="wait")
     killed_run(stand, request)
     first = the_pod(cluster)["metadata"]["name"]
-    (tmp_path / "go").touch()
-    with dg.DagsterInstance.ephemeral() as instance:
+    cluster.kubelet.slow = True
+    with goes_on(cluster, tmp_path, creations=3), dg.DagsterInstance.ephemeral() as instance:
         assert materialized(stand.place(), request, instance).success
     assert jobs_made(cluster) == 2
     told = [(resource, kind, shown["metadata"]["name"]) for _, resource, kind, shown in cluster.history if resource == "pods"]
@@ -256,10 +263,11 @@ def test_a_program_whose_node_gives_no_logs_runs_all_the_same(stand: KubernetesS
 
 def test_old_versions_that_are_forgotten_are_listed_anew(stand: KubernetesStand, cluster: FakeCluster, tmp_path: Path):
     run = waiting_run(stand.place(start_seconds=4, silence_seconds=0.2), tmp_path)
+    lists = cluster.used["list", "pods"]
     cluster.compact()
+    wait_until(lambda: cluster.used["list", "pods"] > lists, what="the pods are listed anew")
     run.go()
     assert run.ended().cause == Cause.DONE
-    assert cluster.used["list", "pods"] >= 2
 
 
 def test_a_program_that_takes_more_memory_than_its_pod_has_is_told_so(stand: KubernetesStand, tmp_path: Path):
@@ -317,6 +325,7 @@ def test_a_pod_that_is_taken_away_is_worth_another_try(
 
 def test_an_interrupt_removes_job_and_pod_before_it_goes_on(stand: KubernetesStand, cluster: FakeCluster, tmp_path: Path):
     hanging, main = tmp_path / "output" / "pids", threading.get_ident()
+    cluster.kubelet.slow = True
 
     def interrupt() -> None:
         wait_until(hanging.exists, what="the program hangs")
