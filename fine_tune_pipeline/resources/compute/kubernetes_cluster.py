@@ -71,8 +71,10 @@ class Cluster:
     """What is asked of the API server."""
 
     def __init__(self, settings: KubernetesSettings, *, tries: int) -> None:
-        from kubernetes.client import BatchV1Api, CoreV1Api
-
+        try:
+            from kubernetes.client import BatchV1Api, CoreV1Api
+        except ImportError as error:
+            raise NotConfigured("The place kubernetes needs its client: pip install 'fine_tune_pipeline[kubernetes]'") from error
         self.tries = tries
         self._settings = settings
         self._client = connected(settings)

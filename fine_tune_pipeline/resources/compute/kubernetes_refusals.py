@@ -15,7 +15,7 @@ class Unreachable(PlaceFailure):
 
 
 class NotConfigured(PlaceFailure):
-    """There is no cluster to talk to: no file, no such context in it, no service account."""
+    """There is no cluster to talk to: no file, no such context in it, no service account, no client."""
 
 
 class NotAuthenticated(PlaceFailure):

@@ -1,6 +1,7 @@
 """What goes wrong between us and a cluster before a program runs: each with what was seen and what to do, and nothing left."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -213,6 +214,13 @@ def test_a_cluster_that_is_not_configured_says_what_to_name(stand: KubernetesSta
     assert isinstance(error, NotConfigured)
     assert said in str(error)
     assert "compute.place.kube_config" in str(error)
+
+
+def test_a_client_that_is_not_installed_is_named_with_its_extra(stand: KubernetesStand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "kubernetes.client", None)
+    error = refused(stand, tmp_path)
+    assert isinstance(error, NotConfigured)
+    assert "pip install 'fine_tune_pipeline[kubernetes]'" in str(error)
 
 
 def test_in_a_pod_without_token_its_service_account_is_asked_for(stand: KubernetesStand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
