@@ -12,15 +12,16 @@ from fine_tune_pipeline.resources.compute.docker import Docker
 from fine_tune_pipeline.resources.compute.exchange import RESULT, answered, exchange, leased
 from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure, failure
+from fine_tune_pipeline.resources.compute.kubernetes import Kubernetes
 from fine_tune_pipeline.resources.compute.live import LiveFileReader
 from fine_tune_pipeline.resources.compute.local import Local
 from fine_tune_pipeline.resources.compute.ray import Ray
 from fine_tune_pipeline.resources.program_environment import PROGRAM_ENVIRONMENT
 
-AnyPlace = Local | Docker | Ray
+AnyPlace = Local | Docker | Kubernetes | Ray
 """Every place that programs can run at, told apart by its `kind`."""
 
-KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local, Docker, Ray)}
+KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local, Docker, Kubernetes, Ray)}
 
 
 class PlacedCompute(Compute):

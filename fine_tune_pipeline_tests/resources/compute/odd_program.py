@@ -82,7 +82,31 @@ def hang(request: OddRequest, reporter: Reporter) -> None:
     threading.Event().wait()
 
 
-DO = {"answer": answer, "fail": fail, "say_much": say_much, "take_memory": take_memory, "hang": hang}
+def wait(request: OddRequest, reporter: Reporter) -> None:
+    """Say three lines, then wait for a file `go` in the output."""
+    output = Path(request.output)
+    for number in range(3):
+        print(f"line {number} {UNICODE}", flush=True)
+    (output / "pids").write_text(str(os.getpid()), encoding="utf-8")
+    while not (output / "go").exists():
+        threading.Event().wait(0.05)
+    print("gone on", flush=True)
+    answer(request, reporter)
+
+
+def tell_secret(request: OddRequest, reporter: Reporter) -> None:
+    finish(request, OddResult(said=os.environ.get("ODD_SECRET", "nothing")))
+
+
+DO = {
+    "wait": wait,
+    "tell_secret": tell_secret,
+    "answer": answer,
+    "fail": fail,
+    "say_much": say_much,
+    "take_memory": take_memory,
+    "hang": hang,
+}
 
 if __name__ == "__main__":
     main()

@@ -21,6 +21,9 @@ class Stand(ABC):
     def left(self, folder: Path) -> list[str]:
         """Names of processes, containers, jobs and so on that are still there of programs with output in `folder`."""
 
+    def close(self) -> None:  # noqa: B027 most have nothing to end
+        """End the server, if there is one."""
+
 
 class LocalStand(Stand):
     """This machine."""

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, failure
 from fine_tune_pipeline.resources.compute.place import Place
 from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline_tests.resources.compute.docker_stand import DockerStand
+from fine_tune_pipeline_tests.resources.compute.kubernetes_stand import KubernetesStand
 from fine_tune_pipeline_tests.resources.compute.odd_program import LARGE, UNICODE, OddRequest, OddResult, ResumableRequest
 from fine_tune_pipeline_tests.resources.compute.ray_stand import RayStand
 from fine_tune_pipeline_tests.resources.compute.stands import LocalStand, Stand
@@ -21,14 +23,17 @@ from fine_tune_pipeline_tests.waiting import wait_until
 STANDS = [
     pytest.param(LocalStand, id="local"),
     pytest.param(DockerStand, id="docker", marks=pytest.mark.docker),
+    pytest.param(KubernetesStand, id="kubernetes"),
     pytest.param(RayStand, id="ray", marks=pytest.mark.ray),
 ]
 
 
 @pytest.fixture(params=STANDS)
-def stand(request: pytest.FixtureRequest) -> Stand:
+def stand(request: pytest.FixtureRequest) -> Iterator[Stand]:
     """Every kind of place; those that need a server of their own are marked."""
-    return request.param()
+    stand = request.param()
+    yield stand
+    stand.close()
 
 
 def executed(place: Place, folder: Path, do: str, *, variables: dict[str, str] | None = None) -> tuple[Ended, Job]:
