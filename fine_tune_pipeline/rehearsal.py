@@ -20,6 +20,7 @@ import dagster as dg
 from fine_tune_pipeline.artifacts.fingerprint import fingerprint
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
+from fine_tune_pipeline.programs.requests import Tracking
 from fine_tune_pipeline.resources.store import ArtifactStore, Kept
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -101,6 +102,9 @@ class _RehearsedStore(ArtifactStore):
 
 class _UntouchedTracking(ExperimentTracking):
     """MLflow is not asked: that would make an experiment, and load its library."""
+
+    def tracking(self, *, use_case: str, run_name: str, tags: dict[str, str]) -> Tracking:
+        return Tracking(uri=self.uri, experiment=use_case, run_name=run_name, tags=tags)
 
     def experiment(self, use_case: str) -> NoReturn:
         raise _Ends("look", "MLflow knows what people have reviewed")
