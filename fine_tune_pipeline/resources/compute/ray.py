@@ -1,5 +1,6 @@
 """Programs on a Ray cluster, each as a job of Ray's Jobs API. The cluster's nodes have this package, and a folder they share with us."""
 
+import base64
 import os
 import secrets
 import shlex
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 GIB = 1 << 30
+HANDED_ON = "FINE_TUNE_PIPELINE_HANDED_ON"
+
 ACCELERATOR_TYPE = "accelerator_type:"
 """Ray's name of a resource that a node has when its accelerators are of that type."""
 
@@ -75,7 +78,7 @@ class Ray(Place):
 
     @property
     def _patience(self) -> Patience:
-        return Patience(self.grace_seconds, self.lease_seconds)
+        return Patience(self.python, self.grace_seconds, self.lease_seconds)
 
     def _client(self) -> "JobSubmissionClient":
         headers = {name: _expanded(name, value) for name, value in self.headers.items()}
@@ -115,8 +118,8 @@ class Ray(Place):
         try:
             return client.submit_job(
                 entrypoint=self._entrypoint(job), submission_id=submission, metadata={JOB: job.name}, runtime_env=self._environment(job),
-                entrypoint_num_cpus=self.cpus, entrypoint_num_gpus=wanted.get("GPU"), entrypoint_memory=int(wanted.get("memory", 0)) or None,
-                entrypoint_resources=self.resources or None,
+                entrypoint_num_cpus=self.cpus, entrypoint_num_gpus=wanted.get("GPU"),
+                entrypoint_memory=int(wanted.get("memory", 0)) or None, entrypoint_resources=self.resources or None,
             )  # fmt: skip
         except Unreachable as error:
             # It may have been started all the same.
@@ -127,17 +130,20 @@ class Ray(Place):
 
     def _entrypoint(self, job: Job) -> str:
         program = f"exec {shlex.join(self.command(job, python=self.python))}"
-        if self.secrets == "environment" or not job.handed_on:
+        if not job.handed_on:
             return program
+        if self.secrets == "environment":
+            return f'eval "$(echo "${HANDED_ON}" | base64 -d)"; unset {HANDED_ON}; {program}'
         file = job.folder / "handed_on"
-        _write_secretly(file, _values(job))
+        _write_secretly(file, _exports(job))
         return f". {shlex.quote(str(file))}; rm -f {shlex.quote(str(file))}; {program}"
 
     def _environment(self, job: Job) -> dict[str, Any]:
-        shown = _values(job) if self.secrets == "environment" else {}
+        # Ray takes a $ in a value for the name of another variable.
+        secret = {HANDED_ON: base64.b64encode(_exports(job).encode("utf-8")).decode("ascii")} if self.secrets == "environment" else {}
         stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(self.grace_seconds)}
         own = self.runtime_env.get("env_vars") or {}
-        return {**self.runtime_env, "env_vars": {**stop, **job.environment, **shown, **own}}
+        return {**self.runtime_env, "env_vars": {**stop, **job.environment, **secret, **own}}
 
     def _watched(self, client: "JobSubmissionClient", submission: str, job: Job) -> Ended:
         """Look at the job until it has ended or must not go on; the end of its output is not known yet."""
@@ -166,7 +172,7 @@ class Ray(Place):
         wanted = shown(self._wanted(on_device=job.on_device))
         return PlaceFailure(
             f"the Ray cluster has not started {job.program} within {self.start_seconds:g} s: it wants {wanted} on one node, and the cluster "
-            f"has {there}. Ask for less (compute.place: cpus, gpus, memory_gib, resources), add nodes, or, where they are only busy, raise "
+            f"has {there}. Ask for less (compute.place: cpus, gpus, memory_gib, resources), add nodes, or, where they are busy, raise "
             f"start_seconds. Ray says: {info.message}"
         )
 
@@ -188,8 +194,10 @@ def fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
 
 def shown(resources: Mapping[str, float]) -> str:
     """Resources as people read them: `4 CPU, 1 GPU, 16 GiB memory`."""
-    named = {name: amount for name, amount in resources.items() if not name.startswith(("node:", "object_store_memory"))}
-    return ", ".join(f"{amount / GIB:.3g} GiB memory" if name == "memory" else f"{amount:g} {name}" for name, amount in named.items())
+    first = ("CPU", "GPU", "memory")
+    others = sorted(name for name in resources if name not in first and not name.startswith(("node:", "object_store_memory")))
+    amounts = [(name, resources[name]) for name in (*first, *others) if name in resources]
+    return ", ".join(f"{amount / GIB:.3g} GiB memory" if name == "memory" else f"{amount:g} {name}" for name, amount in amounts)
 
 
 def _accelerator(node: Mapping[str, float]) -> str | None:
@@ -205,12 +213,13 @@ def _expanded(header: str, value: str) -> str:
     return expanded
 
 
-def _values(job: Job) -> dict[str, str]:
-    return {name: os.environ[name] for name in job.handed_on}
+def _exports(job: Job) -> str:
+    """What is handed on, as a shell reads it."""
+    return "".join(f"export {name}={shlex.quote(os.environ[name])}\n" for name in job.handed_on)
 
 
-def _write_secretly(file: Path, values: Mapping[str, str]) -> None:
-    """A file for a shell to read, which nobody else may."""
+def _write_secretly(file: Path, text: str) -> None:
+    """For us alone to read."""
     file.unlink(missing_ok=True)
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as text:
-        text.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
+        opened.write(text)

@@ -110,13 +110,13 @@ def nodes(client: "JobSubmissionClient") -> list[dict[str, float]]:
     return [node["resources_total"] for node in found if node["state"] == "ALIVE"]
 
 
-def withdraw(client: "JobSubmissionClient", submission: str) -> str:
+def withdraw(client: "JobSubmissionClient", submission: str, *, python: str) -> str:
     """Have a job of a few seconds, on the head, end another that waits for resources: Ray itself stops only what has started.
 
-    Gives back the id of that job.
+    `python` has Ray; gives back the id of that job.
     """
     from ray.dashboard.modules.job.common import JOB_ACTOR_NAME_TEMPLATE, SUPERVISOR_ACTOR_RAY_NAMESPACE
 
     name = JOB_ACTOR_NAME_TEMPLATE.format(job_id=submission)
     code = f"import ray; ray.init(log_to_driver=False); ray.kill(ray.get_actor({name!r}, namespace={SUPERVISOR_ACTOR_RAY_NAMESPACE!r}))"
-    return client.submit_job(entrypoint=shlex.join(["python", "-c", code]), submission_id=f"{submission}-withdraw")
+    return client.submit_job(entrypoint=shlex.join([python, "-c", code]), submission_id=f"{submission}-withdraw")

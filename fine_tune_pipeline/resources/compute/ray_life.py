@@ -68,8 +68,12 @@ def _status(exit_code: int) -> int:
 
 @dataclass(frozen=True)
 class Patience:
-    """How a job is ended: SIGINT, `grace_seconds` later SIGKILL; where that cannot be told it, its lease ends it."""
+    """How a job is ended: SIGINT, `grace_seconds` later SIGKILL; where that cannot be told it, its lease ends it.
 
+    One that has not begun is withdrawn by a job that `python`, which has Ray, runs on the head.
+    """
+
+    python: str
     grace_seconds: float
     lease_seconds: float
 
@@ -94,7 +98,7 @@ def end(client: "JobSubmissionClient", submission: str, patience: Patience) -> N
                 told = client.stop_job(submission)
             elif status == "PENDING" and not withdrawn and now - began > PENDING_STOP_SECONDS:
                 withdrawn = True
-                _withdraw(client, submission)
+                _withdraw(client, submission, patience)
             said = f"it is {status}"
         except Forgotten:
             return
@@ -106,8 +110,8 @@ def end(client: "JobSubmissionClient", submission: str, patience: Patience) -> N
             )
 
 
-def _withdraw(client: "JobSubmissionClient", submission: str) -> None:
-    helper = withdraw(client, submission)
+def _withdraw(client: "JobSubmissionClient", submission: str, patience: Patience) -> None:
+    helper = withdraw(client, submission, python=patience.python)
     for _ in looks():
         if client.get_job_info(helper).status.is_terminal():
             break

@@ -1,0 +1,140 @@
+"""What the place `ray` makes of a cluster's words and refusals, without a cluster."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from fine_tune_pipeline.resources.compute.choice import UnknownPlace, chosen_compute
+from fine_tune_pipeline.resources.compute.job import Cause, Ended, PlaceFailure
+from fine_tune_pipeline.resources.compute.ray import Ray
+from fine_tune_pipeline.resources.compute.ray_life import ended_by
+
+pytest.importorskip("ray.job_submission", reason="needs fine_tune_pipeline[ray]")
+
+
+@pytest.fixture
+def server() -> Iterator[HTTPServer]:
+    """Answers every request with its `answer`: status and body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = self.server.answer
+            self.server.seen = dict(self.headers)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    made = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((200, b"<html>another service"), "answers, but not as the dashboard of Ray"),
+        ((404, b"not here"), "answers, but not as the dashboard of Ray"),
+        ((200, b'{"ray_version": "1.13.0"}'), "1.13.0 is running on the cluster"),
+        ((401, b"no token"), "compute.place.headers: .* does not let us in: .*Want a token that is valid still"),
+        ((403, b"expired"), "compute.place.headers: .* does not let us in: .*expired"),
+        ((503, b"starting"), "no Ray cluster answers at .*503 starting"),
+    ],
+)
+def test_what_answers_in_the_place_of_a_cluster_is_told_apart(server: HTTPServer, answer: tuple[int, bytes], said: str):
+    server.answer = answer
+    with pytest.raises(PlaceFailure, match=said):
+        Ray(address=f"http://127.0.0.1:{server.server_port}").inventory()
+
+
+def test_a_cluster_that_is_not_there_is_said_with_its_address(server: HTTPServer):
+    server.server_close()
+    with pytest.raises(PlaceFailure, match=rf"no Ray cluster answers at http://127.0.0.1:{server.server_port}: .*http://<head>:8265"):
+        Ray(address=f"http://127.0.0.1:{server.server_port}").inventory()
+
+
+def test_a_header_takes_its_secret_from_the_environment(server: HTTPServer, monkeypatch: pytest.MonkeyPatch):
+    server.answer = (404, b"")
+    place = Ray(address=f"http://127.0.0.1:{server.server_port}", headers={"Authorization": "Bearer $RAY_TOKEN"})
+    with pytest.raises(PlaceFailure, match=r"headers.Authorization: got 'Bearer \$RAY_TOKEN', and the environment has no such variable"):
+        place.inventory()
+    monkeypatch.setenv("RAY_TOKEN", "hunter2")
+    with pytest.raises(PlaceFailure, match="dashboard"):
+        place.inventory()
+    assert server.seen["Authorization"] == "Bearer hunter2"
+
+
+def test_an_address_that_ray_would_override_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "ray://elsewhere:10001")
+    with pytest.raises(PlaceFailure, match="address is http://here:8265, but Ray puts RAY_ADDRESS=ray://elsewhere:10001 above it"):
+        Ray(address="http://here:8265").inventory()
+
+
+def job(status: str, message: str = "", error_type: str | None = None, exit_code: int | None = None) -> object:
+    from ray.dashboard.modules.job.pydantic_models import JobDetails
+
+    facts = {"type": "SUBMISSION", "entrypoint": "", "driver_exit_code": exit_code}
+    return JobDetails(status=status, message=message, error_type=error_type, **facts)
+
+
+# Messages of Ray 2.60, shortened.
+@pytest.mark.parametrize(
+    ("info", "ended"),
+    [
+        (("SUCCEEDED",), Ended(Cause.DONE, 0)),
+        (("FAILED", "failed with exit code 3", "JOB_ENTRYPOINT_COMMAND_ERROR", 3), Ended(Cause.ERROR, 3)),
+        (("FAILED", "failed with exit code -9", "JOB_ENTRYPOINT_COMMAND_ERROR", -9), Ended(Cause.ERROR, -9)),
+        (("FAILED", "failed with exit code 137", "JOB_ENTRYPOINT_COMMAND_ERROR", 137), Ended(Cause.ERROR, -9)),
+        (
+            (
+                "FAILED",
+                "Job supervisor actor died: 1 worker(s) were killed due to the node running low on memory.",
+                "JOB_SUPERVISOR_ACTOR_DIED",
+            ),
+            Ended(
+                Cause.OUT_OF_MEMORY,
+                said="Ray says: Job supervisor actor died: 1 worker(s) were killed due to the node running low on memory.",
+            ),
+        ),
+        (
+            ("FAILED", "Job supervisor actor died: node was terminated", "JOB_SUPERVISOR_ACTOR_DIED"),
+            Ended(Cause.LOST, said="Ray says: Job supervisor actor died: node was terminated"),
+        ),
+        (("STOPPED",), Ended(Cause.LOST, said="Somebody stopped the job on the cluster.")),
+    ],
+)
+def test_what_ray_says_of_a_job_becomes_a_cause(info: tuple[str], ended: Ended):
+    assert ended_by(job(*info)) == ended
+
+
+@pytest.mark.parametrize("error_type", ["RUNTIME_ENV_SETUP_FAILURE", "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE"])
+def test_a_job_that_could_not_begin_is_no_program_that_failed(error_type: str):
+    with pytest.raises(PlaceFailure, match=f"could not start the program \\({error_type}\\): pip failed"):
+        ended_by(job("FAILED", "pip failed", error_type))
+
+
+def test_the_environment_chooses_a_cluster_with_its_settings(tmp_path: Path):
+    file = tmp_path / "place.yaml"
+    file.write_text("{kind: ray, address: 'http://head:8265', cpus: 8, resources: {worker: 1}, runtime_env: {pip: [x]}}", encoding="utf-8")
+    place = chosen_compute({"FINE_TUNE_PIPELINE_COMPUTE": str(file)}).place
+    assert isinstance(place, Ray)
+    assert (place.address, place.cpus, place.resources, place.runtime_env) == ("http://head:8265", 8, {"worker": 1}, {"pip": ["x"]})
+    file.write_text("{kind: ray, cpus: -1}", encoding="utf-8")
+    with pytest.raises(UnknownPlace, match="cpus: got -1: Input should be greater than 0"):
+        chosen_compute({"FINE_TUNE_PIPELINE_COMPUTE": str(file)})
