@@ -5,7 +5,8 @@ from fine_tune_pipeline.resources.compute.job import PlaceFailure
 
 MEMORY_GIB = {
     "T4": 16, "V100": 16, "V100-32GB": 32, "P100": 16, "A10": 24, "A10G": 24, "L4": 24, "L40": 48, "L40S": 48, "RTX4090": 24,
-    "RTX-PRO-6000": 96, "A100": 40, "A100-40G": 40, "A100-80G": 80, "A100-80GB": 80, "H20": 96, "H100": 80, "H200": 141, "B200": 192, "B300": 288, "GB200": 192,
+    "RTX-PRO-6000": 96, "A100": 40, "A100-40G": 40, "A100-80G": 80, "A100-80GB": 80, "H20": 96, "H100": 80, "H200": 141, "B200": 192,
+    "B300": 288, "GB200": 192,
 }  # fmt: skip
 """As Ray and SkyPilot call them; by the makers' data sheets. The smaller size, where one name stands for two."""
 

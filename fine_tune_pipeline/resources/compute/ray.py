@@ -5,7 +5,7 @@ import os
 import secrets
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from fine_tune_pipeline.resources.compute.place import Place
 from fine_tune_pipeline.resources.compute.ray_jobs import JOB, Forgotten, Unreachable, connected, jobs_named, nodes
 from fine_tune_pipeline.resources.compute.ray_life import Patience, end, ended_by, forget, looks
 from fine_tune_pipeline.resources.compute.ray_log import followed
+from fine_tune_pipeline.resources.compute.staged import on_shelf
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
@@ -49,14 +50,26 @@ class Ray(Place):
     secrets: Literal["file", "environment"] = Field(
         default="file", description="How hand_on gets there: a file in the shared folder, gone once read, or env_vars, which Ray keeps."
     )
+    staging: str | None = Field(
+        default=None, description="URL of a folder (s3, gs, abfs) over which files go, where nodes share none with us."
+    )
     start_seconds: float = Field(default=600, gt=0, description="Longest wait for the resources and the environment.")
     grace_seconds: int = Field(default=10, ge=1, description="Wait after SIGINT before SIGKILL.")
     patience_seconds: float = Field(default=300, gt=0, description="How long the cluster may be out of reach before a job counts as lost.")
     lease_seconds: float = Field(default=900, gt=0, description="A program ends by itself so long after the run that started it is gone.")
 
     def execute(self, job: Job) -> Ended:
-        client = self._client()
-        submission = self._submitted(client, job)
+        client, command = self._client(), self.command(job, python=self.python)
+        if self.staging is None:
+            return self._run(client, job, command)
+        with on_shelf(job, self.staging, lease_seconds=self.lease_seconds) as shelf:
+            if shelf.finished:
+                self._cleared(client, job)
+                return shelf.collected(Ended(Cause.DONE, 0))
+            return shelf.collected(self._run(client, job, shelf.command(command)))
+
+    def _run(self, client: "JobSubmissionClient", job: Job, command: Sequence[str]) -> Ended:
+        submission = self._submitted(client, job, command)
         with followed(client, submission) as output, self._ended(client, submission):
             ended = self._watched(client, submission, job)
         forget(client, submission)
@@ -73,8 +86,12 @@ class Ray(Place):
         return Inventory(place=self.kind, devices=devices, cpu_cores=max(1, int(self.cpus)), memory_bytes=memory)
 
     @property
-    def lease(self) -> float:
-        return self.lease_seconds
+    def lease(self) -> float | None:
+        return self.lease_seconds if self.staging is None else None
+
+    @property
+    def _shows_secrets(self) -> bool:
+        return self.secrets == "environment" or self.staging is not None
 
     @property
     def _patience(self) -> Patience:
@@ -99,8 +116,13 @@ class Ray(Place):
         memory = {"memory": self.memory_gib * GIB} if self.memory_gib else {}
         return {"CPU": self.cpus, **devices, **memory, **self.resources}
 
-    def _submitted(self, client: "JobSubmissionClient", job: Job) -> str:
+    def _submitted(self, client: "JobSubmissionClient", job: Job, command: Sequence[str]) -> str:
         """A new job, or the one that an earlier try of the same resumable work has left running; others of that name are ended."""
+        running = self._cleared(client, job)
+        return running if running is not None else self._submit(client, job, command)
+
+    def _cleared(self, client: "JobSubmissionClient", job: Job) -> str | None:
+        """End and remove jobs that earlier tries have left, but for the one that goes on."""
         try:
             known = jobs_named(client, job.name)
         except Unreachable as error:
@@ -110,14 +132,15 @@ class Ray(Place):
             if one not in adopted:
                 end(client, str(one.submission_id), self._patience)
                 forget(client, str(one.submission_id))
-        return str(adopted[0].submission_id) if adopted else self._submit(client, job)
+        return str(adopted[0].submission_id) if adopted else None
 
-    def _submit(self, client: "JobSubmissionClient", job: Job) -> str:
+    def _submit(self, client: "JobSubmissionClient", job: Job, command: Sequence[str]) -> str:
         # Never the id of a deleted job: Ray would append to its log.
         submission, wanted = f"{job.name}-{secrets.token_hex(4)}", self._wanted(on_device=job.on_device)
         try:
             return client.submit_job(
-                entrypoint=self._entrypoint(job), submission_id=submission, metadata={JOB: job.name}, runtime_env=self._environment(job),
+                entrypoint=self._entrypoint(job, command), submission_id=submission, metadata={JOB: job.name},
+                runtime_env=self._environment(job),
                 entrypoint_num_cpus=self.cpus, entrypoint_num_gpus=wanted.get("GPU"),
                 entrypoint_memory=int(wanted.get("memory", 0)) or None, entrypoint_resources=self.resources or None,
             )  # fmt: skip
@@ -128,11 +151,11 @@ class Ray(Place):
         except (RuntimeError, ValueError, TypeError) as error:
             raise PlaceFailure(f"compute.place.runtime_env, resources: Ray does not take the job: {error}") from error
 
-    def _entrypoint(self, job: Job) -> str:
-        program = f"exec {shlex.join(self.command(job, python=self.python))}"
+    def _entrypoint(self, job: Job, command: Sequence[str]) -> str:
+        program = f"exec {shlex.join(command)}"
         if not job.handed_on:
             return program
-        if self.secrets == "environment":
+        if self._shows_secrets:
             return f'eval "$(echo "${HANDED_ON}" | base64 -d)"; unset {HANDED_ON}; {program}'
         file = job.folder / "handed_on"
         _write_secretly(file, _exports(job))
@@ -140,7 +163,7 @@ class Ray(Place):
 
     def _environment(self, job: Job) -> dict[str, Any]:
         # Ray takes a $ in a value for the name of another variable.
-        secret = {HANDED_ON: base64.b64encode(_exports(job).encode("utf-8")).decode("ascii")} if self.secrets == "environment" else {}
+        secret = {HANDED_ON: base64.b64encode(_exports(job).encode("utf-8")).decode("ascii")} if self._shows_secrets else {}
         stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(self.grace_seconds)}
         own = self.runtime_env.get("env_vars") or {}
         return {**self.runtime_env, "env_vars": {**stop, **job.environment, **secret, **own}}
@@ -171,9 +194,9 @@ class Ray(Place):
         there = "; ".join(f"a node of {shown(node)}" for node in self._nodes(client))
         wanted = shown(self._wanted(on_device=job.on_device))
         return PlaceFailure(
-            f"the Ray cluster has not started {job.program} within {self.start_seconds:g} s: it wants {wanted} on one node, and the cluster "
-            f"has {there}. Ask for less (compute.place: cpus, gpus, memory_gib, resources), add nodes, or, where they are busy, raise "
-            f"start_seconds. Ray says: {info.message}"
+            f"the Ray cluster has not started {job.program} within {self.start_seconds:g} s: it wants {wanted} on one node, and the "
+            f"cluster has {there}. Ask for less (compute.place: cpus, gpus, memory_gib, resources), add nodes, or, where all are busy, "
+            f"raise start_seconds. Ray says: {info.message}"
         )
 
     @contextmanager

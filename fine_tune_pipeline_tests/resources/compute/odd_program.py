@@ -94,12 +94,18 @@ def wait(request: OddRequest, reporter: Reporter) -> None:
     answer(request, reporter)
 
 
+def tell_and_wait(request: OddRequest, reporter: Reporter) -> None:
+    reporter.log("waiting")
+    threading.Event().wait()
+
+
 def tell_secret(request: OddRequest, reporter: Reporter) -> None:
     finish(request, OddResult(said=os.environ.get("ODD_SECRET", "nothing")))
 
 
 DO = {
     "wait": wait,
+    "tell_and_wait": tell_and_wait,
     "tell_secret": tell_secret,
     "answer": answer,
     "fail": fail,

@@ -170,3 +170,15 @@ def test_an_environment_that_cannot_be_made_is_said(tmp_path: Path):
     with pytest.raises(PlaceFailure, match=r"could not start the program.*code\.zip"):
         execute(place, OddRequest(output=str(tmp_path), do="answer"))
     assert RayStand().left(tmp_path) == []
+
+
+def test_nodes_that_share_no_folder_are_given_the_files(tmp_path: Path):
+    source, output = tmp_path / "in" / "text", tmp_path / "out"
+    for folder in (source.parent, output):
+        folder.mkdir()
+    source.write_text(UNICODE, encoding="utf-8")
+    place = ray_place(staging=f"file://{tmp_path}/shelf", resources={WORKER: 1})
+    assert execute(place, OddRequest(output=str(output), do="answer", source=str(source))).cause == Cause.DONE
+    assert OddResult.read(output / "result.json").said == f"done {UNICODE}"
+    assert list((tmp_path / "shelf" / "jobs").iterdir()) == []
+    assert RayStand().left(tmp_path) == []
