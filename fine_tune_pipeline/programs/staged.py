@@ -28,6 +28,7 @@ from fine_tune_pipeline.programs.staging import (
     OUTPUTS,
     REQUEST_MARK,
     STAGE,
+    STATUS,
     Outputs,
     Root,
     Shelf,
@@ -124,6 +125,7 @@ def run(shelf: Shelf, name: str, command: Sequence[str], scratch: Path) -> int:
     status = _run(_started(command, request, messages), Teller(job, messages, pieces=_pieces(job)), Lease(job, stage.lease_seconds), keeper)
     if status == 0:
         keeper.keep(done=True)
+    job.write(STATUS, str(status).encode())
     return status
 
 

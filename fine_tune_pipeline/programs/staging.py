@@ -5,6 +5,7 @@ jobs/<name>/stage.json    what is asked, and the files of it by hash; written la
 jobs/<name>/lease         a text that changes as long as the starter lives
 jobs/<name>/messages/<n>  what the program tells, in pieces of whole lines
 jobs/<name>/files/<sha256>, outputs.json    what it has written so far; the index is written last
+    jobs/<name>/status        its exit code, for places that do not tell it
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.programs.requests import Contract
 
-STAGE, LEASE, MESSAGES, OUTPUTS, FILES, BLOBS = "stage.json", "lease", "messages", "outputs.json", "files", "blobs"
+STAGE, LEASE, MESSAGES, OUTPUTS, STATUS, FILES, BLOBS = "stage.json", "lease", "messages", "outputs.json", "status", "files", "blobs"
 
 REQUEST_MARK = "{request}"
 """Stands in a command for the file of the request, whose place only the program's machine knows."""

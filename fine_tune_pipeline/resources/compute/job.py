@@ -85,6 +85,11 @@ class Ended:
         return cls(Cause.DONE if status == 0 else Cause.ERROR, status=status, tail=tail)
 
 
+def signalled(exit_code: int) -> int:
+    """A shell says of a command that a signal has killed: 128 and its number; here it is the number below zero."""
+    return 128 - exit_code if exit_code > 128 else exit_code
+
+
 class PlaceFailure(Exception):
     """A place cannot run programs as it is configured, or cannot be reached: what was seen, and what to do."""
 

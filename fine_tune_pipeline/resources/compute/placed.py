@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fine_tune_pipeline.programs.requests import Request
 from fine_tune_pipeline.resources.compute.base import Compute, ResultT
+from fine_tune_pipeline.resources.compute.cloud import Cloud
 from fine_tune_pipeline.resources.compute.docker import Docker
 from fine_tune_pipeline.resources.compute.exchange import RESULT, answered, exchange, leased
 from fine_tune_pipeline.resources.compute.inventory import Inventory
@@ -18,10 +19,10 @@ from fine_tune_pipeline.resources.compute.local import Local
 from fine_tune_pipeline.resources.compute.ray import Ray
 from fine_tune_pipeline.resources.program_environment import PROGRAM_ENVIRONMENT
 
-AnyPlace = Local | Docker | Kubernetes | Ray
+AnyPlace = Local | Docker | Kubernetes | Ray | Cloud
 """Every place that programs can run at, told apart by its `kind`."""
 
-KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local, Docker, Kubernetes, Ray)}
+KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local, Docker, Kubernetes, Ray, Cloud)}
 
 
 class PlacedCompute(Compute):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fine_tune_pipeline.resources.compute.job import Cause, Ended, PlaceFailure
+from fine_tune_pipeline.resources.compute.job import Cause, Ended, PlaceFailure, signalled
 from fine_tune_pipeline.resources.compute.ray_jobs import Forgotten, Unreachable, withdraw
 
 if TYPE_CHECKING:
@@ -55,15 +55,10 @@ def ended_by(info: "JobDetails") -> Ended:
     if error in NEVER_BEGUN:
         raise PlaceFailure(f"the Ray cluster could not start the program ({error}): {message}")
     if info.driver_exit_code is not None:
-        return Ended(Cause.ERROR, _status(info.driver_exit_code))
+        return Ended(Cause.ERROR, signalled(info.driver_exit_code))
     if any(word in message for word in MEMORY_WORDS):
         return Ended(Cause.OUT_OF_MEMORY, said=f"Ray says: {message}")
     return Ended(Cause.LOST, said=f"Ray says: {message}")
-
-
-def _status(exit_code: int) -> int:
-    """A shell says of a command that a signal has killed: 128 and its number."""
-    return 128 - exit_code if exit_code > 128 else exit_code
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from fine_tune_pipeline.programs.staging import (
     OUTPUTS,
     REQUEST_MARK,
     STAGE,
+    STATUS,
     Outputs,
     Root,
     Shelf,
@@ -31,7 +32,7 @@ from fine_tune_pipeline.programs.staging import (
     staged,
 )  # fmt: skip
 from fine_tune_pipeline.resources.compute.exchange import FOLDER, RENEWALS, RESULT
-from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure
+from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure, signalled
 
 LOOK_SECONDS = 2.0
 """How often messages are looked for; the program puts them there as often."""
@@ -52,6 +53,11 @@ class Staged:
         """What the place starts in the place of a command that names the request by its file here."""
         there = [part.replace(str(self.job.request_file), REQUEST_MARK) for part in command]
         return [command[0], "-m", PROGRAM, self.url, self.job.name, "--", *there]
+
+    def status(self) -> int | None:
+        """The program's exit code, negative for a signal; None when it did not come to say it."""
+        said = self.shelf.read(STATUS)
+        return None if said is None else signalled(int(said))
 
     def collected(self, ended: Ended) -> Ended:
         """The end of the program, once what it has written is here; of a resumable one that did not end well, what it had so far."""

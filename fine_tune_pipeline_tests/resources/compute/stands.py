@@ -24,6 +24,10 @@ class Stand(ABC):
     def close(self) -> None:  # noqa: B027 most have nothing to end
         """End the server, if there is one."""
 
+    def hangs(self, folder: Path) -> bool:
+        """Whether the program with output in `folder` has come to hang."""
+        return (folder / "pids").exists()
+
 
 class LocalStand(Stand):
     """This machine."""

@@ -13,6 +13,7 @@ from fine_tune_pipeline.resources.compute.exchange import exchange, leased
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, failure
 from fine_tune_pipeline.resources.compute.place import Place
 from fine_tune_pipeline.resources.compute.placed import PlacedCompute
+from fine_tune_pipeline_tests.resources.compute.cloud_stand import CloudStand
 from fine_tune_pipeline_tests.resources.compute.docker_stand import DockerStand
 from fine_tune_pipeline_tests.resources.compute.kubernetes_stand import KubernetesStand
 from fine_tune_pipeline_tests.resources.compute.odd_program import LARGE, UNICODE, OddRequest, OddResult, ResumableRequest
@@ -22,6 +23,7 @@ from fine_tune_pipeline_tests.waiting import wait_until
 
 STANDS = [
     pytest.param(LocalStand, id="local"),
+    pytest.param(CloudStand, id="cloud"),
     pytest.param(DockerStand, id="docker", marks=pytest.mark.docker),
     pytest.param(KubernetesStand, id="kubernetes"),
     pytest.param(RayStand, id="ray", marks=pytest.mark.ray),
@@ -94,10 +96,10 @@ def test_a_program_beyond_its_time_is_ended_with_all_its_children(stand: Stand, 
 
 
 def test_an_interrupted_program_is_ended_with_all_its_children(stand: Stand, tmp_path: Path):
-    hanging, main = tmp_path / "output" / "pids", threading.get_ident()
+    main = threading.get_ident()
 
     def interrupt() -> None:
-        wait_until(hanging.exists, what="the program hangs")
+        wait_until(lambda: stand.hangs(tmp_path / "output"), what="the program hangs")
         signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
