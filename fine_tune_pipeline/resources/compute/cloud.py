@@ -94,18 +94,23 @@ class Cloud(Place):
             task = job.folder / "sky.yaml"
             there = self.task(job, shelf.command(self.command(job, python=self.python)))
             task.write_text(yaml.safe_dump(there, sort_keys=False, allow_unicode=True), encoding="utf-8")
-            self._affordable(sky.offer(task, job.handed_on))
+            self.affordable(sky.offer(task, job.handed_on))
             sky.launch(job.name, task, job.handed_on)
             return sky.jobs(job.name)[-1]
         except Refused as error:
             raise PlaceFailure(f"SkyPilot does not start {job.program}: {error}. `sky check` shows which clouds are set up") from error
 
-    def _affordable(self, offer: Offer) -> None:
+    def affordable(self, offer: Offer) -> None:
+        """Show what an hour costs.
+
+        Raises:
+            PlaceFailure: more than the limit.
+        """
         sys.stderr.write(f"{offer.table}\nprice: {offer.usd_per_hour:.2f} US dollars per hour{' (spot)' if self.spot else ''}\n")
         if self.price_limit_per_hour is not None and offer.usd_per_hour > self.price_limit_per_hour:
             raise PlaceFailure(
-                f"compute.place.price_limit_per_hour: the cheapest machine costs {offer.usd_per_hour:.2f} US dollars per hour, want at most "
-                f"{self.price_limit_per_hour:.2f}: raise it, or ask for less (accelerator, gpus, cpus, memory_gib, spot)"
+                f"compute.place.price_limit_per_hour: the cheapest machine costs {offer.usd_per_hour:.2f} US dollars per hour, want "
+                f"at most {self.price_limit_per_hour:.2f}: raise it, or ask for less (accelerator, gpus, cpus, memory_gib, spot)"
             )
 
     def _watched(self, sky: Sky, job: Job, shelf: Staged) -> Ended:
@@ -129,8 +134,8 @@ class Cloud(Place):
             begun = now if begun is None and known[-1].status == "RUNNING" else begun
             if begun is None and now - started > self.start_seconds:
                 raise PlaceFailure(
-                    f"no machine for {job.program} within {self.start_seconds:g} s: {known[-1].status} {known[-1].reason}. Ask for less, or "
-                    "another infra, or raise compute.place.start_seconds"
+                    f"no machine for {job.program} within {self.start_seconds:g} s: {known[-1].status} {known[-1].reason}. Ask for less, "
+                    "or for another infra, or raise compute.place.start_seconds"
                 )
             if begun is not None and now - begun > (self.timeout_seconds or float("inf")):
                 return self.timed_out("")
