@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fine_tune_pipeline.resources.compute.accelerators import accelerators
-from fine_tune_pipeline.resources.compute.base import Device, Inventory
+from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure
 from fine_tune_pipeline.resources.compute.place import Place
 from fine_tune_pipeline.resources.compute.sky import Offer, Refused, Sky, SkyJob
@@ -53,6 +53,12 @@ class Cloud(Place):
     patience_seconds: float = Field(default=900, gt=0, description="How long SkyPilot may not answer before a job counts as lost.")
     lease_seconds: float = Field(default=1800, gt=0, description="A program ends by itself so long after the run that started it is gone.")
 
+    @model_validator(mode="after")
+    def _names_what_it_counts(self) -> Self:
+        if (self.accelerator is None) != (self.gpus == 0):
+            raise ValueError(f"accelerator is {self.accelerator} and gpus {self.gpus}: want both, such as L4 and 1, or neither")
+        return self
+
     def execute(self, job: Job) -> Ended:
         sky = Sky(self.sky)
         with on_shelf(job, self.staging, lease_seconds=self.lease_seconds) as shelf, self._ended(sky, job):
@@ -73,7 +79,7 @@ class Cloud(Place):
         """What SkyPilot is asked for: of secrets only the names."""
         optional = {
             "infra": self.infra, "image_id": self.image, "max_hourly_cost": self.price_limit_per_hour,
-            "accelerators": {self.accelerator: self.gpus} if self.accelerator and self.gpus and job.on_device else None,
+            "accelerators": {self.accelerator: self.gpus} if self.accelerator and job.on_device else None,
         }  # fmt: skip
         resources = {
             "cpus": f"{self.cpus}+", "memory": f"{self.memory_gib}+", "disk_size": self.disk_gib, "use_spot": self.spot,

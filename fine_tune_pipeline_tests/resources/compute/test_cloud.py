@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from fine_tune_pipeline.resources.compute.cloud import Cloud, ended_by
 from fine_tune_pipeline.resources.compute.exchange import exchange
@@ -154,3 +155,16 @@ def test_the_inventory_is_what_is_asked_for(stand: CloudStand):
     assert (found.cpu_cores, found.memory_bytes >> 30) == (8, 64)
     with pytest.raises(PlaceFailure, match="gpu_memory_gib: the memory of an accelerator named 'Z9' is not known"):
         stand.cloud(accelerator="Z9", gpus=1).inventory()
+
+
+@pytest.mark.parametrize("settings", [{"accelerator": "L4"}, {"gpus": 1}])
+def test_accelerators_have_a_type_and_a_number(stand: CloudStand, settings: dict[str, object]):
+    with pytest.raises(ValidationError, match="want both, such as L4 and 1, or neither"):
+        stand.cloud(**settings)
+
+
+def test_a_program_that_computes_on_no_accelerator_rents_none(stand: CloudStand, tmp_path: Path):
+    place = stand.cloud(accelerator="L4", gpus=1)
+    plain = place.task(Job(request=OddRequest(output=str(tmp_path), do="answer"), folder=tmp_path), ["true"])
+    assert "accelerators" not in plain["resources"]
+    assert yaml.safe_load(task_of(place, tmp_path).read_text(encoding="utf-8"))["resources"]["accelerators"] == {"L4": 1}

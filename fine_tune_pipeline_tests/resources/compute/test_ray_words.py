@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from fine_tune_pipeline.resources.compute.choice import UnknownPlace, chosen_compute
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, PlaceFailure
+from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline.resources.compute.ray import Ray
 from fine_tune_pipeline.resources.compute.ray_life import ended_by
 
@@ -138,3 +140,16 @@ def test_the_environment_chooses_a_cluster_with_its_settings(tmp_path: Path):
     file.write_text("{kind: ray, cpus: -1}", encoding="utf-8")
     with pytest.raises(UnknownPlace, match="cpus: got -1: Input should be greater than 0"):
         chosen_compute({"FINE_TUNE_PIPELINE_COMPUTE": str(file)})
+
+
+def test_a_single_run_chooses_a_cluster_by_its_configuration():
+    seen: list[object] = []
+
+    @dg.asset
+    def odd(compute: PlacedCompute) -> None:
+        seen.append(compute.place)
+
+    place = {"address": "http://head:8265", "gpus": 1, "resources": {"worker": 0.5}, "runtime_env": {"pip": ["x"], "env_vars": {"A": "b"}}}
+    run_config = {"resources": {"compute": {"config": {"place": {"ray": place}}}}}
+    assert dg.materialize([odd], resources={"compute": PlacedCompute.configure_at_launch()}, run_config=run_config).success
+    assert seen == [Ray(**place)]

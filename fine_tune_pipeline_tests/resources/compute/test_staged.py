@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from fine_tune_pipeline.programs.requests import PredictJob, PredictRequest, PromptFormat
-from fine_tune_pipeline.programs.staging import BLOBS, FILES, OUTPUTS, STAGE, Outputs, Shelf, Stage, moved, staged
+from fine_tune_pipeline.programs.staged import Keeper
+from fine_tune_pipeline.programs.staging import BLOBS, FILES, OUTPUTS, STAGE, Outputs, Root, Shelf, Stage, moved, staged
 from fine_tune_pipeline.resources.compute.exchange import exchange
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure
 from fine_tune_pipeline.resources.compute.staged import Staged, on_shelf
@@ -172,6 +173,27 @@ def test_another_machine_goes_on_from_what_the_first_had_written(tmp_path: Path)
         shelf.shelf.write(OUTPUTS, Outputs(done=False, roots=roots).model_dump_json().encode("utf-8"))
         assert shelf.collected(elsewhere(shelf)).cause == Cause.DONE
     assert (tmp_path / "out" / "times").read_text(encoding="utf-8") == "...."
+
+
+def test_while_a_program_runs_only_files_that_rest_are_kept(tmp_path: Path):
+    shelf, output = Shelf.at(f"file://{tmp_path}/shelf"), tmp_path / "out"
+    output.mkdir()
+    root = Root(path="/starter/out", writes=True, folder=True)
+    keeper = Keeper(shelf, Stage(identity="", request={}, resumable=True, lease_seconds=1, roots=(root,)), {"/starter/out": str(output)})
+
+    def kept(*, done: bool = False) -> list[str]:
+        keeper.keep(done=done)
+        return [file.name for file in Outputs.model_validate_json(shelf.read(OUTPUTS) or b"").roots[0].files]
+
+    (output / "checkpoint").write_text("1", encoding="utf-8")
+    assert kept() == []
+    assert kept() == ["checkpoint"]
+    (output / "checkpoint").write_text("12", encoding="utf-8")
+    (output / "result.json").write_text(json.dumps({"adapter": f"{output}/adapter"}), encoding="utf-8")
+    assert kept() == []
+    assert kept(done=True) == ["checkpoint", "result.json"]
+    # What the program says of its folder holds at the starter.
+    assert json.loads((output / "result.json").read_text(encoding="utf-8")) == {"adapter": "/starter/out/adapter"}
 
 
 def test_a_file_that_was_changed_on_the_shelf_is_not_used(tmp_path: Path):
