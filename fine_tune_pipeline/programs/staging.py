@@ -12,10 +12,12 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fine_tune_pipeline.artifacts.client_failures import client_failures
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.programs.requests import Contract
 
@@ -63,6 +65,10 @@ class Damaged(Exception):
     """A file on the shelf is not what its hash says."""
 
 
+class OutOfReach(OSError):
+    """The shelf's server does not answer, or does not let us in."""
+
+
 @dataclass(frozen=True)
 class Shelf:
     """A folder behind a URL. Whatever is put there is there whole or not at all."""
@@ -81,23 +87,25 @@ class Shelf:
         return Shelf(self.system, f"{self.root}/{name}")
 
     def has(self, name: str) -> bool:
-        return bool(self.system.exists(f"{self.root}/{name}"))
+        with self._reached():
+            return bool(self.system.exists(f"{self.root}/{name}"))
 
     def read(self, name: str) -> bytes | None:
         """None when there is no such file."""
         try:
-            return bytes(self.system.cat_file(f"{self.root}/{name}"))
+            with self._reached():
+                return bytes(self.system.cat_file(f"{self.root}/{name}"))
         except FileNotFoundError:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        with self._whole(name) as path:
+        with self._reached(), self._whole(name) as path:
             self.system.pipe_file(path, content)
 
     def bring(self, file: Path, name: str) -> None:
         """Put a local file there, unless one of that name is there already."""
         if not self.has(name):
-            with self._whole(name) as path:
+            with self._reached(), self._whole(name) as path:
                 self.system.put_file(str(file), path)
 
     def fetch(self, name: str, file: Path, sha256: str) -> None:
@@ -107,27 +115,42 @@ class Shelf:
             Damaged: it is not what the hash says.
         """
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.system.get_file(f"{self.root}/{name}", str(file))
+        with self._reached():
+            self.system.get_file(f"{self.root}/{name}", str(file))
         if (seen := file_sha256(file)) != sha256:
             raise Damaged(f"{self.root}/{name}: got a file of hash {seen[:12]}, want {sha256[:12]}: remove it, so that it is brought anew")
 
     def remove(self) -> None:
         """The whole folder."""
-        if self.system.exists(self.root):
-            self.system.rm(self.root, recursive=True)
+        with self._reached():
+            if self.system.exists(self.root):
+                self.system.rm(self.root, recursive=True)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """A client's own errors become one kind."""
+        try:
+            yield
+        except client_failures(self._protocols) as error:
+            raise OutOfReach(f"{self.root}: {error}") from error
+
+    @property
+    def _protocols(self) -> tuple[str, ...]:
+        protocol = self.system.protocol
+        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
     def _whole(self, name: str) -> "_Whole":
-        return _Whole(self.system, f"{self.root}/{name}")
+        return _Whole(self.system, f"{self.root}/{name}", local="file" in self._protocols)
 
 
 class _Whole:
     """The path to write to; object stores show a file once it is whole, folders do when it is renamed."""
 
-    def __init__(self, system: Any, path: str) -> None:
+    def __init__(self, system: Any, path: str, *, local: bool) -> None:
         self._system = system
         self._path = path
-        self._local = "file" in system.protocol
-        self._partial = f"{path}.{uuid.uuid4().hex[:8]}.partial" if self._local else path
+        self._local = local
+        self._partial = f"{path}.{uuid.uuid4().hex[:8]}.partial" if local else path
 
     def __enter__(self) -> str:
         if self._local:

@@ -1,8 +1,10 @@
 """A cloud whose machines are processes of this one, behind a stand-in for SkyPilot's command."""
 
 import shlex
+import shutil
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ class CloudStand(Stand):
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fake-sky-"))
+        weakref.finalize(self, shutil.rmtree, self.folder)
         self.command = self.folder / "sky"
         fake = Path(__file__).with_name("fake_sky.py")
         variables = f"FAKE_SKY={self.folder}/state PYTHONPATH={shlex.quote(str(REPOSITORY))}"

@@ -107,6 +107,19 @@ def test_a_shelf_out_of_reach_is_said_with_its_field(tmp_path: Path, monkeypatch
     (tmp_path / "closed").write_text("a file", encoding="utf-8")
     with pytest.raises(PlaceFailure, match=r"compute\.place\.staging: file:.*closed/shelf cannot be used"):
         run(OddRequest(output=str(tmp_path / "out"), do="answer"), f"file://{tmp_path}/closed/shelf")
+    access = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "hunter2",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    for name, value in access.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        PlaceFailure, match=r"compute\.place\.staging: s3://bucket cannot be used: OutOfReach: .*Could not connect"
+    ) as failure:
+        run(OddRequest(output=str(tmp_path / "out"), do="answer"), "s3://bucket")
+    assert "hunter2" not in str(failure.value)
     with pytest.raises(PlaceFailure, match=r"compute\.place\.staging: s4://bucket cannot be used: ValueError: Protocol not known: s4"):
         run(OddRequest(output=str(tmp_path / "out"), do="answer"), "s4://bucket")
 

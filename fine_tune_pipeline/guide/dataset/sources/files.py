@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -14,6 +13,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
+from fine_tune_pipeline.artifacts.client_failures import client_failures
 from fine_tune_pipeline.artifacts.fingerprint import stream_sha256
 from fine_tune_pipeline.spec.paths import COMPRESSED, is_glob
 
@@ -135,14 +135,6 @@ _EXTRAS = {
 }  # fmt: skip
 """The package that reads from a place, and the extra of ours that brings it."""
 
-_CLIENT_FAILURES = {
-    "http": (("aiohttp", "ClientError"),),
-    "s3": (("botocore.exceptions", "BotoCoreError"),),
-    "gs": (("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError"), ("google.auth.exceptions", "GoogleAuthError")),
-    "abfs": (("aiohttp", "ClientError"), ("azure.core.exceptions", "AzureError")),
-}
-"""What the clients of some protocols raise that is no OSError: a server that is not reached, keys that are missing."""
-
 
 def _failures(system: AbstractFileSystem) -> tuple[type[Exception], ...]:
     """What looking at a place or reading its bytes can raise: the place says no, an archive is damaged, a server answers with an error."""
@@ -153,8 +145,7 @@ def _failures(system: AbstractFileSystem) -> tuple[type[Exception], ...]:
 
         # Its bases, since a hub that is not reached raises that of the HTTP library, whose name differs by version.
         return (*common, *HfHubHTTPError.__bases__)
-    own = [named for protocol in protocols for named in _CLIENT_FAILURES.get(protocol, ())]
-    return (*common, *(getattr(import_module(module), name) for module, name in own))
+    return (*common, *client_failures(protocols))
 
 
 def _listed(suffixes: Collection[str]) -> str:
