@@ -4,7 +4,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,15 @@ class CloudStand(Stand):
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fake-sky-"))
-        weakref.finalize(self, shutil.rmtree, self.folder)
         self.command = self.folder / "sky"
         fake = Path(__file__).with_name("fake_sky.py")
         variables = f"FAKE_SKY={self.folder}/state PYTHONPATH={shlex.quote(str(REPOSITORY))}"
         self.command.write_text(f'#!/bin/sh\n{variables} exec {sys.executable} {fake} "$@"\n', encoding="utf-8")
         self.command.chmod(0o755)
         (self.folder / "state").mkdir()
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder)
 
     def place(self, **settings: Any) -> Place:
         return self.cloud(**settings)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,8 +34,10 @@ class OnDevice(OddRequest):
 
 
 @pytest.fixture
-def stand() -> CloudStand:
-    return CloudStand()
+def stand() -> Iterator[CloudStand]:
+    made = CloudStand()
+    yield made
+    made.close()
 
 
 def execute(place: Cloud, request: OddRequest, *, handed_on: tuple[str, ...] = ()) -> Ended:
