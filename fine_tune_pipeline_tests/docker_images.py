@@ -27,8 +27,8 @@ PROGRAM_IMAGE = "fine_tune_pipeline:contract"
 
 REPORTING = ("annotated-types", "dagster-pipes", "pydantic", "pydantic-core", "tqdm", "typing-extensions", "typing-inspection")
 
-WHOLE = "/opt/whole"
-"""Where a container may be given the packages of this environment, so that nothing is downloaded."""
+WHOLE = "/opt/whole/site-packages"
+"""Where a container may be given the packages of this environment, so that nothing is downloaded. dill knows libraries by the last part."""
 
 REPOSITORY = Path(fine_tune_pipeline.__file__).parents[1]
 
