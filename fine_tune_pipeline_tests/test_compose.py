@@ -125,8 +125,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def test_the_stack_keeps_its_state_over_restarts_and_down(stack: Stack):
     assert stack.materialized() == {"objective": False, "raw_examples": False}
-    logged = stack.compose("exec", "-T", "code", "find", "/var/lib/fine_tune_pipeline/dagster", "-name", "*.err")
-    assert logged.strip(), "output of the run lies where the web server reads it"
+    logged = stack.compose("exec", "-T", "webserver", "find", "/var/lib/fine_tune_pipeline/output_of_runs", "-name", "*.err")
+    assert logged.strip(), "the web server has no output of the run"
 
     stack.compose("restart", "--timeout=5", "postgres", "code")
     wait_until(stack.healthy, deadline_seconds=300, what="all services are healthy again")
