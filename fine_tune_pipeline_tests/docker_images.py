@@ -12,6 +12,7 @@ import tempfile
 from functools import cache
 from importlib.metadata import distribution, entry_points
 from pathlib import Path
+from types import TracebackType
 
 import fine_tune_pipeline
 from fine_tune_pipeline_tests.waiting import wait_until
@@ -69,8 +70,48 @@ def _ended(daemon: subprocess.Popen[bytes]) -> None:
     daemon.wait(timeout=60)
 
 
-def _answers() -> bool:
-    return subprocess.run([DOCKER, "version"], capture_output=True, check=False).returncode == 0
+def _answers(host: str | None = None) -> bool:
+    where = ["--host", host] if host else []
+    return subprocess.run([DOCKER, *where, "version"], capture_output=True, check=False).returncode == 0
+
+
+class OwnEngine:
+    """A second engine with the contract's image, which a test may end and start again.
+
+    It has a network of its own: without one it would take the bridge of the first engine away.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.host = f"unix://{folder}/sock"
+        self._folder = folder
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "OwnEngine":
+        self.start()
+        saved = subprocess.Popen([DOCKER, "save", program_image()], stdout=subprocess.PIPE)
+        subprocess.run([DOCKER, "--host", self.host, "load", "--quiet"], stdin=saved.stdout, check=True, stdout=subprocess.DEVNULL)
+        assert saved.stdout is not None
+        saved.stdout.close()
+        assert saved.wait() == 0
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+        for mount in sorted((mount for mount in mounts if mount.startswith(str(self._folder))), reverse=True):
+            subprocess.run(["umount", mount], check=True)
+        shutil.rmtree(self._folder)
+
+    def start(self, *flags: str) -> None:
+        places = [f"--{name}={self._folder}/{name}" for name in ("data-root", "exec-root", "pidfile")]
+        with (self._folder / "log").open("ab") as log:
+            command = ["unshare", "--net", "/usr/sbin/dockerd", "--host", self.host, *places, "--iptables=false", *flags]
+            self._daemon = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        wait_until(lambda: _answers(self.host), what="the second dockerd answers")
+
+    def end(self) -> None:
+        assert self._daemon is not None
+        _ended(self._daemon)
 
 
 def docker(*arguments: str, stdin: bytes | None = None) -> str:

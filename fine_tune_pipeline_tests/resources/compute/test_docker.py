@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from fine_tune_pipeline.programs.requests import TrainResult
-from fine_tune_pipeline.resources.compute.base import Device
 from fine_tune_pipeline.resources.compute.docker import Docker
 from fine_tune_pipeline.resources.compute.exchange import exchange, leased
+from fine_tune_pipeline.resources.compute.inventory import Device
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure, failure
 from fine_tune_pipeline.resources.compute.local import Local
 from fine_tune_pipeline.resources.compute.place import Place
-from fine_tune_pipeline_tests.docker_images import BASE_IMAGE, REPOSITORY, WHOLE, docker, site_packages
+from fine_tune_pipeline_tests.docker_images import BASE_IMAGE, REPOSITORY, WHOLE, OwnEngine, docker, site_packages
 from fine_tune_pipeline_tests.resources.compute.docker_stand import DockerStand, containers
 from fine_tune_pipeline_tests.resources.compute.odd_program import UNICODE, OddRequest, OddResult
 from fine_tune_pipeline_tests.resources.compute.proxy import Proxy
@@ -28,11 +28,7 @@ from fine_tune_pipeline_tests.small_training import train_request, write_rows
 from fine_tune_pipeline_tests.tiny import tiny_model
 from fine_tune_pipeline_tests.waiting import wait_until
 
-pytestmark = [
-    pytest.mark.docker,
-    # The client does not close a socket that it could not connect.
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.docker
 
 SOCKET = "/var/run/docker.sock"
 
@@ -201,6 +197,31 @@ def test_an_engine_that_does_not_come_back_loses_the_program_which_ends_by_its_l
         go(tmp_path)
         assert run.result().cause == Cause.DONE
     assert DockerStand().left(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def own_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnEngine]:
+    with OwnEngine(tmp_path_factory.mktemp("engine")) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize(
+    ("flags", "cause", "said"),
+    [((), Cause.LOST, "as when the engine is started again"), (("--live-restore",), Cause.DONE, "")],
+    ids=["usual", "keeps containers"],
+)
+def test_an_engine_that_is_started_again_has_ended_the_program_unless_it_keeps_containers(
+    flags: tuple[str, ...], cause: Cause, said: str, own_engine: OwnEngine, tmp_path: Path
+):
+    own_engine.end()
+    own_engine.start(*flags)
+    with started(place(host=own_engine.host, network="none"), tmp_path) as run:
+        own_engine.end()
+        go(tmp_path)
+        own_engine.start(*flags)
+        ended = run.result()
+    assert (ended.cause, said in ended.said) == (cause, True)
+    assert processes_with(tmp_path) == []
 
 
 @pytest.mark.parametrize("command", [("rm", "--force"), ("stop",), ("kill", "--signal=TERM")], ids=lambda command: command[0])
