@@ -35,14 +35,19 @@ def test_named_volumes_are_declared(compose: dict[str, Any]):
     assert used == set(compose["volumes"])
 
 
-def test_no_secret_is_written_down_and_each_is_in_the_example(compose: dict[str, Any]):
-    text = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
-    wanted = set(re.findall(r"\$\{(\w+)", text))
-    offered = {line.split("=")[0] for line in (DOCKER / ".env.example").read_text(encoding="utf-8").splitlines() if "=" in line}
-    assert wanted == offered == {"POSTGRES_PASSWORD", "FINE_TUNE_PIPELINE_API_KEY"}
+def test_no_secret_is_written_down_and_every_variable_is_in_the_example(compose: dict[str, Any]):
+    text, example = ((DOCKER / name).read_text(encoding="utf-8") for name in ("compose.yaml", ".env.example"))
+    assert set(re.findall(r"\$\{(\w+):\?", text)) == {"POSTGRES_PASSWORD", "FINE_TUNE_PIPELINE_API_KEY"}
+    offered = set(re.findall(r"^(?:# )?([A-Z_]+)=", example, flags=re.MULTILINE))
+    assert offered == {*re.findall(r"\$\{(\w+)", text), "COMPOSE_PROJECT_NAME"}
+    assert re.findall(r"^\w*(?:PASSWORD|KEY)=(.+)$", example, flags=re.MULTILINE) == []
     written = re.findall(r"^ *\w*(?:PASSWORD|KEY): *(.+)$", text, flags=re.MULTILINE)
     assert written
     assert all(value.startswith("${") for value in written)
+
+
+def test_older_composes_take_the_file_too(compose: dict[str, Any]):
+    assert {name for name in compose if not name.startswith("x-")} == {"services", "volumes"}
 
 
 def test_only_this_machine_reaches_the_published_ports(compose: dict[str, Any]):
@@ -61,4 +66,7 @@ def test_what_the_image_copies_is_there():
     root = DOCKER.parent
     lines = [line.split()[1:-1] for line in (DOCKER / "Dockerfile").read_text(encoding="utf-8").splitlines() if line.startswith("COPY")]
     assert lines
-    assert [name for names in lines for name in names if not (root / name).exists()] == []
+    copied = {name for names in lines for name in names}
+    assert [name for name in copied if not (root / name).exists()] == []
+    let_in = {line[1:] for line in (root / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")}
+    assert copied == {name.removeprefix("./") for name in let_in}

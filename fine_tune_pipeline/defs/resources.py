@@ -43,6 +43,6 @@ def bound_resources() -> dg.Definitions:
             "data_engine": data_engine(),
             "tracking": ExperimentTracking(uri=at.mlflow, artifacts=at.mlflow_artifacts, downloads=str(at.downloads)),
             "personal_data_key": PersonalDataKey(),
-            "serving": Serving(folder=str(at.serving)),
+            "serving": Serving(folder=str(at.serving), host=os.environ.get("FINE_TUNE_PIPELINE_SERVING_HOST", "127.0.0.1")),
         }
     )

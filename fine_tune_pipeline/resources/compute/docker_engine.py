@@ -28,6 +28,8 @@ WAIT_SECONDS = 30.0
 REAP_SECONDS = 60.0
 """Who started a container looks at its end within seconds; one that has ended for longer has nobody any more."""
 
+BEING_REMOVED = ("removing", "dead")
+
 logger = logging.getLogger(__name__)
 
 Connect = Callable[[], "DockerClient"]
@@ -35,7 +37,7 @@ Connect = Callable[[], "DockerClient"]
 
 @dataclass(frozen=True)
 class Stopped:
-    """A container that no longer runs; `lost`: the connection broke while it ran, so the engine itself may have ended it."""
+    """A container that no longer runs; `lost`: somebody is removing it, or the connection broke, so the engine may have ended it."""
 
     status: int
     out_of_memory: bool
@@ -63,7 +65,7 @@ REFUSALS = {
     "permission denied": "we may not use the engine's socket: join the group docker (usermod -aG docker USER), and log in again",
     "could not select device driver": "compute.place.gpus: the engine has no GPU driver: install the NVIDIA Container Toolkit there, "
     "or set gpus: 0",
-    "nvidia-container-cli": "compute.place.gpus: the engine cannot give GPUs to containers: see docker run --gpus all IMAGE nvidia-smi there",
+    "nvidia-container-cli": "compute.place.gpus: no GPU can be given to a container: see docker run --gpus all IMAGE nvidia-smi there",
     "invalid runtime name": _NO_RUNTIME,
     "unknown runtime": _NO_RUNTIME,
     "bind source path does not exist": "the engine does not see our files: when Dagster runs in a container, or the engine on another "
@@ -226,7 +228,7 @@ def waited(connect: Connect, name: str, *, seconds: float | None, reconnect_seco
                 container.wait(timeout=min(left, WAIT_SECONDS))
                 container.reload()
                 state = container.attrs["State"]
-                return Stopped(state["ExitCode"], state["OOMKilled"], lost)
+                return Stopped(state["ExitCode"], state["OOMKilled"], lost or state["Status"] in BEING_REMOVED)
         except NotFound as error:
             raise EngineLost("Somebody has removed its container.") from error
         except broken() as error:

@@ -77,10 +77,10 @@ def user_of(configured_user: str | None) -> str:
 
 
 def handed_over(job: Job, user: str) -> None:
-    """Give what the job writes to its user, if we are root and may.
+    """Give what the job writes to its user, and let it read what only we may read; if we are root, who alone may do so.
 
     Raises:
-        PlaceFailure: its user may not read what it reads.
+        PlaceFailure: it reads something of somebody else's, who does not let its user.
     """
     uid, _, gid = user.partition(":")
     if os.getuid() or uid == "0":
@@ -89,14 +89,21 @@ def handed_over(job: Job, user: str) -> None:
         folder = writable_folder(path)
         for one in (folder, *(folder.rglob("*") if folder == path else [path] if path.exists() else [])):
             os.chown(one, int(uid), int(gid or -1), follow_symlinks=False)
-    if closed := [str(path) for path in job.reads if path.exists() and not _open_to(path, int(uid), int(gid or -1))]:
+    parts = [part for path in (*job.reads, *linked(job.reads)) if path.exists() for part in (path, *path.rglob("*"))]
+    if closed := [str(part) for part in parts if not part.is_symlink() and not _opened(part, int(uid), int(gid or -1))]:
         raise PlaceFailure(
             f"{job.program}: user {user} of the container may not read {', '.join(closed)}: chmod -R o+rX there, or set compute.place.user"
         )
 
 
-def _open_to(path: Path, uid: int, gid: int) -> bool:
+def _opened(path: Path, uid: int, gid: int) -> bool:
+    """Whether the user may read it, now at the latest: a file of root's gets the user's group. Weights are written as 0600."""
     seen = path.stat()
-    if seen.st_uid == uid:
-        return bool(seen.st_mode & stat.S_IRUSR)
-    return bool(seen.st_mode & (stat.S_IRGRP if seen.st_gid == gid else stat.S_IROTH))
+    needed = 0o5 if path.is_dir() else 0o4
+    if seen.st_mode & (needed << 6 if seen.st_uid == uid else needed << 3 if seen.st_gid == gid else needed) >= needed:
+        return True
+    if gid < 0 or (seen.st_uid, seen.st_gid) != (os.getuid(), os.getgid()):
+        return False
+    os.chown(path, -1, gid)
+    path.chmod(stat.S_IMODE(seen.st_mode) | needed << 3)
+    return True

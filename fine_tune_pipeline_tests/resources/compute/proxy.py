@@ -1,16 +1,16 @@
 """A way to a server that can break: passes bytes on until it is cut, and takes nobody in while it is closed."""
 
-import contextlib
 import socket
 import threading
+from contextlib import suppress
 from types import TracebackType
 
 
 class Proxy:
-    """Listens on a port of this machine for a server of this machine."""
+    """Listens on a port of this machine for a server of this machine, at a port or a socket file."""
 
-    def __init__(self, port: int) -> None:
-        self._server = ("127.0.0.1", port)
+    def __init__(self, server: int | str) -> None:
+        self._server = server
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._taking = True
@@ -47,14 +47,21 @@ class Proxy:
             if not self._taking:
                 ours.close()
                 continue
-            theirs = socket.create_connection(self._server)
+            theirs = self._connected()
             self._open += [ours, theirs]
             for source, sink in ((ours, theirs), (theirs, ours)):
                 threading.Thread(target=_pass, args=(source, sink), daemon=True).start()
 
+    def _connected(self) -> socket.socket:
+        if isinstance(self._server, int):
+            return socket.create_connection(("127.0.0.1", self._server))
+        theirs = socket.socket(socket.AF_UNIX)
+        theirs.connect(self._server)
+        return theirs
+
 
 def _pass(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         while chunk := source.recv(65536):
             sink.sendall(chunk)
     _shut(source)
@@ -62,6 +69,6 @@ def _pass(source: socket.socket, sink: socket.socket) -> None:
 
 
 def _shut(end: socket.socket) -> None:
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
     end.close()

@@ -69,21 +69,40 @@ def test_programs_run_as_we_do_but_never_as_root(monkeypatch: pytest.MonkeyPatch
     assert user_of("7:8") == "7:8"
 
 
-def test_root_gives_what_is_written_to_the_user_of_the_program(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """New owner and group of everything that changes hands, as seen by root."""
     given: dict[str, tuple[int, int]] = {}
     monkeypatch.setattr(os, "getuid", lambda: 0)
     monkeypatch.setattr(os, "chown", lambda path, uid, gid, **_: given.update({str(Path(path).relative_to(tmp_path)): (uid, gid)}))
+    return given
+
+
+def test_root_gives_what_is_written_to_the_user_of_the_program(job: Job, tmp_path: Path, given: dict[str, tuple[int, int]]):
     (tmp_path / "output" / "checkpoint").mkdir()
     (tmp_path / "answers" / "of somebody else").mkdir()
-    for path in (tmp_path / "model", tmp_path / "prompts"):
-        path.chmod(0o755)
     handed_over(job, "10001:10001")
     assert given == dict.fromkeys(("output", "output/checkpoint", "answers"), (10001, 10001))
 
 
-def test_what_the_user_of_the_program_may_not_read_is_named(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "getuid", lambda: 0)
-    monkeypatch.setattr(os, "chown", lambda *_, **__: None)
+def test_what_only_root_may_read_is_opened_to_the_group_of_the_program(
+    job: Job, tmp_path: Path, given: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+):
+    weights = tmp_path / "blobs" / "weights"
+    weights.chmod(0o600)
+    seen = weights.stat()
+    monkeypatch.setattr(os, "getuid", lambda: seen.st_uid if given.get("answers") else 0)
+    monkeypatch.setattr(os, "getgid", lambda: seen.st_gid)
+    handed_over(job, "10001:10001")
+    assert given["blobs/weights"] == (-1, 10001)
+    assert weights.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_somebody_else_keeps_from_the_user_of_the_program_is_named(
+    job: Job, tmp_path: Path, given: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "getgid", lambda: -1)
     (tmp_path / "prompts").chmod(0o600)
     with pytest.raises(PlaceFailure, match=r"user 10001:10001 of the container may not read .*/prompts: chmod"):
         handed_over(job, "10001:10001")
+    assert "prompts" not in given
