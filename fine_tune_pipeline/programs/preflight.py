@@ -13,7 +13,7 @@ from fine_tune_pipeline.programs.mistakes.texts import read_texts
 from fine_tune_pipeline.programs.models import bfloat16_speedup, peak_memory_bytes
 from fine_tune_pipeline.programs.preflight_requests import PreflightRequest, PreflightResult
 from fine_tune_pipeline.programs.quiet import quiet_libraries
-from fine_tune_pipeline.programs.reporting import Reporter, end_on_sigterm, finish, parse, session
+from fine_tune_pipeline.programs.reporting import Reporter, end_on_signals, finish, parse, session
 from fine_tune_pipeline.programs.shown_rows import part_tokens, preview
 from fine_tune_pipeline.programs.trial import Tried, try_training
 
@@ -116,7 +116,7 @@ def _room_problems(tried: Tried, *, available: int, free_disk: int) -> list[str]
 def main() -> None:
     """The command line."""
     request = parse(PreflightRequest)
-    end_on_sigterm()
+    end_on_signals()
     quiet_libraries()
     with session() as reporter:
         finish(request, run(request, reporter))

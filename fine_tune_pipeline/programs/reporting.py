@@ -92,13 +92,15 @@ def finish(request: Request, result: Contract) -> None:
     result.write(Path(request.output) / "result.json")
 
 
-def end_on_sigterm() -> None:
-    """Let SIGTERM unwind the program as Ctrl-C does, so that files and runs are closed."""
+def end_on_signals() -> None:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that files and runs are closed; and Ctrl-C itself, which is ignored by whatever
+    a shell has started in the background."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def watch_parent() -> None:

@@ -10,7 +10,7 @@ from fine_tune_pipeline.programs.batches import Row, check_rows, tokenised_rows
 from fine_tune_pipeline.programs.curve import CurveFile, Validation, Watch
 from fine_tune_pipeline.programs.models import held_memory_bytes, load_tokenizer, peak_memory_bytes, weights_sha256
 from fine_tune_pipeline.programs.quiet import quiet_libraries
-from fine_tune_pipeline.programs.reporting import Reporter, end_on_sigterm, finish, parse, session
+from fine_tune_pipeline.programs.reporting import Reporter, end_on_signals, finish, parse, session
 from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
 from fine_tune_pipeline.programs.tracked_run import TrackedRun, tracked_run
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, build_trainer
@@ -95,7 +95,7 @@ def _result(
 def main() -> None:
     """The command line."""
     request = parse(TrainRequest)
-    end_on_sigterm()
+    end_on_signals()
     quiet_libraries()
     with session() as reporter:
         finish(request, run(request, reporter))

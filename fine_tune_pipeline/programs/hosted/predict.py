@@ -15,7 +15,7 @@ from fine_tune_pipeline.artifacts.replies import Replies
 from fine_tune_pipeline.programs.hosted.chat_rows import messages
 from fine_tune_pipeline.programs.hosted.provider import connect, told
 from fine_tune_pipeline.programs.hosted.requests import HostedModel, HostedPredictRequest, read_hosted
-from fine_tune_pipeline.programs.reporting import Reporter, end_on_sigterm, finish, parse, session
+from fine_tune_pipeline.programs.reporting import Reporter, end_on_signals, finish, parse, session
 from fine_tune_pipeline.programs.requests import Contract, PredictedJob, Prediction, PredictJob, PredictResult
 from fine_tune_pipeline.programs.rows import read_rows, write_rows
 
@@ -144,7 +144,7 @@ def _prediction(id: str, reply: Reply) -> Prediction:
 def main() -> None:
     """The command line."""
     request = parse(HostedPredictRequest)
-    end_on_sigterm()
+    end_on_signals()
     with session() as reporter:
         finish(request, run(request, reporter))
 

@@ -12,7 +12,7 @@ from fine_tune_pipeline.programs.hosted.job import Order, cancel, create, follow
 from fine_tune_pipeline.programs.hosted.provider import ProviderError, connect, told
 from fine_tune_pipeline.programs.hosted.requests import Checkpoint, HostedTrainRequest, HostedTrainResult, write_hosted
 from fine_tune_pipeline.programs.hosted.watch import JobWatch
-from fine_tune_pipeline.programs.reporting import Reporter, end_on_sigterm, finish, parse, session
+from fine_tune_pipeline.programs.reporting import Reporter, end_on_signals, finish, parse, session
 from fine_tune_pipeline.programs.rows import read_rows
 from fine_tune_pipeline.programs.tracked_run import TrackedRun, tracked_run
 
@@ -145,7 +145,7 @@ def _keep(tracked: TrackedRun | None, curve: Path) -> None:
 def main() -> None:
     """The command line."""
     request = parse(HostedTrainRequest)
-    end_on_sigterm()
+    end_on_signals()
     with session() as reporter:
         finish(request, run(request, reporter))
 

@@ -108,3 +108,12 @@ def test_lines_are_read_when_they_are_whole(tmp_path: Path):
     closed.set()
     got += lines
     assert got == [b"one", b"two", b"x" * 300_000]
+
+
+def test_a_program_that_was_started_in_the_background_can_be_interrupted():
+    code = (
+        "import os, signal; from fine_tune_pipeline.programs.reporting import end_on_signals\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN); end_on_signals(); os.kill(os.getpid(), signal.SIGINT)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
