@@ -229,14 +229,20 @@ def record(parsed: argparse.Namespace) -> int:
 def plan(parsed: argparse.Namespace) -> int:
     """What a run would reuse and what it would build, and why; predicted minutes, memory and cost. Nothing is run."""
     from fine_tune_pipeline.guide.base_model.hardware import UnknownDevice
+    from fine_tune_pipeline.guide.technique.rules import NoExperts
     from fine_tune_pipeline.planning import planned
+    from fine_tune_pipeline.resources.compute.choice import UnknownPlace
+    from fine_tune_pipeline.resources.compute.job import PlaceFailure
     from fine_tune_pipeline.spec.reading import InvalidUseCase
 
     try:
-        found = planned(parsed.use_case, device=parsed.device, count=parsed.count)
-    except (InvalidUseCase, UnknownDevice) as error:
+        found = planned(parsed.use_case, device=parsed.device)
+    except (InvalidUseCase, UnknownDevice, NoExperts) as error:
         print(error, file=sys.stderr)
         return WRONG_USE
+    except (UnknownPlace, PlaceFailure) as error:
+        print(error, file=sys.stderr)
+        return ENVIRONMENT
     _say(parsed, {"use_case": found.use_case, "place": found.place, "assets": found.facts()}, found.table())
     return DATA_SAYS_NO if found.stops else 0
 
@@ -329,7 +335,6 @@ def _parser() -> argparse.ArgumentParser:
     added = command(plan)
     added.add_argument("use_case", metavar="USE_CASE", help="its name, or its YAML file")
     added.add_argument("--device", metavar="NAME", help="what if it ran there: 4090, L4, A10G, A100-40, A100-80, H100, H200, CPU")
-    added.add_argument("--count", type=int, default=1, metavar="N", help="so many of that device")
     command(demo).add_argument("--keep", action="store_true", help="leave the endpoint running")
     added = command(dev)
     added.add_argument("--port", type=int, default=3000, help="of the web UI")

@@ -11,15 +11,17 @@ from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.store import Artifact, Store
-from fine_tune_pipeline.guide.base_model.candidates import demands, first_passing, judge
+from fine_tune_pipeline.guide.base_model.candidates import UNANSWERED, demands, first_passing, judge
+from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.hosted import hosted_base
+from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.price import Cost, cost, price_of
 from fine_tune_pipeline.guide.objective.held_out import count_rows
-from fine_tune_pipeline.guide.technique.build_plan import job_of
 from fine_tune_pipeline.guide.technique.hosted_plan import hosted_epochs, hosted_plan, training_cost
-from fine_tune_pipeline.guide.technique.plan import Job, Place, Plan, make_plan
-from fine_tune_pipeline.guide.technique.workload import LIKELY_BYTES_PER_TOKEN, SPARE_TOKENS, Workload
-from fine_tune_pipeline.rehearsal import Step
+from fine_tune_pipeline.guide.technique.place import learned, place_of
+from fine_tune_pipeline.guide.technique.plan import Job, Plan, make_plan
+from fine_tune_pipeline.guide.technique.workload import LIKELY_BYTES_PER_TOKEN, SPARE_TOKENS, Workload, workload
+from fine_tune_pipeline.rehearsal import Does, Step
 from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.spec.hosted import ApiModel
 from fine_tune_pipeline.spec.sources import Source
@@ -42,8 +44,13 @@ ROW_SECONDS = {
 }
 """Of one row, on two CPU cores, while fewer than 20,000 are judged: measured with `bench/dataset_scale.py`, starting times included."""
 
-TRAINING_PARTS = {"adapter": 1.0, "environment": 0.1, "baselines": 0.2, "predictions": 0.3}
+TRAINING_SHARES = {"baselines": 0.2, "predictions": 0.3}
 """Of the predicted time of the training, what else computes with the model takes where it never ran: as in the built-in use case."""
+
+PREFLIGHT_STEPS, PREFLIGHT_SECONDS = 8, 30
+"""Optimizer steps that preflight takes in all, and what it takes to start and to read the rows."""
+
+WITH_THE_MODEL = ("environment", "baselines", "predictions")
 
 
 @dataclass(frozen=True)
@@ -56,21 +63,44 @@ class Forecast:
     basis: str
 
 
-def forecasts(spec: UseCaseSpec, steps: Sequence[Step], store: Store, inventory: Inventory) -> dict[str, Forecast]:
+@dataclass(frozen=True)
+class Prospect:
+    """What is known of the training before it is run; `same` says of which assets the last time tells something of this one."""
+
+    plan: Plan | None
+    rows: int | None
+    same: frozenset[str]
+
+
+def forecasts(
+    spec: UseCaseSpec, steps: Sequence[Step], store: Store, inventory: Inventory, *, supposed: bool = False
+) -> dict[str, Forecast]:
     """A forecast for each asset that would be built.
 
     Args:
         steps: of the rehearsal; only those that would be built are looked at.
         inventory: where it would run.
+        supposed: nothing has ever run there.
     """
-    building = any(step.does == "build" for step in steps)
-    hosted = _hosted(spec, steps, store, inventory) if building else None
-    plan = _plan(spec, steps, store, inventory) if building and hosted is None else None
-    rows = known_rows(spec)
-    found = {step.asset: _priced(_forecast(spec, step.asset, store, plan, rows), spec, inventory) for step in steps if step.does == "build"}
+    does = {step.asset: step.does for step in steps}
+    if "build" not in does.values():
+        return {}
+    known = does["base_model"] != "stop"
+    hosted = _hosted(spec, steps, store, inventory) if known else None
+    plan = _plan(spec, steps, store, inventory) if known and hosted is None else None
+    prospect = Prospect(plan, known_rows(spec), _same(does, supposed=supposed))
+    found = {name: _priced(_forecast(spec, name, store, prospect), spec, inventory) for name, do in does.items() if do == "build"}
     if hosted is not None and "adapter" in found:
         found["adapter"] = _at_provider(spec, hosted, found["adapter"], store.peek(spec.name, "dataset"))
     return found
+
+
+def _same(does: Mapping[str, Does], *, supposed: bool) -> frozenset[str]:
+    """Assets that work on what they worked on the last time, there where they worked the last time."""
+    rows = () if does["raw_examples"] == "build" else ROW_SECONDS
+    model = () if supposed or does["base_model"] == "build" or does["raw_examples"] == "build" else WITH_THE_MODEL
+    others = does.keys() - {*ROW_SECONDS, *WITH_THE_MODEL}
+    return frozenset({*rows, *model, *others})
 
 
 def known_rows(spec: UseCaseSpec) -> int | None:
@@ -132,35 +162,56 @@ def _at_provider(spec: UseCaseSpec, entry: ApiModel, found: Forecast, dataset: A
 
 
 def _plan(spec: UseCaseSpec, steps: Sequence[Step], store: Store, inventory: Inventory) -> Plan | None:
-    """The plan of the training, from what would be reused, from dataset and base model as they were, or from a first look at the files."""
+    """The plan of the training: the one that would be reused, or one made of base model and data as they would be."""
     taken: Mapping[str, Artifact] = {step.asset: step.artifact for step in steps if step.artifact is not None}
-    before = {name: taken.get(name) or store.peek(spec.name, name) for name in ("dataset", "base_model")}
-    place = Place.of(inventory, headroom=spec.environment.memory_headroom)
     if "training_plan" in taken:
         return Plan.read(taken["training_plan"].file("plan.json"))
-    dataset, base = before["dataset"], before["base_model"]
-    if dataset is not None and base is not None:
-        return make_plan(job_of(spec, dataset=dataset, base=base), place)[0]
-    chosen, work = first_passing(judge(spec, demands(spec, inventory))), first_look(spec)
-    if chosen is None or chosen.facts is None or work is None:
+    model, work = _model(spec, taken, inventory), _work(spec, taken, store)
+    if model is None or work is None:
         return None
-    facts = chosen.facts
-    return make_plan(Job(facts.architecture, facts.context, work, technique=spec.technique, training=spec.training), place)[0]
+    place = place_of(spec, inventory)
+    place = learned(place, store, base=taken["base_model"]) if "base_model" in taken else place
+    return make_plan(Job(*model, work, technique=spec.technique, training=spec.training), place)[0]
 
 
-def _forecast(spec: UseCaseSpec, asset: str, store: Store, plan: Plan | None, rows: int | None) -> Forecast:
+def _model(spec: UseCaseSpec, taken: Mapping[str, Artifact], inventory: Inventory) -> tuple[Architecture, int] | None:
+    """The architecture of the base model and the tokens that it can read; by the catalogue's numbers where no machine was asked."""
+    if "base_model" in taken:
+        found = read_model_folder(taken["base_model"].file("model"))
+        return found.architecture, found.context
+    candidates = judge(spec, demands(spec, inventory))
+    unseen = (one for one in candidates if all(rule == UNANSWERED for rule, _ in one.refusals))
+    chosen = first_passing(candidates) or next(unseen, None)
+    return None if chosen is None or chosen.facts is None else (chosen.facts.architecture, chosen.facts.context)
+
+
+def _work(spec: UseCaseSpec, taken: Mapping[str, Artifact], store: Store) -> Workload | None:
+    """What there is to learn: of the dataset, of the one before if the rows are the same, or by a first look at the files."""
+    before = store.peek(spec.name, "dataset")
+    dataset = taken.get("dataset") or (before if "raw_examples" in taken or known_rows(spec) is None else None)
+    if dataset is None:
+        return first_look(spec)
+    train, validation = (read_examples(dataset.file(f"{name}.jsonl")) for name in ("train", "validation"))
+    return workload(train, validation, loss_on=spec.training.loss_on)
+
+
+def _forecast(spec: UseCaseSpec, asset: str, store: Store, prospect: Prospect) -> Forecast:
+    plan, rows = prospect.plan, prospect.rows
     gib = plan.predicted_peak_bytes / GIB if plan is not None and asset in ("adapter", "environment") else None
     history = store.history(spec.name, asset)
     if asset == "adapter" and plan is not None:
         return Forecast(plan.predicted_seconds / 60, gib, None, "predicted")
-    if history:
+    if history and asset in prospect.same:
         return Forecast(history[-1].seconds / 60, gib, None, "as the last time")
     if asset in ROW_SECONDS and rows is not None:
         return Forecast(rows * ROW_SECONDS[asset] / 60, gib, None, f"{rows} rows, each as on two CPU cores")
-    if asset in TRAINING_PARTS and plan is not None:
-        return Forecast(
-            TRAINING_PARTS[asset] * plan.predicted_seconds / 60, gib, None, "a share of the training, as in the built-in use case"
-        )
+    if asset == "environment" and plan is not None and rows:
+        steps = max(1, rows * plan.hyperparameters.epochs / plan.hyperparameters.effective_batch)
+        seconds = PREFLIGHT_SECONDS + PREFLIGHT_STEPS * plan.predicted_seconds / steps
+        return Forecast(seconds / 60, gib, None, f"{PREFLIGHT_STEPS} steps of the training")
+    if asset in TRAINING_SHARES and plan is not None:
+        minutes = TRAINING_SHARES[asset] * plan.predicted_seconds / 60
+        return Forecast(minutes, gib, None, "a share of the training, as in the built-in use case")
     return Forecast(None, gib, None, "not known before the first run")
 
 

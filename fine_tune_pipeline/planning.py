@@ -1,6 +1,8 @@
 """`fine-tune-pipeline plan`: a rehearsal of the whole guide, with a forecast of what would be built."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,22 +17,23 @@ from fine_tune_pipeline.places import own_use_cases
 from fine_tune_pipeline.rehearsal import Step, rehearse
 from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.compute.inventory import Inventory
-from fine_tune_pipeline.spec.reading import InvalidUseCase, Problem, read_all, read_use_case
+from fine_tune_pipeline.spec.reading import InvalidUseCase, Problem, read_all
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.use_case import assets_of
+
+OFFLINE = "HF_HUB_OFFLINE"
 
 
 class SupposedCompute(Compute):
     """A place that one asks about without having it: nothing runs there."""
 
     device: str
-    count: int = 1
 
     def run(self, context: dg.AssetExecutionContext, request: Any, result: Any) -> NoReturn:
         raise AssertionError("a rehearsal runs no program")
 
     def inventory(self) -> Inventory:
-        return inventory_of_named(self.device, count=self.count)
+        return inventory_of_named(self.device)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Planned:
         return facts(self.steps, self.forecasts)
 
 
-def planned(named: str, *, device: str | None = None, count: int = 1) -> Planned:
+def planned(named: str, *, device: str | None = None) -> Planned:
     """The rehearsal of one use case.
 
     Args:
@@ -68,17 +71,36 @@ def planned(named: str, *, device: str | None = None, count: int = 1) -> Planned
     spec = _spec(named)
     bound = dict(bound_resources().resources or {})
     if device is not None:
-        bound["compute"] = SupposedCompute(device=device, count=count)
+        bound["compute"] = SupposedCompute(device=device)
     compute: Compute = bound["compute"]
     inventory = compute.inventory()
-    steps = rehearse(spec, assets_of(spec), bound)
+    with _hub_left_alone():
+        steps = rehearse(spec, assets_of(spec), bound)
+        forecast = forecasts(spec, steps, bound["store"].open(), inventory, supposed=device is not None)
     devices = ", ".join(sorted({one.name for one in inventory.devices}))
-    return Planned(spec.name, f"{inventory.place} ({devices})", steps, forecasts(spec, steps, bound["store"].open(), inventory))
+    return Planned(spec.name, f"{inventory.place} ({devices})", steps, forecast)
+
+
+@contextmanager
+def _hub_left_alone() -> Iterator[None]:
+    """A plan asks no other machine: the hub's client answers from its cache, or not at all."""
+    before = os.environ.get(OFFLINE)
+    os.environ[OFFLINE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[OFFLINE]
+        else:
+            os.environ[OFFLINE] = before
 
 
 def _spec(named: str) -> UseCaseSpec:
     if named.endswith((".yaml", ".yml")):
-        return read_use_case(Path(named))
+        specs, problems = read_all([Path(named)])
+        if problems:
+            raise InvalidUseCase(problems)
+        return specs[0]
     specs, problems = read_all([Path(defs.__file__).parent, *own_use_cases()])
     found = next((spec for spec in specs if spec.name == named), None)
     if found is None:

@@ -20,8 +20,9 @@ import dagster as dg
 from fine_tune_pipeline.artifacts.fingerprint import fingerprint
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
+from fine_tune_pipeline.guide.base_model.candidates import UndecidedChoice
 from fine_tune_pipeline.programs.requests import Tracking
-from fine_tune_pipeline.resources.store import ArtifactStore, Kept
+from fine_tune_pipeline.resources.store import ArtifactStore, Kept, told
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -86,6 +87,7 @@ class _RehearsedStore(ArtifactStore):
         observed: bool = False,
         retry_failed: bool = False,
         whole: bool = False,
+        foreseen: Callable[[], str | None] | None = None,
     ) -> Kept:
         use_case, asset = context.asset_key.path
         if observed:
@@ -94,10 +96,12 @@ class _RehearsedStore(ArtifactStore):
         found = self.open().find(use_case, asset, fingerprint(content))
         if found is not None and not (retry_failed and found.manifest.failed):
             return Kept(artifact=found, reused=True)
+        if foreseen is not None and (why := foreseen()) is not None:
+            raise _Ends("stop", why)
         if found is not None:
             raise _Ends("build", "because it failed a check the last time")
         changed = self.open().changed(use_case, content)
-        raise _Ends("build", f"because of {', '.join(changed)}" if changed else "it is not in the store yet")
+        raise _Ends("build", f"because of {', '.join(told(changed))}" if changed else "it is not in the store yet")
 
 
 class _UntouchedTracking(ExperimentTracking):
@@ -121,7 +125,8 @@ def rehearse(spec: UseCaseSpec, assets: Mapping[str, dg.AssetsDefinition], resou
     with _rehearsed(spec, resources) as bound:
         seen = bound["store"].open()
         for name, asset in assets.items():
-            step = _step(name, asset, bound)
+            stopped = next((key.path[-1] for key in asset.dependency_keys if seen.missing.get(key.path[-1]) == "stop"), None)
+            step = _step(name, asset, bound) if stopped is None else Step(name, "stop", f"because {stopped} {_BECOMES['stop']}")
             steps.append(step)
             if step.artifact is not None:
                 seen.taken[name] = step.artifact
@@ -150,6 +155,8 @@ def _step(name: str, asset: dg.AssetsDefinition, resources: Mapping[str, Any]) -
         shown = body(context, **{parameter: resources[parameter] for parameter in wanted})
     except _Ends as end:
         return Step(name, end.does, end.why)
+    except UndecidedChoice as error:
+        return Step(name, "build", f"a plan asks no other machine; the run does: {error}")
     except Exception as error:
         # Whatever it is, a run would end here with it; the steps before and after are still worth knowing.
         return Step(name, "stop", f"{type(error).__name__}: {error}")

@@ -1,12 +1,15 @@
 """`fine-tune-pipeline plan` on a use case that has never run; `end_to_end/` has one that has."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 
 import fine_tune_pipeline
 from fine_tune_pipeline.cli import main
@@ -74,13 +77,78 @@ def test_a_price_makes_costs_and_their_sum(tmp_path: Path, capsys: pytest.Captur
     ("arguments", "said"),
     [
         (["support_triage", "--device", "L5"], "got 'L5', want one of H200"),
-        (["support_triage", "--device", "L4", "--count", "-1"], "got -1 of them, want 1 or more"),
+        (["/nowhere/defs.yaml"], "there is no such file"),
         (["nowhere"], "got 'nowhere', want one of support_triage, or a YAML file"),
     ],
 )
 def test_a_wrong_question_is_refused_with_exit_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]):
     assert main(["plan", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def own_use_case(folder: Path, **sections: dict[str, object]) -> Path:
+    """The built-in use case with other sections, at a place of its own."""
+    document = yaml.safe_load((BUILT_IN / "defs.yaml").read_text(encoding="utf-8"))
+    document["attributes"] |= sections
+    for name in ("answer.schema.json", "data"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(BUILT_IN / name)
+    (folder / "own.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    return folder / "own.yaml"
+
+
+def rows_of(path: Path, capsys: pytest.CaptureFixture[str], *options: str, status: int = 0) -> dict[str, dict[str, object]]:
+    assert main(["plan", str(path), *options, "--json"]) == status
+    return {row["asset"]: row for row in json.loads(capsys.readouterr().out)["assets"]}
+
+
+@pytest.mark.parametrize(
+    ("base_model", "said"),
+    [
+        ({"candidates": ["gemma-3-270m"]}, "its licence is not accepted"),
+        ({"candidates": ["llama-3.3-70b"], "accept_licences": ["LicenseRef-Llama-3.3-Community"]}, "needs .* GiB more than there is"),
+        ({"candidates": [{"type": "local", "id": "own", "path": "weights", "licence": "MIT"}]}, "are pickled weights"),
+    ],
+)
+def test_a_base_model_that_cannot_be_taken_stops_the_plan_as_it_would_stop_the_run(tmp_path: Path, capsys, base_model, said: str):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "pytorch_model.bin").write_bytes(b"pickle")
+    rows = rows_of(own_use_case(tmp_path, base_model=base_model), capsys, "--device", "L4", status=1)
+    assert rows["base_model"]["does"] == "stop"
+    assert re.search(said, str(rows["base_model"]["why"]))
+    assert (rows["adapter"]["does"], rows["dataset"]["does"]) == ("stop", "build")
+    assert rows["baselines"]["why"] == "because base_model stops"
+
+
+def test_a_plan_asks_no_hub_and_counts_by_the_catalogue(tmp_path: Path):
+    path = own_use_case(tmp_path, base_model={"candidates": [{"type": "catalogue", "id": "qwen3-4b", "revision": "0123456789" * 4}]})
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "fine_tune_pipeline.cli", "plan", str(path), "--device", "A100-80", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    rows = {row["asset"]: row for row in json.loads(done.stdout)["assets"]}
+    assert rows["base_model"]["does"] == "build"
+    assert rows["base_model"]["why"].startswith("a plan asks no other machine; the run does: qwen3-4b: ")
+    assert rows["adapter"]["basis"] == "predicted"
+    assert rows["adapter"]["gib"] > 8
+    assert "Retrying" not in done.stderr
+
+
+def test_more_rows_take_longer_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    minutes = []
+    for copies in (1, 10):
+        (tmp_path / "rows.jsonl").write_text((BUILT_IN / "data" / "messages.jsonl").read_text(encoding="utf-8") * copies, encoding="utf-8")
+        document = yaml.safe_load((BUILT_IN / "defs.yaml").read_text(encoding="utf-8"))["attributes"]["dataset"]
+        source = {**document["sources"][0], "path": "rows.jsonl"}
+        path = own_use_case(tmp_path, dataset={**document, "sources": [source]}, training={"epochs": 2})
+        rows = rows_of(path, capsys, "--device", "CPU")
+        minutes.append([rows[name]["minutes"] for name in ("clean_examples", "adapter")])
+    assert minutes[1] == pytest.approx([10 * one for one in minutes[0]], rel=0.05)
+
+
+def test_a_place_that_is_not_configured_is_told_without_a_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("FINE_TUNE_PIPELINE_COMPUTE", "moon")
+    assert main(["plan", "support_triage"]) == 3
+    assert "got 'moon', want one of local" in capsys.readouterr().err
 
 
 def test_planning_loads_no_heavy_library():

@@ -1,6 +1,6 @@
 """The artifact store as a Dagster resource: reuse what is there, build what is not, say which."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,15 @@ class Kept:
     artifact: Artifact
     reused: bool
     changed: tuple[str, ...] = ()
+
+
+CALIBRATION = "calibration"
+
+
+def told(changed: Sequence[str]) -> list[str]:
+    """What changed, for people: what earlier trainings taught is one word, and comes last."""
+    named = [name for name in changed if name.split(".")[0] != CALIBRATION]
+    return named if len(named) == len(changed) else [*named, CALIBRATION]
 
 
 class ArtifactStore(dg.ConfigurableResource):
@@ -62,6 +71,7 @@ class ArtifactStore(dg.ConfigurableResource):
         observed: bool = False,
         retry_failed: bool = False,
         whole: bool = False,
+        foreseen: Callable[[], str | None] | None = None,
     ) -> Kept:
         """The artifact of the asset of `context`, reused if an artifact with the same fingerprint is finished, else built.
 
@@ -74,6 +84,7 @@ class ArtifactStore(dg.ConfigurableResource):
             observed: it looks at the living world, so it is never reused.
             retry_failed: an artifact that failed a blocking check is built again, since its cause (a full disk) is not in the fingerprint.
             whole: every file of an artifact is hashed again before it is reused; a damaged one is built again.
+            foreseen: why a blocking check of what would be built must fail, if that is known before; only a rehearsal asks.
         """
         use_case, asset = context.asset_key.path
         store = self.open()
@@ -89,10 +100,10 @@ class ArtifactStore(dg.ConfigurableResource):
             context.log.info(f"{asset}: reused {found.fingerprint}, nothing that it depends on has changed")
             return Kept(artifact=found, reused=True)
         changed = [] if observed else store.changed(use_case, content)
-        context.log.info(f"{asset}: building; " + (f"changed: {', '.join(changed)}" if changed else "not in the store yet"))
+        context.log.info(f"{asset}: building; " + (f"changed: {', '.join(told(changed))}" if changed else "not in the store yet"))
         with store.draft(use_case, content) as draft:
             artifact = draft.finish(self._built(draft, build, build_in_parts))
-        return Kept(artifact=artifact, reused=False, changed=tuple(changed))
+        return Kept(artifact=artifact, reused=False, changed=tuple(told(changed)))
 
     @staticmethod
     def _built(draft: Draft, build: Callable[[Path], Built] | None, build_in_parts: Callable[[Path, Path], Built] | None) -> Built:

@@ -6,7 +6,7 @@ import dagster as dg
 
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.guide.base_model.build import build_base_model, content
-from fine_tune_pipeline.guide.base_model.candidates import demands, judge
+from fine_tune_pipeline.guide.base_model.candidates import demands, first_passing, judge, reason
 from fine_tune_pipeline.guide.base_model.hosted import offered_checks, offered_specs, still_offered
 from fine_tune_pipeline.guide.base_model.mlflow_model import MlflowPlace
 from fine_tune_pipeline.guide.base_model.side_by_side import compare
@@ -52,6 +52,7 @@ def base_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
             what=content(spec.base_model, candidates),
             whole=True,
             build=lambda folder: build_base_model(context, compute, folder, candidates=candidates, wanted=wanted, comparison=comparison),
+            foreseen=lambda: None if first_passing(candidates) else reason(None, candidates, wanted),
             # That a provider did not answer is not in the fingerprint.
             retry_failed=True,
         )

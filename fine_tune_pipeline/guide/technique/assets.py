@@ -9,7 +9,7 @@ from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base
 from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.baselines import build_baselines
-from fine_tune_pipeline.guide.technique.build_plan import build_plan
+from fine_tune_pipeline.guide.technique.build_plan import build_plan, misfit
 from fine_tune_pipeline.guide.technique.calibration import as_content
 from fine_tune_pipeline.guide.technique.hosted_plan import build_hosted_plan, hosted_content
 from fine_tune_pipeline.guide.technique.place import PLAN_VERSION, calibrated, place_of
@@ -101,6 +101,7 @@ def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 what={**what, "calibration": as_content(place.corrections)},
                 upstream=upstream,
                 build=lambda folder: build_plan(folder, spec=spec, place=place, dataset=dataset, base=base, today=today),
+                foreseen=lambda: misfit(spec, place=place, dataset=dataset, base=base),
             )
         )
 

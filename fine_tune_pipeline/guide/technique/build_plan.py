@@ -42,6 +42,13 @@ def build_plan(folder: Path, *, spec: UseCaseSpec, place: Place, dataset: Artifa
     return Built(metadata=shown, checks=[fits(plan, job, place)])
 
 
+def misfit(spec: UseCaseSpec, *, place: Place, dataset: Artifact, base: Artifact) -> str | None:
+    """Why no plan fits, and the nearest setting that would; None when one does."""
+    job = job_of(spec, dataset=dataset, base=base)
+    check = fits(make_plan(job, place)[0], job, place)
+    return None if check.passed else check.description
+
+
 def job_of(spec: UseCaseSpec, *, dataset: Artifact, base: Artifact) -> Job:
     """What is to be trained, read from the artifacts."""
     model = read_model_folder(base.file("model"))

@@ -34,7 +34,11 @@ def calibrated(place: Place, store: Store, *, use_case: str, what: Mapping[str, 
     content = content_of(asset=ASSET, version=PLAN_VERSION, what=what, upstream=upstream)
     if current is not None and _without_corrections(current.manifest) == content:
         return replace(place, corrections=from_content(current.manifest.payload["what"][_CORRECTED]))
-    base = upstream["base_model"]
+    return learned(place, store, base=upstream["base_model"])
+
+
+def learned(place: Place, store: Store, *, base: Artifact) -> Place:
+    """The place with what earlier trainings of all use cases of the store have measured there."""
     seen = [Observation.model_validate(note) for note in store.notes(NOTES)]
     family = read_model_folder(base.file("model")).architecture.family
     return replace(place, corrections=correction(seen, inventory=place.inventory, family=family, model=base.fingerprint))
