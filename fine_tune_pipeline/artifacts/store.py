@@ -48,6 +48,10 @@ class UnknownVersion(Exception):
     """A fingerprint names no artifact of an asset, or several."""
 
 
+class StoreNotWritable(Exception):
+    """Nothing can be written where the store is to be."""
+
+
 class DamagedArtifact(Exception):
     """A file of a finished artifact is missing or not what the manifest says."""
 
@@ -205,7 +209,13 @@ class Store:
     def _near(self, use_case: str, asset: str) -> Path:
         """A local folder to build in: beside the artifacts, so that they can be moved to their place, unless these are remote."""
         folder = Path(str(self.root / use_case / asset)) if self._is_local() else Path(tempfile.gettempdir())
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreNotWritable(
+                f"the store {self.root} cannot be written ({error}): make room or give yourself the right to write there, or set "
+                "FINE_TUNE_PIPELINE_STORE or FINE_TUNE_PIPELINE_HOME to a folder where you may"
+            ) from error
         _forget_unfinished(folder)
         return folder
 

@@ -24,6 +24,13 @@ class Kept:
     changed: tuple[str, ...] = ()
 
 
+def _told(context: dg.AssetExecutionContext, kept: Kept) -> Kept:
+    """Say why checks failed: Dagster's log has that among its debug messages only."""
+    for check in kept.artifact.manifest.failed:
+        context.log.error(f"{kept.artifact.manifest.asset}: {check.name}: {check.description}")
+    return kept
+
+
 CALIBRATION = "calibration"
 
 
@@ -98,12 +105,12 @@ class ArtifactStore(dg.ConfigurableResource):
         if found is not None and not damage and not (retry_failed and found.manifest.failed):
             store.use(found)
             context.log.info(f"{asset}: reused {found.fingerprint}, nothing that it depends on has changed")
-            return Kept(artifact=found, reused=True)
+            return _told(context, Kept(artifact=found, reused=True))
         changed = [] if observed else store.changed(use_case, content)
         context.log.info(f"{asset}: building; " + (f"changed: {', '.join(told(changed))}" if changed else "not in the store yet"))
         with store.draft(use_case, content) as draft:
             artifact = draft.finish(self._built(draft, build, build_in_parts))
-        return Kept(artifact=artifact, reused=False, changed=tuple(told(changed)))
+        return _told(context, Kept(artifact=artifact, reused=False, changed=tuple(told(changed))))
 
     @staticmethod
     def _built(draft: Draft, build: Callable[[Path], Built] | None, build_in_parts: Callable[[Path, Path], Built] | None) -> Built:

@@ -8,7 +8,15 @@ import pytest
 
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.artifacts.manifest import Built, Check
-from fine_tune_pipeline.artifacts.store import Artifact, DamagedArtifact, FailedUpstream, MissingArtifact, Store, content_of
+from fine_tune_pipeline.artifacts.store import (
+    Artifact,
+    DamagedArtifact,
+    FailedUpstream,
+    MissingArtifact,
+    Store,
+    StoreNotWritable,
+    content_of,
+)
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -164,3 +172,11 @@ def test_a_draft_that_a_kill_left_is_forgotten_after_a_week_and_one_of_today_sta
     os.utime(killed, (0, 0))
     with store.draft("triage", content):
         assert (killed.exists(), running.exists()) == (False, True)
+
+
+def test_a_store_that_cannot_be_written_says_which_and_what_to_do(tmp_path: Path):
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    content = content_of(asset="dataset", version=1, what={}, upstream={})
+    said = r"the store .*/file cannot be written .*set FINE_TUNE_PIPELINE_STORE"
+    with pytest.raises(StoreNotWritable, match=said), Store.at(str(tmp_path / "file")).draft("triage", content):
+        pass

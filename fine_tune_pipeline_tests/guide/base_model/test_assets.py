@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import sys
 from datetime import date
@@ -31,7 +32,9 @@ def local_candidate(path: Path, *, licence: str = "Apache-2.0") -> dict[str, Any
     return {"candidates": [{"type": "local", "id": "tiny", "path": str(path), "licence": licence}]}
 
 
-def materialize(folder: Path, *, compute: RuleCompute | None = None, **sections: Any) -> dg.ExecuteInProcessResult:
+def materialize(
+    folder: Path, *, compute: RuleCompute | None = None, instance: dg.DagsterInstance | None = None, **sections: Any
+) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [base_model(use_case(folder, **sections)), *upstream_assets("objective")],
         resources={
@@ -40,6 +43,7 @@ def materialize(folder: Path, *, compute: RuleCompute | None = None, **sections:
             "tracking": ExperimentTracking(uri=f"sqlite:///{folder}/mlflow.db", downloads=str(folder / "downloads")),
         },
         raise_on_error=False,
+        instance=instance,
     )
 
 
@@ -271,3 +275,10 @@ def test_the_content_names_hashes_and_never_folders(tmp_path):
     said = json.dumps(content(spec.base_model, [Candidate("tiny", licence_named("MIT"), facts, {}, ())]))
     assert str(tmp_path) not in said
     assert '"model.safetensors"' in said
+
+
+def test_why_a_check_failed_is_an_error_in_the_log(tmp_path):
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialize(tmp_path, base_model=local_candidate(tiny_model(tmp_path / "model"), licence="GPL-9"), instance=instance)
+        errors = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.level == logging.ERROR]
+    assert any("base_model: licence_allows: tiny: its licence is not accepted" in said for said in errors)
