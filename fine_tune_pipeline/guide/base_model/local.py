@@ -1,6 +1,5 @@
 """A model folder of the user's own, and how files of any source are put into the artifact."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,13 +55,11 @@ def read_model_folder(path: Path) -> ModelFolder:
 
 
 def take_over(files: Mapping[str, Path], target: Path) -> None:
-    """Put files under their names into the new folder `target`: hard-linked where the file system can, else copied."""
+    """Copy files under their names into the new folder `target`; an artifact shares nothing with where its files came from.
+
+    Only contents are copied: weights that `save_pretrained` keeps to their owner get the usual permissions of a new file.
+    """
     target.mkdir(parents=True)
     for name, path in files.items():
-        # A cache may keep links to its files; what lies behind them is wanted.
-        whole = path.resolve()
-        try:
-            os.link(whole, target / name)
-        except OSError:
-            # Another file system, or one without hard links.
-            shutil.copy2(whole, target / name)
+        # What lies behind the links of a cache, too.
+        shutil.copyfile(path, target / name)

@@ -106,7 +106,7 @@ class MlflowFolder:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether all is there as it came; artifacts share these files by hard links, so what damages one damages the other."""
+    """Whether all is there as it came: a disk or a person may have changed it since."""
     if not (folder / SUMS).is_file():
         return False
     sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))

@@ -141,6 +141,26 @@ def test_links_of_a_cache_are_followed_when_files_are_taken_over(folder, tmp_pat
     assert taken.read_bytes() == (folder / "config.json").read_bytes()
 
 
+def test_an_artifact_shares_no_file_with_the_folder_that_it_came_from(folder, tmp_path):
+    files = {"config.json": folder / "config.json"}
+    files["config.json"].chmod(0o600)
+    take_over(files, tmp_path / "one")
+    take_over(files, tmp_path / "other")
+    whole = files["config.json"].read_bytes()
+    files["config.json"].write_bytes(b"changed")
+    (tmp_path / "other" / "config.json").write_bytes(b"damaged")
+    assert (tmp_path / "one" / "config.json").read_bytes() == whole
+    assert files["config.json"].read_bytes() == b"changed"
+
+
+def test_weights_that_only_their_owner_may_read_become_ordinary_files(folder, tmp_path):
+    (folder / "model.safetensors").chmod(0o600)
+    take_over({"model.safetensors": folder / "model.safetensors"}, tmp_path / "taken")
+    (tmp_path / "new").touch()
+    assert (tmp_path / "taken" / "model.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o600
+
+
 SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000}
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2}
 
