@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from re import fullmatch
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +28,14 @@ MANIFEST = "manifest.json"
 PARTS, DRAFT, TWIN = ".parts-", ".draft-", ".twin-"
 UNFINISHED_KEPT_SECONDS = 7 * 24 * 3600
 CURRENT = "current.json"
+
+
+def in_store(path: Path) -> bool:
+    """Whether it lies in an artifact, finished or being built: then it is the store's own file, and nobody else's."""
+    return any(
+        folder.name.startswith((DRAFT, PARTS, TWIN)) or (fullmatch("[0-9a-f]{16}", folder.name) and (folder / MANIFEST).is_file())
+        for folder in (path, *path.parents)
+    )
 
 
 class MissingArtifact(Exception):

@@ -16,6 +16,7 @@ from fine_tune_pipeline.artifacts.store import (
     Store,
     StoreNotWritable,
     content_of,
+    in_store,
 )
 
 
@@ -42,6 +43,16 @@ def test_a_finished_artifact_is_found_whole_and_is_current(store: Store):
     assert found.file("inner/rows.jsonl").read_text(encoding="utf-8") == "{}\n" * 3
     assert found.metadata == {"rows": 3}
     assert found.manifest.files["inner/rows.jsonl"] == file_sha256(found.file("inner/rows.jsonl"))
+
+
+def test_files_of_artifacts_are_told_from_those_of_users(tmp_path: Path):
+    made = kept(Store.at(str(tmp_path / "store")))
+    (tmp_path / "manifest.json").write_text("a user's own", encoding="utf-8")
+    assert in_store(made.file("inner/rows.jsonl"))
+    assert not in_store(tmp_path / "rows.jsonl")
+    content = content_of(asset="dataset", version=2, what={}, upstream={})
+    with Store.at(str(tmp_path / "store")).draft("triage", content) as draft:
+        assert in_store(draft.folder / "inner" / "rows.jsonl")
 
 
 def test_an_error_while_building_leaves_nothing(store: Store, tmp_path: Path):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fine_tune_pipeline.artifacts.store import in_store
 from fine_tune_pipeline.resources.compute.job import Job, PlaceFailure
 
 UNPRIVILEGED = 10001
@@ -77,10 +78,10 @@ def user_of(configured_user: str | None) -> str:
 
 
 def handed_over(job: Job, user: str) -> None:
-    """Give what the job writes to its user, and let it read what only we may read; if we are root, who alone may do so.
+    """Give what the job writes to its user, and let it read what only we may read of the store; if we are root, who alone may do so.
 
     Raises:
-        PlaceFailure: it reads something of somebody else's, who does not let its user.
+        PlaceFailure: it reads something outside of the store, or of somebody else's, that its user may not read.
     """
     uid, _, gid = user.partition(":")
     if os.getuid() or uid == "0":
@@ -97,12 +98,12 @@ def handed_over(job: Job, user: str) -> None:
 
 
 def _opened(path: Path, uid: int, gid: int) -> bool:
-    """Whether the user may read it, now at the latest: a file of root's gets the user's group. Weights are written as 0600."""
+    """Whether the user may read it, now at the latest: a file of root's in the store gets the user's group. Weights are written as 0600."""
     seen = path.stat()
     needed = 0o5 if path.is_dir() else 0o4
     if seen.st_mode & (needed << 6 if seen.st_uid == uid else needed << 3 if seen.st_gid == gid else needed) >= needed:
         return True
-    if gid < 0 or (seen.st_uid, seen.st_gid) != (os.getuid(), os.getgid()):
+    if gid < 0 or not in_store(path) or (seen.st_uid, seen.st_gid) != (os.getuid(), os.getgid()):
         return False
     os.chown(path, -1, gid)
     path.chmod(stat.S_IMODE(seen.st_mode) | needed << 3)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fine_tune_pipeline.programs.requests import PredictJob, PredictRequest, PromptFormat
+from fine_tune_pipeline.programs.requests import InspectRequest, PredictJob, PredictRequest, PromptFormat
 from fine_tune_pipeline.resources.compute.docker_mounts import Mounted, configured, handed_over, of_job, user_of
 from fine_tune_pipeline.resources.compute.job import Job, PlaceFailure
 
@@ -85,17 +85,47 @@ def test_root_gives_what_is_written_to_the_user_of_the_program(job: Job, tmp_pat
     assert given == dict.fromkeys(("output", "output/checkpoint", "answers"), (10001, 10001))
 
 
-def test_what_only_root_may_read_is_opened_to_the_group_of_the_program(
-    job: Job, tmp_path: Path, given: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-):
-    weights = tmp_path / "blobs" / "weights"
-    weights.chmod(0o600)
-    seen = weights.stat()
-    monkeypatch.setattr(os, "getuid", lambda: seen.st_uid if given.get("answers") else 0)
+@pytest.fixture
+def inspection(tmp_path: Path) -> Job:
+    """Of weights that `save_pretrained` has kept to their owner, in a base model that is being built."""
+    model = tmp_path / "store" / "triage" / "base_model" / ".draft-1" / "model"
+    model.mkdir(parents=True)
+    (model / "weights").write_text("w", encoding="utf-8")
+    (model / "weights").chmod(0o600)
+    (model.parent / "inspection").mkdir()
+    request = InspectRequest(output=str(model.parent / "inspection"), model=str(model))
+    return Job(request=request, folder=model.parent / "inspection" / ".exchange")
+
+
+@pytest.fixture
+def as_root(given: dict[str, tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """Whoever runs the tests passes for root, once what is written is given away."""
+    seen = tmp_path.stat()
+    monkeypatch.setattr(os, "getuid", lambda: seen.st_uid if given else 0)
     monkeypatch.setattr(os, "getgid", lambda: seen.st_gid)
-    handed_over(job, "10001:10001")
-    assert given["blobs/weights"] == (-1, 10001)
-    assert weights.stat().st_mode & 0o777 == 0o640
+    return given
+
+
+def test_what_only_root_may_read_of_the_store_is_opened_to_the_group_of_the_program(inspection: Job, as_root: dict[str, tuple[int, int]]):
+    handed_over(inspection, "10001:10001")
+    assert as_root["store/triage/base_model/.draft-1/model/weights"] == (-1, 10001)
+    assert (inspection.reads[0] / "weights").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("linked_from_the_store", [True, False])
+def test_what_only_root_may_read_elsewhere_is_named_and_left_as_it_is(
+    inspection: Job, tmp_path: Path, as_root: dict[str, tuple[int, int]], linked_from_the_store: bool
+):
+    own = tmp_path / "own"
+    inspection.reads[0].rename(own)
+    if linked_from_the_store:
+        inspection.reads[0].mkdir()
+        (inspection.reads[0] / "weights").symlink_to(own / "weights")
+    request = inspection.request.model_copy(update={} if linked_from_the_store else {"model": str(own)})
+    with pytest.raises(PlaceFailure, match=r"inspect: user 10001:10001 of the container may not read \S*/own/weights: chmod"):
+        handed_over(Job(request=request, folder=inspection.folder), "10001:10001")
+    assert set(as_root) == {"store/triage/base_model/.draft-1/inspection"}
+    assert (own / "weights").stat().st_mode & 0o777 == 0o600
 
 
 def test_what_somebody_else_keeps_from_the_user_of_the_program_is_named(
