@@ -5,9 +5,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from fine_tune_pipeline.programs.requests import Tracking
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+    from mlflow.tracking import MlflowClient
 
 PROBE_BYTES = 1 << 20
 """Written to the output folder: more than the answer of any program without weights."""
@@ -15,16 +20,43 @@ PROBE_BYTES = 1 << 20
 PROBE_TAG = "fine_tune_pipeline.preflight"
 
 _QUICK = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "6",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
 }
-"""By default MLflow asks a dead server for minutes."""
+"""By default MLflow asks a dead server for minutes; so 2 s where connections are refused, 20 s where nothing comes back."""
 
 
 class OutputNotWritable(OSError):
     """The output folder does not take a file: no permission, a read-only mount, no room."""
+
+
+class TrackingSilent(ConnectionError):
+    """MLflow's server does not answer at the begin of a run."""
+
+
+def known_experiment(client: "MlflowClient", name: str) -> "Experiment | None":
+    """The first question to MLflow, so that a server that is not there is told soon; later ones are asked again for as long as MLflow does.
+
+    Raises:
+        TrackingSilent: names the address, the cause, and what to do.
+    """
+    from mlflow.exceptions import MlflowException, RestException
+
+    try:
+        with _environment(_QUICK):
+            return client.get_experiment_by_name(name)
+    except RestException:
+        # It has answered: a refusal says by itself what is wrong.
+        raise
+    except MlflowException as error:
+        if not client.tracking_uri.startswith(("http://", "https://")):
+            raise
+        raise TrackingSilent(
+            f"MLflow at {client.tracking_uri} does not answer ({str(error).splitlines()[0][:300]}); start its server, let this machine "
+            "reach it, or correct MLFLOW_TRACKING_URI"
+        ) from error
 
 
 def try_output(folder: str | Path) -> None:

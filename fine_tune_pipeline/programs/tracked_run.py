@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from fine_tune_pipeline.programs.access import known_experiment
 from fine_tune_pipeline.programs.requests import Tracking
 
 if TYPE_CHECKING:
@@ -61,14 +62,18 @@ class TrackedRun:
 
 @contextmanager
 def tracked_run(tracking: Tracking | None) -> Iterator[TrackedRun | None]:
-    """A new run, ended FINISHED; FAILED after an error, KILLED after a signal. None without tracking."""
+    """A new run, ended FINISHED; FAILED after an error, KILLED after a signal. None without tracking.
+
+    Raises:
+        TrackingSilent: the server does not answer when the run begins.
+    """
     if tracking is None:
         yield None
         return
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking.uri)
-    found = client.get_experiment_by_name(tracking.experiment)
+    found = known_experiment(client, tracking.experiment)
     experiment = client.create_experiment(tracking.experiment) if found is None else found.experiment_id
     run = TrackedRun(client, client.create_run(experiment, tags=tracking.tags, run_name=tracking.run_name).info.run_id)
     status = "KILLED"

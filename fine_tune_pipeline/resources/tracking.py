@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from fine_tune_pipeline.programs.access import known_experiment
 from fine_tune_pipeline.programs.requests import Tracking
 
 
@@ -34,11 +35,14 @@ class ExperimentTracking(dg.ConfigurableResource):
         """The name of the use case's experiment, made if it is not there.
 
         A database-backed one is told where its artifacts lie, else they land in the working folder.
+
+        Raises:
+            TrackingSilent: the server does not answer.
         """
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        if client.get_experiment_by_name(use_case) is None:
+        if known_experiment(client, use_case) is None:
             location = None if self.artifacts is None else f"{self.artifacts}/{use_case}"
             client.create_experiment(use_case, artifact_location=location)
         return use_case
