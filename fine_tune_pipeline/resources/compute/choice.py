@@ -20,7 +20,7 @@ def chosen_compute(environment: Mapping[str, str]) -> PlacedCompute:
     """The place that FINE_TUNE_PIPELINE_COMPUTE names; this machine by default. The configuration of a run can choose another.
 
     Raises:
-        UnknownPlace: the kind or a setting is not known, or the file cannot be read.
+        UnknownPlace: the kind or a setting is not known, a setting is missing, or the file cannot be read.
     """
     named = environment.get(VARIABLE, "local")
     if named.endswith((".yaml", ".yml")):
@@ -35,6 +35,10 @@ def chosen_compute(environment: Mapping[str, str]) -> PlacedCompute:
     unknown = sorted(settings.keys() - KINDS[kind].model_fields.keys())
     if unknown:
         raise UnknownPlace(f"{where}: {', '.join(unknown)}: unknown; {kind} has {', '.join(sorted(KINDS[kind].model_fields))}")
+    missing = [name for name, field in KINDS[kind].model_fields.items() if field.is_required() and settings.get(name) is None]
+    if missing:
+        way = f"write a YAML file with its settings and name it in {VARIABLE}" if where == VARIABLE else "add it to the file"
+        raise UnknownPlace(f"{where}: {kind} needs {', '.join(missing)}: {way} (docs/compute_{kind}.md)")
     try:
         return PlacedCompute(place=KINDS[kind](**settings))
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from fine_tune_pipeline.resources.compute.job import PlaceFailure
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
     from ray.job_submission import JobSubmissionClient
+
+FIND_SECONDS = 5
+"""Ray itself asks for most of a minute whether a cluster of that address, perhaps one that has long ended, is there."""
 
 REQUEST_SECONDS = 60
 """Ray's own client waits for ever; a large working_dir is one request too."""
@@ -36,22 +40,38 @@ def connected(address: str | None, headers: Mapping[str, str], *, verify: bool |
         PlaceFailure: nobody answers there, or not a Ray dashboard, or it does not let us in.
     """
     import requests
+    from ray.exceptions import RayError
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _agree(address)
-    shown = address or next((os.environ[name] for name in ADDRESSES if name in os.environ), "the cluster of this machine")
+    named = address or next((os.environ[name] for name in ADDRESSES if os.environ.get(name)), None)
+    shown = named or "this machine"
     try:
+        if named is None or "://" not in named:
+            _found(named)
         return _patient()(address=address, headers=dict(headers), verify=verify)
-    except (Unreachable, ConnectionError) as error:
+    except (Unreachable, ConnectionError, RayError) as error:
         raise PlaceFailure(
-            f"compute.place.address: no Ray cluster answers at {shown}: {error}. Want the address of its dashboard, such as "
-            "http://<head>:8265, reachable from here (--dashboard-host=0.0.0.0, a tunnel, or an ingress)"
+            f"compute.place.address: no Ray cluster answers at {shown}: {error}. Set it, or RAY_ADDRESS, to the address of its dashboard, "
+            "such as http://<head>:8265, reachable from here (--dashboard-host=0.0.0.0, a tunnel, or an ingress)"
         ) from error
     except (Forgotten, RuntimeError, ValueError, requests.RequestException) as error:
         raise PlaceFailure(
             f"compute.place.address: {shown} answers, but not as the dashboard of Ray 2.8 or later: {error}. Want its dashboard (port 8265 "
             "by default), not the port of the cluster itself (6379) or of Ray Client (10001)"
         ) from error
+
+
+def _found(named: str | None) -> None:
+    """Whether somebody listens where Ray will ask for the dashboard's address: at the cluster's own, by default of the last one here."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    cluster = canonicalize_bootstrap_address_or_die(named)
+    host, _, port = cluster.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=FIND_SECONDS).close()
+    except OSError as error:
+        raise Unreachable(f"nobody listens at {cluster} ({error})") from error
 
 
 def _agree(address: str | None) -> None:

@@ -51,6 +51,17 @@ def test_an_unknown_kind_or_missing_file_names_what_there_is(tmp_path: Path):
         chosen_compute({"FINE_TUNE_PIPELINE_COMPUTE": str(tmp_path / "nowhere.yaml")})
 
 
+@pytest.mark.parametrize(("kind", "setting"), [("kubernetes", "image"), ("cloud", "staging")])
+def test_a_kind_alone_that_needs_a_setting_says_where_to_write_it(tmp_path: Path, kind: str, setting: str):
+    way = "write a YAML file with its settings and name it in FINE_TUNE_PIPELINE_COMPUTE"
+    with pytest.raises(UnknownPlace, match=rf"^FINE_TUNE_PIPELINE_COMPUTE: {kind} needs {setting}: {way} \(docs/compute_{kind}\.md\)$"):
+        chosen_compute({"FINE_TUNE_PIPELINE_COMPUTE": kind})
+    file = tmp_path / "compute.yaml"
+    file.write_text(f"kind: {kind}\n{setting}:\n", encoding="utf-8")
+    with pytest.raises(UnknownPlace, match=rf"compute\.yaml: {kind} needs {setting}: add it to the file"):
+        chosen_compute({"FINE_TUNE_PIPELINE_COMPUTE": str(file)})
+
+
 def test_the_configuration_of_a_run_chooses_another_place():
     seen: list[object] = []
 

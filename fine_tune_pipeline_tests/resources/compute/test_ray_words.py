@@ -71,6 +71,42 @@ def test_a_cluster_that_is_not_there_is_said_with_its_address(server: HTTPServer
         Ray(address=f"http://127.0.0.1:{server.server_port}").inventory()
 
 
+@pytest.mark.parametrize("where", ["of the last cluster here", "in the environment"])
+def test_a_cluster_that_has_ended_is_said_with_what_to_set(server: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str):
+    server.server_close()
+    ended = f"127.0.0.1:{server.server_port}"
+    if where == "in the environment":
+        monkeypatch.setenv("RAY_ADDRESS", ended)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(ended, encoding="utf-8")
+    shown = ended if where == "in the environment" else "this machine"
+    with pytest.raises(
+        PlaceFailure, match=rf"no Ray cluster answers at {shown}: nobody listens at \S+:{server.server_port} .*Set it, or RAY_ADDRESS, to"
+    ):
+        Ray().inventory()
+
+
+def test_a_machine_without_a_cluster_is_said_with_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    with pytest.raises(
+        PlaceFailure, match=r"no Ray cluster answers at this machine: Could not find any running .*Set it, or RAY_ADDRESS, to"
+    ):
+        Ray().inventory()
+
+
+def test_an_answer_that_ray_itself_waits_for_in_vain_is_said(monkeypatch: pytest.MonkeyPatch):
+    from ray.exceptions import RpcError
+
+    def in_vain(*_: object, **__: object) -> None:
+        raise RpcError("Timed out while waiting for GCS")
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient.__init__", in_vain)
+    with pytest.raises(PlaceFailure, match="no Ray cluster answers at http://head:8265: Timed out while waiting for GCS"):
+        Ray(address="http://head:8265").inventory()
+
+
 def test_a_header_takes_its_secret_from_the_environment(server: HTTPServer, monkeypatch: pytest.MonkeyPatch):
     server.answer = (404, b"")
     place = Ray(address=f"http://127.0.0.1:{server.server_port}", headers={"Authorization": "Bearer $RAY_TOKEN"})
