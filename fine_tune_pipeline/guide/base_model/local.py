@@ -8,6 +8,9 @@ from pathlib import Path
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.model_files import UnusableModel, described, header_shapes
+from fine_tune_pipeline.guide.base_model.reaching import writing
+
+STORE = "FINE_TUNE_PIPELINE_STORE"
 
 
 class NoModelFolder(UnusableModel):
@@ -58,8 +61,12 @@ def take_over(files: Mapping[str, Path], target: Path) -> None:
     """Copy files under their names into the new folder `target`; an artifact shares nothing with where its files came from.
 
     Only contents are copied: weights that `save_pretrained` keeps to their owner get the usual permissions of a new file.
+
+    Raises:
+        DiskFull, NotWritable: the store's disk is full, or may not be written to.
     """
-    target.mkdir(parents=True)
-    for name, path in files.items():
-        # What lies behind the links of a cache, too.
-        shutil.copyfile(path, target / name)
+    with writing(target, variable=STORE):
+        target.mkdir(parents=True)
+        for name, path in files.items():
+            # What lies behind the links of a cache, too.
+            shutil.copyfile(path, target / name)

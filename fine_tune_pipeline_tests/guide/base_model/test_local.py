@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from fine_tune_pipeline.guide.base_model.model_files import (
     UnreadableConfig,
     UnusableModel,
 )
+from fine_tune_pipeline.guide.base_model.reaching import DiskFull
 from fine_tune_pipeline_tests.tiny import HIDDEN, VOCABULARY, tiny_model
 
 
@@ -159,6 +163,15 @@ def test_weights_that_only_their_owner_may_read_become_ordinary_files(folder, tm
     (tmp_path / "new").touch()
     assert (tmp_path / "taken" / "model.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
     assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_disk_that_is_full_while_files_are_copied_is_said(folder, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(DiskFull, match=r"taken: the disk is full .*set FINE_TUNE_PIPELINE_STORE to a folder on a larger disk"):
+        take_over({"config.json": folder / "config.json"}, tmp_path / "taken")
 
 
 SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000}
