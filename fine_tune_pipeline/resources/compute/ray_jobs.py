@@ -66,7 +66,7 @@ def _found(named: str | None) -> None:
     """Whether somebody listens where Ray will ask for the dashboard's address: at the cluster's own, by default of the last one here."""
     from ray._private.services import canonicalize_bootstrap_address_or_die
 
-    cluster = canonicalize_bootstrap_address_or_die(named)
+    cluster = canonicalize_bootstrap_address_or_die(named or "auto")
     host, _, port = cluster.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=FIND_SECONDS).close()
