@@ -85,7 +85,7 @@ def forecasts(
     does = {step.asset: step.does for step in steps}
     if "build" not in does.values():
         return {}
-    known = does["base_model"] != "stop"
+    known = does.get("base_model") != "stop"
     hosted = _hosted(spec, steps, store, inventory) if known else None
     plan = _plan(spec, steps, store, inventory) if known and hosted is None else None
     prospect = Prospect(plan, known_rows(spec), _same(does, supposed=supposed))
@@ -97,8 +97,8 @@ def forecasts(
 
 def _same(does: Mapping[str, Does], *, supposed: bool) -> frozenset[str]:
     """Assets that work on what they worked on the last time, there where they worked the last time."""
-    rows = () if does["raw_examples"] == "build" else ROW_SECONDS
-    model = () if supposed or does["base_model"] == "build" or does["raw_examples"] == "build" else WITH_THE_MODEL
+    rows = () if does.get("raw_examples") == "build" else ROW_SECONDS
+    model = () if supposed or does.get("base_model") == "build" or does.get("raw_examples") == "build" else WITH_THE_MODEL
     others = does.keys() - {*ROW_SECONDS, *WITH_THE_MODEL}
     return frozenset({*rows, *model, *others})
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,8 +16,11 @@ import psutil
 if TYPE_CHECKING:
     from fine_tune_pipeline_tests.resources.compute.fake_kubernetes import FakeCluster
 
-IMAGE_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
+IMAGE_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 """What an image would set; nothing else of our environment reaches a pod."""
+
+REPOSITORY = Path(__file__).parents[3]
+"""Where an image would have the package and its tests."""
 
 POLL_SECONDS = 0.05
 KIBI = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
@@ -208,7 +212,7 @@ class Kubelet:
         plain = {one["name"]: one["value"] for one in container["env"] if "value" in one}
         referred = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"] if "valueFrom" in one}
         secret = {name: self._cluster.secrets[of["name"], of["key"]] for name, of in referred.items()}
-        return {**image, **plain, **secret}
+        return {"PYTHONPATH": str(REPOSITORY), **image, **plain, **secret}
 
 
 def _unscheduled(message: str) -> dict[str, Any]:
