@@ -314,6 +314,9 @@ def test_the_inventory_is_what_a_program_would_be_given():
 
 def test_the_same_training_gives_the_same_adapter_in_a_container_as_here(tmp_path: Path):
     model, rows = tiny_model(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    for file in model.iterdir():
+        # As a store's files are: saved weights are their owner's alone.
+        file.chmod(0o644)
     places = {"here": Local(), "container": place(volumes={site_packages(): f"{WHOLE}:ro"}, shm_gib=0.25)}
     variables = {"OMP_NUM_THREADS": "1"}
     for name, where in places.items():
