@@ -19,6 +19,9 @@ WRONG_USE = 2
 ENVIRONMENT = 3
 WAITING = 4
 
+Add = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
+"""Adds a command, named and described as its function."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; what it prints on stdout is its result, on stderr its way there."""
@@ -291,6 +294,13 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
+    _add_questions(command)
+    _add_actions(command)
+    return parser
+
+
+def _add_questions(command: Add) -> None:
+    """Commands that read, judge or rewrite what one has."""
     added = command(check)
     added.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="YAML file, or folder to search for defs.yaml")
     added.add_argument("--no-files", action="store_true", help="do not look for the data files that they name")
@@ -330,6 +340,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
     added.add_argument("--instruction", type=Path, metavar="FILE", help="the system message that the model is used with")
     added.add_argument("--max-tokens", type=int, default=1024, help="of one answer")
+
+
+def _add_actions(command: Add) -> None:
+    """Commands that start or end something, or ask what a start would do."""
     for run in (serve, stop, status):
         command(run).add_argument("use_case", metavar="USE_CASE")
     added = command(plan)
@@ -339,7 +353,6 @@ def _parser() -> argparse.ArgumentParser:
     added = command(dev)
     added.add_argument("--port", type=int, default=3000, help="of the web UI")
     added.add_argument("--mlflow-port", type=int, default=5000, help="of MLflow")
-    return parser
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Course:
             seen = f" Its last warning: {warnings[-1]}." if warnings else ""
             raise NeverStarted(
                 f"Job {name_of(self._job)} of namespace {self._settings.namespace} did not start within "
-                f"{self._settings.start_seconds:g} s. {why.sentence}{seen} {why.todo}"
+                f"{self._settings.start_seconds:g} s. {why.sentence}{seen} {why.remedy}"
             )
 
     def _warnings(self, of: Shown) -> list[str]:

@@ -19,7 +19,7 @@ DEADLINE = "DeadlineExceeded"
 HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
 """What no waiting changes."""
 
-TODO = {
+REMEDIES = {
     "Unschedulable": "No node takes the pod: lower compute.place.cpus, memory_gib or gpus, correct node_selector and tolerations, create "
     "the PersistentVolumeClaim, or wait for the nodes with a larger start_seconds.",
     "ErrImagePull": "Correct compute.place.image, or name a Secret for its registry in image_pull_secrets.",
@@ -49,8 +49,8 @@ class Waiting:
         return f"Kubernetes says: {str(self).rstrip('.')}."
 
     @property
-    def todo(self) -> str:
-        return TODO.get(self.reason, "See `kubectl describe pod`, or wait longer with compute.place.start_seconds.")
+    def remedy(self) -> str:
+        return REMEDIES.get(self.reason, "See `kubectl describe pod`, or wait longer with compute.place.start_seconds.")
 
 
 def name_of(shown: Shown) -> str:

@@ -70,7 +70,7 @@ def test_the_end_of_a_program_is_read_from_pod_and_job(seen: Any, its_job: Any, 
 )
 def test_why_a_pod_waits_is_said_in_kubernetes_words(seen: Any, said: str):
     assert str(waiting(seen)) == said
-    assert waiting(seen).todo
+    assert waiting(seen).remedy
 
 
 def test_only_the_program_counts_not_what_runs_beside_it():
