@@ -72,7 +72,9 @@ def _on_ray(do: Do, parts: Sequence[Part], request: PartsRequest) -> Iterator[Pa
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    ray.init(address=request.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    # By name: without an address Ray waits for the last cluster of this machine, which may have been killed.
+    address = request.address or os.environ.get("RAY_ADDRESS") or "local"
+    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=max(1, len(parts)))
