@@ -98,7 +98,9 @@ def save(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrai
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(model, partial, tokenizer=tokenizer)
+        write(model, partial)
+        if not isinstance(model, PeftModel):
+            tokenizer.save_pretrained(str(partial))
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial, folder)
@@ -106,7 +108,8 @@ def save(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrai
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrainedTokenizerBase) -> None:
+def write(model: PreTrainedModel | PeftModel, folder: Path) -> None:
+    """What was learned, as files of `folder`: a PEFT adapter, or all weights."""
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             # The folder's name, not its place: an adapter is the same wherever it was trained.
@@ -117,4 +120,3 @@ def _write(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTr
         (folder / "README.md").unlink(missing_ok=True)
     else:
         model.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))

@@ -1,4 +1,4 @@
-"""Which tokens go through the model together: rows of a data set, the batches of each optimizer step, and their tensors.
+"""Which tokens go through the model together: rows of a data set, the rows of each optimizer step, and their tensors.
 
 The rows of an optimizer step depend on the seed and the effective batch alone. How a step is cut into micro-batches depends on the
 placement, so moving a training to another machine does not change what it computes.
@@ -113,17 +113,16 @@ def shown_ids(ids: Sequence[str]) -> str:
     return ", ".join(ids[:SHOWN_IDS]) + more
 
 
-class StepBatches(Sampler[list[int]]):
-    """Micro-batches in the order of training: a seeded shuffle, cut into optimizer steps, each cut into micro-batches by length.
+class Steps(Sampler[list[int]]):
+    """The rows of each optimizer step, in the order of training: a seeded shuffle, cut into steps.
 
     Within a step the longest rows come first: rows of a like length share a micro-batch, and one that does not fit into memory fails at
     once.
     """
 
-    def __init__(self, lengths: Sequence[int], *, effective_batch: int, micro_batch: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], *, effective_batch: int, seed: int) -> None:
         self._lengths = lengths
         self._effective_batch = effective_batch
-        self._micro_batch = min(micro_batch, effective_batch)
         self._seed = seed
         self._epoch = 0
 
@@ -132,16 +131,6 @@ class StepBatches(Sampler[list[int]]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self._lengths), self._effective_batch)
-        return whole * self.accumulation + -(-rest // self._micro_batch)
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches of a whole step."""
-        return -(-self._effective_batch // self._micro_batch)
-
-    @property
-    def steps(self) -> int:
         """Optimizer steps of one epoch; the last may hold fewer rows."""
         return -(-len(self._lengths) // self._effective_batch)
 
@@ -150,9 +139,7 @@ class StepBatches(Sampler[list[int]]):
         generator = torch.Generator().manual_seed(self._seed * EPOCHS_APART + self._epoch)
         order = torch.randperm(len(self._lengths), generator=generator).tolist()
         for start in range(0, len(order), self._effective_batch):
-            step = sorted(order[start : start + self._effective_batch], key=lambda row: (-self._lengths[row], row))
-            for first in range(0, len(step), self._micro_batch):
-                yield step[first : first + self._micro_batch]
+            yield sorted(order[start : start + self._effective_batch], key=lambda row: (-self._lengths[row], row))
 
 
 class Collate:

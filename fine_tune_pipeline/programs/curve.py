@@ -1,7 +1,6 @@
 """What is seen of a training while it runs: every step as a point of the curve, and the loss on a sample of the validation rows."""
 
 import json
-import math
 import random
 import time
 from collections.abc import Sequence
@@ -11,15 +10,17 @@ from types import TracebackType
 from typing import Protocol
 
 import torch
-from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fine_tune_pipeline.programs.adapters import evaluate
 from fine_tune_pipeline.programs.batches import Collate, Row, as_records
 from fine_tune_pipeline.programs.losses import batch_nll
 from fine_tune_pipeline.programs.models import peak_memory_bytes
+from fine_tune_pipeline.programs.progress import Seen
+from fine_tune_pipeline.programs.recipe import on_device
 from fine_tune_pipeline.programs.reporting import Reporter
-from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, StepTotals
+from fine_tune_pipeline.programs.step_gradient import StepTotals
+from fine_tune_pipeline.programs.trainer import CompletionTrainer, Endurance
 
 VALIDATIONS_PER_EPOCH = 3
 
@@ -28,12 +29,15 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Point:
-    """One optimizer step: `loss` in nats per labelled token, `tokens_per_second` without padding, the peak of memory so far."""
+    """One optimizer step: `loss` in nats per labelled token, `gradient_norm` before clipping, `tokens_per_second` without padding,
+    `padding_share` of what went through the model, the peak of memory so far."""
 
     step: int
     loss: float
     learning_rate: float
+    gradient_norm: float
     tokens_per_second: float
+    padding_share: float
     memory_bytes: int
 
 
@@ -44,21 +48,34 @@ class Listener(Protocol):
 
 
 class CurveFile:
-    """JSONL of points, each on disk as soon as it is known."""
+    """JSONL of points, each on disk as soon as it is known. `points` are those of earlier tries, and then all."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, earlier: Path | None = None) -> None:
         self.path = path
+        self.points: list[Point] = []
+        lines = [] if earlier is None else earlier.read_text(encoding="utf-8").splitlines()
+        self.points = [Point(**json.loads(line)) for line in lines]
 
     def __enter__(self) -> "CurveFile":
         self._file = self.path.open("w", encoding="utf-8")
+        self._file.writelines(_line(point) for point in self.points)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
 
     def add(self, point: Point) -> None:
-        self._file.write(json.dumps(asdict(point)) + "\n")
+        self.points.append(point)
+        self._file.write(_line(point))
         self._file.flush()
+
+    def copy(self, path: Path) -> None:
+        """All points so far, for a checkpoint."""
+        path.write_text("".join(_line(point) for point in self.points), encoding="utf-8")
+
+
+def _line(point: Point) -> str:
+    return json.dumps(asdict(point)) + "\n"
 
 
 class Validation:
@@ -74,21 +91,26 @@ class Validation:
         self._collate = collate
 
     @torch.no_grad()
-    def loss(self, model: torch.nn.Module) -> float:
-        """Nats per labelled token; no logits are kept."""
+    def loss(self, model: torch.nn.Module, *, endurance: Endurance) -> float:
+        """Nats per labelled token; no logits are kept.
+
+        Raises:
+            Interrupted: a signal wants the program to end.
+        """
         evaluate(model)
         device = next(model.parameters()).device
         total = 0.0
         for first in range(0, len(self.rows), self._micro_batch):
-            batch = self._collate(as_records(self.rows[first : first + self._micro_batch]))
-            on_device = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-            total += float(batch_nll(model, on_device))
+            batch = on_device(self._collate(as_records(self.rows[first : first + self._micro_batch])), device)
+            with endurance.preemption.interruptible():
+                total += float(batch_nll(model, batch))
+            endurance.beat()
         model.train()
         return total / sum(row.labelled for row in self.rows)
 
 
 class Watch(TrainerCallback):
-    """Turns the trainer's events into points, validation losses and live progress."""
+    """Turns the trainer's steps into points of the curve and live progress."""
 
     def __init__(
         self,
@@ -96,85 +118,106 @@ class Watch(TrainerCallback):
         *,
         reporter: Reporter,
         curve: CurveFile,
-        validation: Validation,
+        seen: Seen,
         listeners: Sequence[Listener] = (),
     ) -> None:
-        self.points: list[Point] = []
-        self.validation_losses: list[tuple[int, float]] = []
-        self.seconds = 0.0
-        self.cpu_seconds = 0.0
-        self.tokens = 0
-        self.labelled = 0
         self.curve = curve
+        self.seconds, self.cpu_seconds = seen.seconds, seen.cpu_seconds
+        self.tokens, self.labelled, self.places = seen.tokens, seen.labelled, seen.places
         self._trainer = trainer
         self._reporter = reporter
-        self._validation = validation
         self._listeners = listeners
-        self._mark = self._cpu_mark = 0.0
+        self._mark = self._cpu_mark = self._rate = 0.0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: object) -> None:
-        """Measure where training starts from."""
-        self._validate(0)
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: object) -> None:
+        """The clock runs while a step is made."""
         self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
+        assert self._trainer.optimizer is not None
+        self._rate = float(self._trainer.optimizer.param_groups[0]["lr"])
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **event: object
     ) -> None:
-        """Called after every optimizer step, and once at the end with a summary that is not used.
-
-        Raises:
-            LossNotFinite: the gradient overflowed although the loss did not.
-        """
+        """Called after every optimizer step, and once at the end with a summary that is not used."""
         if logs is None or "grad_norm" not in logs:
             return
         totals = self._trainer.take_totals()
-        if not math.isfinite(logs["grad_norm"]):
-            raise LossNotFinite(
-                f"step {state.global_step}: the gradient's norm is {logs['grad_norm']}, with a loss of {totals.nll / totals.labelled:.4g}; "
-                "lower training.learning_rate, or write training.dtype: float32"
-            )
         seconds = time.perf_counter() - self._mark
-        self.cpu_seconds += time.process_time() - self._cpu_mark
-        self._add(state, totals, seconds=seconds, learning_rate=logs["learning_rate"])
-        every = max(1, round(self._trainer.batches.steps / VALIDATIONS_PER_EPOCH))
-        if state.global_step % every == 0 or state.global_step == state.max_steps:
-            self._validate(state.global_step)
-        self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
-
-    def _add(self, state: TrainerState, totals: StepTotals, *, seconds: float, learning_rate: float) -> None:
         self.seconds += seconds
+        self.cpu_seconds += time.process_time() - self._cpu_mark
+        if totals is not None:
+            self._add(state, totals, logs, seconds=seconds)
+
+    def _add(self, state: TrainerState, totals: StepTotals, logs: dict[str, float], *, seconds: float) -> None:
         self.tokens += totals.tokens
         self.labelled += totals.labelled
+        self.places += totals.places
         point = Point(
             step=state.global_step,
-            loss=totals.nll / totals.labelled,
-            learning_rate=learning_rate,
+            loss=totals.loss,
+            learning_rate=self._rate,
+            gradient_norm=logs["grad_norm"],
             tokens_per_second=totals.tokens / seconds,
+            padding_share=1 - totals.tokens / totals.places,
             memory_bytes=peak_memory_bytes(),
         )
-        self.points.append(point)
         self.curve.add(point)
         numbers = {name: value for name, value in asdict(point).items() if name != "step"}
         for listener in self._listeners:
             listener.numbers(point.step, numbers)
+        shown = {name: value for name, value in numbers.items() if name != "memory_bytes"}
         self._reporter.progress(
             point.step,
             state.max_steps,
             "training",
-            loss=point.loss,
-            learning_rate=learning_rate,
-            tokens_per_second=point.tokens_per_second,
+            **shown,
             memory_gib=point.memory_bytes / GIB,
+            eta_seconds=self.seconds / state.global_step * (state.max_steps - state.global_step),
         )
-
-    def _validate(self, step: int) -> None:
-        loss = self._validation.loss(self._trainer.trained)
-        self.validation_losses.append((step, loss))
-        for listener in self._listeners:
-            listener.numbers(step, {"validation_loss": loss})
-        self._reporter.log(f"validation loss {loss:.4f} nats per token after step {step}")
 
     def final_loss(self) -> float:
         """The mean loss of the last steps: a quarter of all, at most ten. One step alone depends on the rows that it happened to see."""
-        last = self.points[-max(1, min(10, len(self.points) // 4)) :]
+        last = self.curve.points[-max(1, min(10, len(self.curve.points) // 4)) :]
         return sum(point.loss for point in last) / len(last)
+
+
+class Validations(TrainerCallback):
+    """The validation loss before training, some times in every epoch and at the end; one that an earlier try did not come to is made up."""
+
+    def __init__(
+        self,
+        trainer: CompletionTrainer,
+        validation: Validation,
+        *,
+        endurance: Endurance,
+        seen: Seen,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.losses = list(seen.validation_losses)
+        self._trainer = trainer
+        self._validation = validation
+        self._endurance = endurance
+        self._listeners = listeners
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: object) -> None:
+        """Where training starts from."""
+        self._look(state)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **event: object
+    ) -> None:
+        """After every optimizer step."""
+        if logs is not None and "grad_norm" in logs:
+            self._look(state)
+
+    def _look(self, state: TrainerState) -> None:
+        step = state.global_step
+        every = max(1, round(len(self._trainer.steps) / VALIDATIONS_PER_EPOCH))
+        due = step % every == 0 or step == state.max_steps
+        if not due or any(step == earlier for earlier, _ in self.losses):
+            return
+        loss = self._validation.loss(self._trainer.trained, endurance=self._endurance)
+        self.losses.append((step, loss))
+        for listener in self._listeners:
+            listener.numbers(step, {"validation_loss": loss})
+        self._endurance.log(f"validation loss {loss:.4f} nats per token after step {step}")

@@ -26,6 +26,8 @@ RequestT = TypeVar("RequestT", bound=Request)
 PARENT_VARIABLE = "FINE_TUNE_PIPELINE_PARENT"
 LEASE_VARIABLE = "FINE_TUNE_PIPELINE_LEASE"
 LEASE_SECONDS_VARIABLE = "FINE_TUNE_PIPELINE_LEASE_SECONDS"
+RESULT = "result.json"
+
 POLL_SECONDS = 1.0
 """How often the watchdog looks at its parent; a GPU is held at most this much longer."""
 
@@ -89,7 +91,7 @@ def session() -> Iterator[Reporter]:
 
 def finish(request: Request, result: Contract) -> None:
     """Write the answer; last, since its presence says that the rest is whole."""
-    result.write(Path(request.output) / "result.json")
+    result.write(Path(request.output) / RESULT)
 
 
 def end_on_signals() -> None:

@@ -21,7 +21,8 @@ from fine_tune_pipeline.spec.training import Precision
 class Contract(BaseModel):
     """A frozen, strict JSON document."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A loss may be no number, and JSON has none that says so.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -203,8 +204,19 @@ class Prediction(Contract):
     finished: bool
 
 
+class CheckpointPolicy(Contract):
+    """When a training writes down where it is. `minutes` and `steps`: since the last one, whichever comes first; `keep`: so many."""
+
+    minutes: float = 5.0
+    steps: int | None = None
+    keep: int = 2
+
+
 class TrainRequest(Request):
-    """Step 6: train `technique` on `train` (JSONL rows of id, prompt, completion), watching the loss on `validation`."""
+    """Step 6: train `technique` on `train` (JSONL rows of id, prompt, completion), watching the loss on `validation`.
+
+    Broken off, it goes on from its last checkpoint, which lies in `<output>/checkpoints`.
+    """
 
     module = "fine_tune_pipeline.programs.train"
     resumable = True
@@ -216,7 +228,12 @@ class TrainRequest(Request):
     technique: Technique
     hyperparameters: Hyperparameters
     placement: Placement
+    checkpoints: CheckpointPolicy = CheckpointPolicy()
+    stall_seconds: float = Field(default=1800.0, description="Without any progress, after which the program says where it stands and ends.")
     tracking: Tracking | None = None
+
+    def identity(self) -> str:
+        return identity(self.model_dump(mode="json", exclude={"checkpoints", "stall_seconds"}))
 
 
 class TrainResult(Contract):
@@ -235,13 +252,19 @@ class TrainResult(Contract):
     validation_losses: tuple[tuple[int, float], ...] = Field(description="(step, loss); step 0 is before training.")
     peak_memory_bytes: int
     trainable_parameters: int
-    curve: str = Field(description="JSONL: step, loss, learning_rate, tokens_per_second, memory_bytes.")
+    curve: str = Field(description="JSONL: step, loss, learning_rate, gradient_norm, tokens_per_second, padding_share, memory_bytes.")
     fixed_memory_bytes: int = Field(default=0, description="Held before the model was loaded; 0 on an accelerator, which counts without.")
     most_tokens: int = Field(default=0, description="In one forward pass.")
     most_labelled: int = Field(default=0, description="Of these, at most, the ones that the loss is computed on.")
     passes: int = Field(default=0, description="Forward passes of the training loop.")
     passes_rows: int = Field(default=0, description="Rows in all of them together.")
     cpu_seconds: float = Field(default=0.0, description="Of all threads in the training loop.")
+    padding_share: float = Field(default=0.0, description="Of all places that went through the model.")
+    micro_batch: int = Field(default=0, description="At the end: smaller than planned when memory did not suffice.")
+    skipped_steps: tuple[tuple[int, str], ...] = Field(default=(), description="Not learned from, and why.")
+    remedies: tuple[str, ...] = Field(default=(), description="What was done to go on, in order.")
+    continued_from: tuple[int, ...] = Field(default=(), description="Steps at which a try went on where an earlier one had ended.")
+    request_sha256: str = Field(default="", description="Of the request's identity.")
     mlflow_run_id: str | None = None
 
 

@@ -24,8 +24,9 @@ LARGEST_BATCH = 900
 class TrackedRun:
     """An open run. Numbers are kept for up to two seconds before they are sent."""
 
-    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str, *, reopened: bool = False) -> None:
         self.run_id = run_id
+        self.reopened = reopened
         self._client = client
         self._waiting: list[Metric] = []
         self._sent = time.monotonic()
@@ -61,8 +62,11 @@ class TrackedRun:
 
 
 @contextmanager
-def tracked_run(tracking: Tracking | None) -> Iterator[TrackedRun | None]:
+def tracked_run(tracking: Tracking | None, *, earlier: str | None = None) -> Iterator[TrackedRun | None]:
     """A new run, ended FINISHED; FAILED after an error, KILLED after a signal. None without tracking.
+
+    Args:
+        earlier: id of the run of a try that was broken off: it is opened again, if it is still there.
 
     Raises:
         TrackingSilent: the server does not answer when the run begins.
@@ -75,7 +79,9 @@ def tracked_run(tracking: Tracking | None) -> Iterator[TrackedRun | None]:
     client = MlflowClient(tracking_uri=tracking.uri)
     found = known_experiment(client, tracking.experiment)
     experiment = client.create_experiment(tracking.experiment) if found is None else found.experiment_id
-    run = TrackedRun(client, client.create_run(experiment, tags=tracking.tags, run_name=tracking.run_name).info.run_id)
+    reopened = _reopened(client, earlier)
+    run_id = reopened or client.create_run(experiment, tags=tracking.tags, run_name=tracking.run_name).info.run_id
+    run = TrackedRun(client, run_id, reopened=reopened is not None)
     status = "KILLED"
     try:
         try:
@@ -89,3 +95,19 @@ def tracked_run(tracking: Tracking | None) -> Iterator[TrackedRun | None]:
         raise
     finally:
         client.set_terminated(run.run_id, status)
+
+
+def _reopened(client: "MlflowClient", run_id: str | None) -> str | None:
+    """None when there is no such run any more: somebody has deleted it, or tracks elsewhere by now."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    if run_id is None:
+        return None
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return None
+    return run_id

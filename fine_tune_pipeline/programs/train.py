@@ -1,28 +1,42 @@
-"""Step 6 as a program: train a base model by full tuning, LoRA or QLoRA, and keep the adapter."""
+"""Step 6 as a program: train a base model by full tuning, LoRA or QLoRA, and keep the adapter.
 
-from collections.abc import Sequence
+Broken off at any moment, it goes on from its last checkpoint and ends with the adapter that it would have ended with.
+"""
+
+import shutil
 from pathlib import Path
 
 import torch
 
-from fine_tune_pipeline.programs.adapters import save, trainable_parameters
-from fine_tune_pipeline.programs.batches import Row, check_rows, tokenised_rows
-from fine_tune_pipeline.programs.curve import CurveFile, Validation, Watch
-from fine_tune_pipeline.programs.models import held_memory_bytes, load_tokenizer, peak_memory_bytes, weights_sha256
+from fine_tune_pipeline.programs.attempt import Attempt, Work
+from fine_tune_pipeline.programs.batches import check_rows, tokenised_rows
+from fine_tune_pipeline.programs.checkpoints import Checkpoints
+from fine_tune_pipeline.programs.keeping import found
+from fine_tune_pipeline.programs.models import held_memory_bytes, load_tokenizer
+from fine_tune_pipeline.programs.preemption import Preemption
+from fine_tune_pipeline.programs.progress import request_sha256
 from fine_tune_pipeline.programs.quiet import quiet_libraries
-from fine_tune_pipeline.programs.reporting import Reporter, end_on_signals, finish, parse, session
+from fine_tune_pipeline.programs.reporting import RESULT, Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
-from fine_tune_pipeline.programs.tracked_run import TrackedRun, tracked_run
-from fine_tune_pipeline.programs.trainer import CompletionTrainer, build_trainer
+from fine_tune_pipeline.programs.steadiness import Diverged
+from fine_tune_pipeline.programs.tracked_run import tracked_run
+
+CHECKPOINTS = "checkpoints"
+
+HALVED_RATES = 3
+"""Times that a diverging training is tried again with half the rate; an eighth of what was planned is another plan."""
 
 
-def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
-    """Train, and leave `adapter/` and `curve.jsonl` in `request.output`.
+def run(request: TrainRequest, reporter: Reporter, preemption: Preemption | None = None) -> TrainResult:
+    """Train, and leave `adapter/` and `curve.jsonl` in `request.output`; checkpoints stay beside them until `forget`.
 
     Raises:
         BadRows, RowsTooLong, NoLabelledTokens: the data cannot be learned from whole.
-        LossNotFinite: names the step and the rows.
+        LossNotFinite: the untrained model has no loss.
         LossNotTheModels: the architecture is not known well enough.
+        Diverged: at the planned rate and at its halves.
+        OutOfMemory: even with the smallest micro-batch.
+        Preempted: a signal has come; a checkpoint is written.
     """
     if request.placement.threads is not None:
         torch.set_num_threads(request.placement.threads)
@@ -34,71 +48,53 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     )
     for checked in (rows, held_out):
         check_rows(checked, max_length=request.hyperparameters.max_length)
-    trainer = build_trainer(request, rows=rows, tokenizer=tokenizer)
-    adapter = Path(request.output) / "adapter"
-    with tracked_run(request.tracking) as tracked, CurveFile(Path(request.output) / "curve.jsonl") as curve:
-        watch = _watch(trainer, held_out, reporter=reporter, curve=curve, listeners=[] if tracked is None else [tracked])
-        if tracked is not None:
-            tracked.parameters(technique=request.technique, hyperparameters=request.hyperparameters, placement=request.placement)
-        trainer.train()
-        save(trainer.trained, adapter, tokenizer=tokenizer)
-        if tracked is not None:
-            _keep(tracked, adapter=adapter, curve=curve.path)
-    run_id = None if tracked is None else tracked.run_id
-    return _result(request, trainer, watch, adapter=adapter, run_id=run_id, fixed_bytes=fixed_bytes)
+    checkpoints = Checkpoints(Path(request.output) / CHECKPOINTS, keep=request.checkpoints.keep)
+    work = Work(request, reporter, preemption or Preemption(), tokenizer, rows, held_out, checkpoints)
+    return _trained(work, fixed_bytes=fixed_bytes)
 
 
-def _watch(
-    trainer: CompletionTrainer, held_out: Sequence[Row], *, reporter: Reporter, curve: CurveFile, listeners: Sequence[TrackedRun]
-) -> Watch:
-    placement = trainer.recipe.placement
-    validation = Validation(held_out, training_rows=len(trainer.rows), micro_batch=placement.micro_batch, collate=trainer.collate)
-    watch = Watch(trainer, reporter=reporter, curve=curve, validation=validation, listeners=listeners)
-    trainer.add_callback(watch)
-    return watch
+def _trained(work: Work, *, fixed_bytes: int) -> TrainResult:
+    """Tries until one comes to the end; each that diverges is followed by one with half the rate, from where it was still well."""
+    sha256 = request_sha256(work.request)
+    at = found(work.checkpoints, request_sha256=sha256, say=work.reporter.log)
+    if at.checkpoint is not None:
+        work.reporter.log(f"goes on after step {at.progress.step}, where an earlier try has left a checkpoint")
+        at.progress = at.progress.model_copy(update={"continued_from": (*at.progress.continued_from, at.progress.step)})
+    scale, told = at.progress.rate_scale, at.progress
+    with tracked_run(work.request.tracking, earlier=at.progress.mlflow_run_id) as tracked:
+        while True:
+            attempt = Attempt(work, at, told=told, rate_scale=scale, tracked=tracked)
+            try:
+                return attempt.result(fixed_bytes=fixed_bytes)
+            except Diverged as error:
+                scale /= 2
+                if scale < 1 / 2**HALVED_RATES:
+                    raise Diverged(f"{error}; the same at {scale * 2:g} of the planned rate") from error
+                if at.checkpoint is not None and not attempt.got_on:
+                    work.checkpoints.forget(at.checkpoint)
+                at = found(work.checkpoints, request_sha256=sha256, say=work.reporter.log)
+                told = attempt.told(at.progress, f"{error}; once more from step {at.progress.step}, at {scale:g} of the planned rate")
 
 
-def _keep(tracked: TrackedRun, *, adapter: Path, curve: Path) -> None:
-    tracked.flush()
-    tracked.keep(str(curve))
-    tracked.keep(str(adapter), folder="adapter")
-
-
-def _result(
-    request: TrainRequest, trainer: CompletionTrainer, watch: Watch, *, adapter: Path, run_id: str | None, fixed_bytes: int
-) -> TrainResult:
-    return TrainResult(
-        adapter=str(adapter),
-        adapter_sha256=weights_sha256(adapter),
-        steps=len(watch.points),
-        rows=len(trainer.rows),
-        tokens=watch.tokens,
-        labelled_tokens=watch.labelled,
-        seconds=watch.seconds,
-        tokens_per_second=watch.tokens / watch.seconds,
-        first_loss=watch.points[0].loss,
-        final_loss=watch.final_loss(),
-        validation_losses=tuple(watch.validation_losses),
-        peak_memory_bytes=peak_memory_bytes(),
-        trainable_parameters=trainable_parameters(trainer.trained),
-        curve=str(watch.curve.path),
-        mlflow_run_id=run_id,
-        fixed_memory_bytes=fixed_bytes if request.placement.device == "cpu" else 0,
-        most_tokens=trainer.passes.most_tokens,
-        most_labelled=trainer.passes.most_labelled,
-        passes=trainer.passes.count,
-        passes_rows=trainer.passes.rows,
-        cpu_seconds=watch.cpu_seconds,
-    )
+def answered(request: TrainRequest) -> bool:
+    """Whether an earlier try of the same work has come to its end."""
+    path = Path(request.output) / RESULT
+    return path.exists() and TrainResult.read(path).request_sha256 == request_sha256(request)
 
 
 def main() -> None:
     """The command line."""
+    preemption = Preemption()
+    preemption.listen()
     request = parse(TrainRequest)
-    end_on_signals()
     quiet_libraries()
     with session() as reporter:
-        finish(request, run(request, reporter))
+        if answered(request):
+            reporter.log(f"an earlier try has finished this training; its result is in {request.output}")
+        else:
+            finish(request, run(request, reporter, preemption))
+        # Last: until the result is on the disk, they are all there is.
+        shutil.rmtree(Path(request.output) / CHECKPOINTS, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,38 @@
 """The trainer of this project: TRL's `SFTTrainer` with our batches, loss and schedule, through its public hooks. Shared with preflight."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from fine_tune_pipeline.programs.adapters import evaluate, load_base, with_technique
-from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, StepBatches, as_records, counted_labels, real_tokens, shown_ids
+from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, Steps, as_records, counted_labels, shown_ids
 from fine_tune_pipeline.programs.flat_rows import use_rows_attention
 from fine_tune_pipeline.programs.losses import batch_nll
-from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
-from fine_tune_pipeline.programs.requests import Hyperparameters, TrainRequest
-
-Recipe = TrainRequest | PreflightRequest
-"""What a training and its preflight have in common: model, format, technique, hyperparameters, placement."""
+from fine_tune_pipeline.programs.preemption import Preemption
+from fine_tune_pipeline.programs.recipe import Recipe, on_device, pad_id
+from fine_tune_pipeline.programs.requests import Hyperparameters
+from fine_tune_pipeline.programs.steadiness import Diverged, Steadiness
+from fine_tune_pipeline.programs.step_gradient import HALVINGS, StepGradient, StepTotals
 
 
 class LossNotFinite(ArithmeticError):
@@ -39,35 +47,46 @@ class SeveralProcesses(ValueError):
     """The program was started in several processes, which it does not do yet."""
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A step that was not learned from, and why."""
+
+    step: int
+    why: str
+
+
 @dataclass
-class StepTotals:
-    """What one optimizer step has seen: `nll` in nats over `labelled` tokens; `tokens` without padding."""
+class Endurance:
+    """What a training does to go on instead of failing. Without one, as in preflight, the first trouble is an error.
 
-    nll: float = 0.0
-    labelled: int = 0
-    tokens: int = 0
+    Args:
+        log: hears of everything that was done.
+        rate_scale: of every learning rate, below 1 after the training had diverged.
+        halvings: that are left for the micro-batch.
+        micro_batch: when it is smaller than planned by now.
+        steadiness: judges the steps.
+        beat: called whenever something was done.
+    """
 
+    log: Callable[[str], None]
+    rate_scale: float = 1.0
+    halvings: int = HALVINGS
+    micro_batch: int | None = None
+    steadiness: Steadiness = field(default_factory=Steadiness)
+    skipped: list[Skipped] = field(default_factory=list)
+    remedies: list[str] = field(default_factory=list)
+    beat: Callable[[], None] = lambda: None
+    preemption: Preemption = field(default_factory=Preemption)
 
-@dataclass
-class Passes:
-    """All forward passes so far; `most_tokens` and `most_labelled` are of the largest ones, padding included."""
-
-    count: int = 0
-    rows: int = 0
-    most_tokens: int = 0
-    most_labelled: int = 0
-
-    def add(self, inputs: dict[str, Any], *, labelled: int) -> None:
-        self.count += 1
-        self.rows += len(inputs[ROWS])
-        self.most_tokens = max(self.most_tokens, inputs["input_ids"].numel())
-        self.most_labelled = max(self.most_labelled, labelled)
+    def remedy(self, line: str) -> None:
+        """Say what was done to go on, and remember it."""
+        self.remedies.append(line)
+        self.log(line)
 
 
 class CompletionTrainer(SFTTrainer):
-    """SFTTrainer on rows that are already tokens."""
+    """SFTTrainer on rows that are already tokens. What it calls a batch is a whole optimizer step; `StepGradient` cuts it."""
 
-    loss_is_scaled_for_ga = True
     lr_scheduler: LambdaLR | None
 
     def __init__(
@@ -80,101 +99,125 @@ class CompletionTrainer(SFTTrainer):
         collate: Collate,
         max_steps: int = -1,
         callbacks: Sequence[TrainerCallback] = (),
+        endurance: Endurance | None = None,
     ) -> None:
         self.trained = model
         self.rows = rows
         self.recipe = recipe
         self.collate = collate
-        self.totals = StepTotals()
-        self.passes = Passes()
-        self.batches = StepBatches(
+        self.endurance = endurance
+        self.steps = Steps(
             [len(row.input_ids) for row in rows],
             effective_batch=recipe.hyperparameters.effective_batch,
-            micro_batch=recipe.placement.micro_batch,
             seed=recipe.hyperparameters.seed,
         )
-        self._records = Dataset.from_list(as_records(rows))
+        self._totals: StepTotals | None = None
         super().__init__(
             model=model,
-            args=_arguments(recipe, accumulation=self.batches.accumulation, max_steps=max_steps),
+            args=_arguments(recipe, max_steps=max_steps),
             data_collator=collate,
-            train_dataset=self._records,
+            train_dataset=Dataset.from_list(as_records(rows)),
             processing_class=tokenizer,
-            callbacks=list(callbacks),
+            callbacks=[_Epochs(self.steps), *callbacks],
         )
         # It prints every step; our reporter shows the bar.
         self.remove_callback(PrinterCallback)
-        # `compute_loss` divides by the labelled tokens of the whole step, whatever the model's own forward can do.
-        self.model_accepts_loss_kwargs = True
         for parameter in model.parameters():
             if parameter.requires_grad:
                 # SFTTrainer makes the adapters of a quantised base bfloat16, whose eight bits round small updates away.
                 parameter.data = parameter.data.float()
+        self.gradient = self._gradient()
+
+    def _gradient(self) -> StepGradient:
+        known = {
+            "trained": self.trained,
+            "rows": self.rows,
+            "recipe": self.recipe,
+            "collate": self.collate,
+            "accelerator": self.accelerator,
+        }
+        if (wanted := self.endurance) is None:
+            return StepGradient(**known)
+        made = StepGradient(**known, halvings=wanted.halvings, say=wanted.remedy, beat=wanted.beat, preemption=wanted.preemption)
+        made.micro_batch = wanted.micro_batch or made.micro_batch
+        return made
 
     def _send_telemetry(self) -> None:
         """Nothing about a training leaves the machine."""
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: what is seen here are the places of rows."""
+        return 0
+
     def get_train_dataloader(self) -> DataLoader:
-        """Micro-batches of whole optimizer steps, by length; see `StepBatches`."""
-        # A data set of Hugging Face has all that a loader asks for, but not torch's type.
-        return self.accelerator.prepare(DataLoader(self._records, batch_sampler=self.batches, collate_fn=self.collate))  # pyright: ignore[reportArgumentType]
+        """The places of the rows of each optimizer step; see `Steps`."""
+        # A range has all that a loader asks for, but not torch's type.
+        places: Any = range(len(self.rows))
+        return DataLoader(places, batch_sampler=self.steps, collate_fn=lambda step: {ROWS: step})
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """The schedule of the hyperparameters; see `rate_factor`."""
         if self.lr_scheduler is None:
             wanted = self.recipe.hyperparameters
+            scale = 1.0 if self.endurance is None else self.endurance.rate_scale
             scheduled = self.optimizer if optimizer is None else optimizer
             assert isinstance(scheduled, Optimizer)
             self.lr_scheduler = LambdaLR(
                 scheduled,
-                lambda step: rate_factor(step, total=num_training_steps, hyperparameters=wanted),
+                lambda step: scale * rate_factor(step, total=num_training_steps, hyperparameters=wanted),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """This micro-batch's share of the step's loss: summed over its labelled tokens, divided by those of the whole step.
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """The gradient of a whole optimizer step; a step that must not be learned from leaves none, and the optimizer nothing to do.
 
         Raises:
-            LossNotFinite: names the step and the rows.
+            LossNotFinite: names the step and the rows; only without endurance.
+            Diverged: step after step cannot be learned from.
+            OutOfMemory, Interrupted: see `StepGradient`.
         """
-        assert not return_outputs
-        assert num_items_in_batch is not None
-        with computing(self.recipe):
-            nll = batch_nll(model, inputs)
-        value = float(nll.detach())
-        if not math.isfinite(value):
-            ids = [self.rows[place].id for place in inputs[ROWS]]
-            raise LossNotFinite(
-                f"step {self.state.global_step + 1}: the loss is {value} on rows {shown_ids(ids)}; "
-                "lower training.learning_rate, write training.dtype: float32, or look at these rows"
-            )
-        self.totals.nll += value
-        labelled = counted_labels(inputs["labels"])
-        self.totals.labelled += labelled
-        self.passes.add(inputs, labelled=labelled)
-        self.totals.tokens += real_tokens(inputs)
-        return nll / num_items_in_batch
+        model.train()
+        step = self.state.global_step + 1
+        totals = self.gradient.of(inputs[ROWS], step=step)
+        why = self._objection(totals)
+        if why is None:
+            self._totals = totals
+        else:
+            model.zero_grad(set_to_none=True)
+            self._totals = None
+            self._skip(step, f"{why} on rows {shown_ids(totals.ids or [self.rows[place].id for place in inputs[ROWS]])}")
+        return torch.tensor(0.0 if why else totals.loss, device=self.args.device)
 
-    def take_totals(self) -> StepTotals:
-        """What was seen since the last call."""
-        totals, self.totals = self.totals, StepTotals()
+    def _objection(self, totals: StepTotals) -> str | None:
+        gradients = [parameter.grad for parameter in self.trained.parameters() if parameter.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        judge = Steadiness() if self.endurance is None else self.endurance.steadiness
+        return judge.objection(totals.loss, norm)
+
+    def _skip(self, step: int, why: str) -> None:
+        remedy = "lower training.learning_rate, write training.dtype: float32, or look at these rows"
+        if self.endurance is None:
+            raise LossNotFinite(f"step {step}: {why}; {remedy}")
+        self.endurance.skipped.append(Skipped(step, why))
+        self.endurance.log(f"step {step} is skipped: {why}")
+        if self.endurance.steadiness.lost:
+            raise Diverged(f"step {step}: {why}, after {self.endurance.steadiness.in_a_row - 1} steps that had to be skipped; {remedy}")
+
+    def take_totals(self) -> StepTotals | None:
+        """What the last step has seen; None if it was skipped."""
+        totals, self._totals = self._totals, None
         return totals
 
 
-def computing(recipe: Recipe) -> torch.autocast:
-    """Products in bfloat16 on the float32 weights of full tuning, if planned so; a base under adapters has the number format itself.
+class _Epochs(TrainerCallback):
+    """Tells the steps which epoch it is; a loader that accelerate has not prepared is not told."""
 
-    transformers leaves this to the forward of the model, which the loss on labelled positions does not go through.
-    """
-    mixed = recipe.technique.type == "full" and recipe.placement.dtype == "bfloat16"
-    return torch.autocast(torch.device(recipe.placement.device).type, dtype=torch.bfloat16, enabled=mixed)
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: object) -> None:
+        self._steps.set_epoch(int(state.epoch or 0))
 
 
 def rate_factor(step: int, *, total: int, hyperparameters: Hyperparameters) -> float:
@@ -195,14 +238,13 @@ def rate_factor(step: int, *, total: int, hyperparameters: Hyperparameters) -> f
             return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
-def _arguments(recipe: Recipe, *, accumulation: int, max_steps: int) -> SFTConfig:
+def _arguments(recipe: Recipe, *, max_steps: int) -> SFTConfig:
     wanted = recipe.hyperparameters
     return SFTConfig(
         output_dir=recipe.output,
         num_train_epochs=wanted.epochs,
         max_steps=max_steps,
-        per_device_train_batch_size=recipe.placement.micro_batch,
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=wanted.effective_batch,
         learning_rate=wanted.learning_rate,
         weight_decay=wanted.weight_decay,
         max_grad_norm=wanted.max_grad_norm,
@@ -235,6 +277,7 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     max_steps: int = -1,
     callbacks: Sequence[TrainerCallback] = (),
+    endurance: Endurance | None = None,
 ) -> CompletionTrainer:
     """Everything that a training and its preflight share: base model, technique, batches, loss.
 
@@ -244,6 +287,7 @@ def build_trainer(
         tokenizer: of the base model.
         max_steps: optimizer steps; -1 for the epochs that the recipe says.
         callbacks: of transformers.
+        endurance: of a training; preflight wants to see what goes wrong.
 
     Raises:
         LossNotTheModels: our loss is not that of this architecture.
@@ -252,17 +296,18 @@ def build_trainer(
     collate = fitting_collate(base, rows=rows, pad_id=pad_id(tokenizer))
     model = with_technique(base, technique=recipe.technique, seed=recipe.hyperparameters.seed)
     trainer = CompletionTrainer(
-        model=model, tokenizer=tokenizer, rows=rows, recipe=recipe, collate=collate, max_steps=max_steps, callbacks=callbacks
+        model=model,
+        tokenizer=tokenizer,
+        rows=rows,
+        recipe=recipe,
+        collate=collate,
+        max_steps=max_steps,
+        callbacks=callbacks,
+        endurance=endurance,
     )
     if trainer.accelerator.num_processes > 1:
         raise SeveralProcesses(f"started in {trainer.accelerator.num_processes} processes; this program trains in one, on one device")
     return trainer
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Of a tokenizer of `load_tokenizer`, which always has one."""
-    assert isinstance(tokenizer.pad_token_id, int)
-    return tokenizer.pad_token_id
 
 
 def fitting_collate(model: PreTrainedModel, *, rows: Sequence[Row], pad_id: int) -> Collate:
@@ -299,8 +344,3 @@ def _own_loss(model: PreTrainedModel, batch: dict[str, Any]) -> float:
     inputs = on_device(batch, model.device)
     inputs.pop(ROWS)
     return float(model(**inputs, use_cache=False).loss)
-
-
-def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The tensors of a batch where the model is."""
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -33,11 +33,13 @@ from fine_tune_pipeline.programs.mistakes.text import generation_never_stops, sa
 from fine_tune_pipeline.programs.mistakes.texts import Texts
 from fine_tune_pipeline.programs.models import is_peft_folder, load_tokenizer, peak_memory_bytes, weight_files
 from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
+from fine_tune_pipeline.programs.recipe import pad_id
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import Prediction
 from fine_tune_pipeline.programs.served_models import ServedModels
+from fine_tune_pipeline.programs.step_gradient import OutOfMemory
 from fine_tune_pipeline.programs.targets import ExpertsNotAdapted, NotBesideParameters, TargetNotFound, WouldRouteAnew
-from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer, pad_id
+from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer
 
 GIB = 2**30
 
@@ -98,7 +100,8 @@ class StepClock(TrainerCallback):
         totals = self._trainer.take_totals()
         # Adapters and fully trained models are written in float32.
         written = 4 * trainable_parameters(self._trainer.trained)
-        self.steps.append(Step(seconds, totals.tokens, totals.nll / totals.labelled, written))
+        assert totals is not None, "without endurance no step is skipped"
+        self.steps.append(Step(seconds, totals.tokens, totals.loss, written))
 
 
 def try_training(request: PreflightRequest, texts: Texts, *, checks: Checklist, reporter: Reporter) -> Tried:
@@ -159,7 +162,7 @@ def _train(
         checks.set("frozen_experts", wrong(str(error), "take the pinned version of peft (constraints.txt), or leave technique.experts out"))
     except (LossNotTheModels, NotBesideParameters, WouldRouteAnew) as error:
         problems.append(str(error))
-    except torch.OutOfMemoryError as error:
+    except OutOfMemory as error:
         tokens = sum(len(row.input_ids) for row in rows)
         problems.append(
             f"a step of {len(rows)} rows and {tokens} tokens does not fit into the memory of {request.placement.device} ({error}); "

@@ -109,13 +109,14 @@ class ArtifactStore(dg.ConfigurableResource):
         changed = [] if observed else store.changed(use_case, content)
         context.log.info(f"{asset}: building; " + (f"changed: {', '.join(told(changed))}" if changed else "not in the store yet"))
         with store.draft(use_case, content) as draft:
-            artifact = draft.finish(self._built(draft, build, build_in_parts))
+            artifact = self._finished(draft, build, build_in_parts)
         return _told(context, Kept(artifact=artifact, reused=False, changed=tuple(told(changed))))
 
     @staticmethod
-    def _built(draft: Draft, build: Callable[[Path], Built] | None, build_in_parts: Callable[[Path, Path], Built] | None) -> Built:
+    def _finished(draft: Draft, build: Callable[[Path], Built] | None, build_in_parts: Callable[[Path, Path], Built] | None) -> Artifact:
         if build is not None:
-            return build(draft.folder)
+            return draft.finish(build(draft.folder))
         assert build_in_parts is not None, "either build or build_in_parts"
+        # The parts go when the artifact is in its place, and not before.
         with draft.store.parts(draft.use_case, draft.content) as parts:
-            return build_in_parts(draft.folder, parts)
+            return draft.finish(build_in_parts(draft.folder, parts))

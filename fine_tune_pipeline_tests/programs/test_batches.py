@@ -6,15 +6,11 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import Example, write_examples
 from fine_tune_pipeline.programs.batches import (
-    Collate,
     NoLabelledTokens,
     Row,
     RowsTooLong,
-    StepBatches,
-    as_records,
+    Steps,
     check_rows,
-    counted_labels,
-    real_tokens,
     tokenised_rows,
 )
 from fine_tune_pipeline.programs.prompts import encode
@@ -80,70 +76,28 @@ def test_rows_without_a_token_to_learn_are_named():
         check_rows(rows, max_length=8)
 
 
-@pytest.mark.parametrize(("effective", "micro"), [(4, 4), (4, 2), (4, 3), (4, 9), (16, 5), (3, 1), (11, 4)])
-def test_an_epoch_holds_every_row_once_in_as_many_batches_as_announced(effective: int, micro: int):
-    batches = StepBatches(LENGTHS, effective_batch=effective, micro_batch=micro, seed=3)
-    seen = list(batches)
-    assert sorted(place for batch in seen for place in batch) == list(range(len(LENGTHS)))
-    assert len(seen) == len(batches)
-    assert max(map(len, seen)) <= micro
-
-
-def steps_of(micro: int) -> list[list[int]]:
-    batches = StepBatches(LENGTHS, effective_batch=4, micro_batch=micro, seed=0)
-    flat = [place for batch in batches for place in batch]
-    return [flat[first : first + 4] for first in range(0, len(flat), 4)]
-
-
-def test_the_rows_of_a_step_do_not_depend_on_the_micro_batch():
-    assert steps_of(1) == steps_of(2) == steps_of(3) == steps_of(4)
+@pytest.mark.parametrize("effective", [4, 16, 3, 11, 1])
+def test_an_epoch_holds_every_row_once_in_as_many_steps_as_announced(effective: int):
+    steps = Steps(LENGTHS, effective_batch=effective, seed=3)
+    seen = list(steps)
+    assert sorted(place for step in seen for place in step) == list(range(len(LENGTHS)))
+    assert len(seen) == len(steps)
+    assert {len(step) for step in seen[:-1]} <= {effective}
+    assert 0 < len(seen[-1]) <= effective
 
 
 def test_epochs_and_seeds_shuffle_differently_and_repeatably():
     def order(*, seed: int, epoch: int) -> str:
-        batches = StepBatches(range(100), effective_batch=10, micro_batch=5, seed=seed)
-        batches.set_epoch(epoch)
-        return str(list(batches))
+        steps = Steps(range(100), effective_batch=10, seed=seed)
+        steps.set_epoch(epoch)
+        return str(list(steps))
 
     orders = Counter(order(seed=seed, epoch=epoch) for seed in (0, 1, 2) for epoch in (0, 1, 2))
     assert len(orders) == 9
     assert order(seed=1, epoch=1) == order(seed=1, epoch=1)
 
 
-def test_micro_batches_of_a_step_hold_rows_of_a_like_length_longest_first():
-    for step in steps_of(2):
+def test_the_longest_rows_of_a_step_come_first():
+    for step in Steps(LENGTHS, effective_batch=4, seed=0):
         lengths = [LENGTHS[place] for place in step]
         assert lengths == sorted(lengths, reverse=True)
-
-
-def test_every_whole_step_has_the_same_number_of_micro_batches_and_the_last_no_more():
-    batches = StepBatches(LENGTHS, effective_batch=4, micro_batch=3, seed=0)
-    sizes = [len(batch) for batch in batches]
-    assert batches.accumulation == 2
-    assert batches.steps == 3
-    assert sizes == [3, 1, 3, 1, 3]
-
-
-ROWS_TO_COLLATE = as_records([row("a", prompt=[2, 5, 6], completion=[7, 1]), row("b", prompt=[2], completion=[8, 1])])
-
-
-def test_flat_batches_lay_rows_end_to_end_with_their_borders():
-    batch = Collate(pad_id=0, flat=True)(ROWS_TO_COLLATE)
-    assert batch["input_ids"].tolist() == [[2, 5, 6, 7, 1, 2, 8, 1]]
-    assert batch["labels"].tolist() == [[-100, -100, -100, 7, 1, -100, 8, 1]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
-    assert batch["cu_seq_lens_q"].tolist() == [0, 5, 8]
-    assert batch["row"] == [0, 1]
-    assert (real_tokens(batch), counted_labels(batch["labels"])) == (8, 4)
-
-
-def test_in_a_flat_batch_no_row_is_predicted_from_the_one_before_it():
-    every_token = as_records([Row("a", [2, 5], [2, 5]), Row("b", [3, 6], [3, 6])])
-    assert Collate(pad_id=0, flat=True)(every_token)["labels"].tolist() == [[-100, 5, -100, 6]]
-
-
-def test_padded_batches_count_no_padding():
-    batch = Collate(pad_id=0, flat=False)(ROWS_TO_COLLATE)
-    assert batch["input_ids"].tolist() == [[2, 5, 6, 7, 1], [2, 8, 1, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, -100, -100, 7, 1], [-100, 8, 1, -100, -100]]
-    assert (real_tokens(batch), counted_labels(batch["labels"])) == (8, 4)

@@ -10,13 +10,16 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from fine_tune_pipeline.programs import train
+from fine_tune_pipeline.programs import attempt, train
 from fine_tune_pipeline.programs.batches import NoLabelledTokens, RowsTooLong
 from fine_tune_pipeline.programs.curve import Validation
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer, weights_sha256
+from fine_tune_pipeline.programs.preemption import PREEMPTED, Preempted, Preemption
+from fine_tune_pipeline.programs.progress import Progress
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import Placement, PromptFormat, Technique, Tracking, TrainRequest, TrainResult
-from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite
+from fine_tune_pipeline.programs.steadiness import Diverged
+from fine_tune_pipeline.programs.trainer import CompletionTrainer
 from fine_tune_pipeline_tests.programs.launching import launch
 from fine_tune_pipeline_tests.small_training import ROWS, Recorder, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import tiny_model
@@ -57,11 +60,17 @@ def test_every_step_is_in_the_curve_and_is_reported(trained: tuple[TrainResult, 
     curve = curve_of(result)
     assert result.steps == 12
     assert [point["step"] for point in curve] == list(range(1, 13))
-    assert curve[0].keys() == {"step", "loss", "learning_rate", "tokens_per_second", "memory_bytes"}
+    assert curve[0].keys() == {
+        "step", "loss", "learning_rate", "gradient_norm", "tokens_per_second", "padding_share", "memory_bytes",
+    }  # fmt: skip
     assert curve[0]["loss"] == result.first_loss
     assert max(point["learning_rate"] for point in curve) == pytest.approx(1e-2)
     assert [step[:3] for step in recorder.steps] == [(step, 12, "training") for step in range(1, 13)]
-    assert recorder.steps[3][3].keys() == {"loss", "learning_rate", "tokens_per_second", "memory_gib"}
+    assert recorder.steps[3][3].keys() == {
+        "loss", "learning_rate", "gradient_norm", "tokens_per_second", "padding_share", "memory_gib", "eta_seconds",
+    }  # fmt: skip
+    assert recorder.steps[-1][3]["eta_seconds"] == 0.0
+    assert recorder.steps[3][3]["gradient_norm"] > 0
     assert recorder.steps[3][3]["loss"] == curve[3]["loss"]
 
 
@@ -172,13 +181,13 @@ def test_what_is_loaded_again_is_what_was_trained(
     technique: Technique, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     kept: list[CompletionTrainer] = []
-    build = train.build_trainer
+    build = attempt.build_trainer
 
     def keep(*arguments: Any, **options: Any) -> CompletionTrainer:
         kept.append(build(*arguments, **options))
         return kept[0]
 
-    monkeypatch.setattr(train, "build_trainer", keep)
+    monkeypatch.setattr(attempt, "build_trainer", keep)
     result = train.run(train_request(tmp_path, model=model, train=data, technique=technique, learning_rate=1e-3), Recorder())
     network = kept[0].trained.eval()
     (network if technique.type == "full" else network.get_base_model()).set_attn_implementation("sdpa")
@@ -248,7 +257,7 @@ def test_mlflow_has_parameters_every_step_the_curve_and_the_adapter(model: Path,
 
 def test_a_failed_training_is_failed_in_mlflow_too_and_leaves_no_adapter(model: Path, data: Path, mlflow_home: Path):
     request = tracked(train_request(mlflow_home / "output", model=model, train=data, learning_rate=1e30), mlflow_home)
-    with pytest.raises(LossNotFinite):
+    with pytest.raises(Diverged):
         train.run(request, Recorder())
     assert only_run(mlflow_home)[1].info.status == "FAILED"
     assert [path.name for path in (mlflow_home / "output").iterdir()] == ["curve.jsonl"]
@@ -276,7 +285,15 @@ def test_the_program_writes_its_result_and_asks_no_network(model: Path, data: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "curve.jsonl", "request.json", "result.json"]
 
 
-def test_sigterm_ends_the_program_without_an_adapter_or_a_result(model: Path, data: Path, tmp_path: Path):
+def test_a_signal_before_the_first_step_is_whole_leaves_nothing(model: Path, data: Path, tmp_path: Path):
+    preemption = Preemption()
+    preemption.asked = True
+    with pytest.raises(Preempted):
+        train.run(train_request(tmp_path / "output", model=model, train=data), Recorder(), preemption)
+    assert [path.name for path in (tmp_path / "output").iterdir()] == ["curve.jsonl"]
+
+
+def test_sigterm_ends_the_program_without_an_adapter_or_a_result_but_with_a_checkpoint(model: Path, data: Path, tmp_path: Path):
     request = train_request(tmp_path, model=model, train=data, epochs=10_000.0)
     asked = tmp_path / "request.json"
     request.write(asked)
@@ -289,8 +306,11 @@ def test_sigterm_ends_the_program_without_an_adapter_or_a_result(model: Path, da
             lambda: program.poll() is not None or (curve.exists() and curve.stat().st_size), deadline_seconds=120, what="the first step"
         )
         program.send_signal(signal.SIGTERM)
-        assert program.wait(timeout=60) == 128 + signal.SIGTERM
+        assert program.wait(timeout=60) == PREEMPTED
     finally:
         program.kill()
         program.wait()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.jsonl", "request.json", "stderr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "curve.jsonl", "request.json", "stderr"]
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    step = Progress.of(checkpoint).step
+    assert f"preempted after step {step}: checkpoint {checkpoint} is written" in (tmp_path / "stderr").read_text(encoding="utf-8")

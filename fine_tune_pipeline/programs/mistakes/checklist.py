@@ -45,7 +45,7 @@ class Checklist:
         start = time.perf_counter()
         try:
             verdict = check()
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError) as error:
             verdict = not_applicable(f"too little memory to look, beside the training itself: {error}")
         self.set(id, verdict, seconds=time.perf_counter() - start)
         return verdict.passed is not False

@@ -15,8 +15,8 @@ from fine_tune_pipeline.programs.head import base_of
 from fine_tune_pipeline.programs.machine import memory
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
 from fine_tune_pipeline.programs.models import load_model, weight_files
+from fine_tune_pipeline.programs.recipe import Recipe, computing, on_device
 from fine_tune_pipeline.programs.requests import Placement, Technique
-from fine_tune_pipeline.programs.trainer import Recipe, computing, on_device
 
 
 def target_modules_match_nothing(model: PreTrainedModel | PeftModel, *, technique: Technique) -> Verdict:

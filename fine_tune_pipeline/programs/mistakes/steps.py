@@ -15,8 +15,9 @@ from transformers.trainer_utils import SaveStrategy
 from fine_tune_pipeline.programs.adapters import trainable_parameters
 from fine_tune_pipeline.programs.batches import IGNORED, Row
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
+from fine_tune_pipeline.programs.recipe import Recipe
 from fine_tune_pipeline.programs.requests import Precision
-from fine_tune_pipeline.programs.trainer import CompletionTrainer, Recipe
+from fine_tune_pipeline.programs.trainer import CompletionTrainer
 
 COMPARED_NUMBERS = 50_000_000
 """Of the gradient that are compared, 200 MB: all of an adapter, the first layers of a whole model."""

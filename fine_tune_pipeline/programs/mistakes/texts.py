@@ -21,8 +21,8 @@ from fine_tune_pipeline.programs.mistakes.text import chat_template, pad_equals_
 from fine_tune_pipeline.programs.models import NoPadToken, load_tokenizer
 from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
 from fine_tune_pipeline.programs.prompts import NoChatTemplate, NoEndOfTurn, NoEndToken, ReservedText, UnusableChatTemplate, end_id
+from fine_tune_pipeline.programs.recipe import pad_id
 from fine_tune_pipeline.programs.rows import read_rows
-from fine_tune_pipeline.programs.trainer import pad_id
 
 TEST = "test"
 """The part that no training sees."""

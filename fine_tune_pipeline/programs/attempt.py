@@ -1,0 +1,214 @@
+"""One try of a training: from its beginning, or from the checkpoint that an earlier try has left, to its end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from fine_tune_pipeline.programs.adapters import save, trainable_parameters
+from fine_tune_pipeline.programs.batches import Row
+from fine_tune_pipeline.programs.checkpoints import Checkpoints
+from fine_tune_pipeline.programs.curve import CurveFile, Validation, Validations, Watch
+from fine_tune_pipeline.programs.keeping import CURVE, Found, Keeper
+from fine_tune_pipeline.programs.models import peak_memory_bytes, weights_sha256
+from fine_tune_pipeline.programs.preemption import Interrupted, Preempted, Preemption
+from fine_tune_pipeline.programs.progress import Progress, Seen
+from fine_tune_pipeline.programs.reporting import Reporter
+from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
+from fine_tune_pipeline.programs.stall import StallWatch
+from fine_tune_pipeline.programs.steadiness import Steadiness
+from fine_tune_pipeline.programs.step_gradient import HALVINGS
+from fine_tune_pipeline.programs.tracked_run import TrackedRun
+from fine_tune_pipeline.programs.trainer import CompletionTrainer, Endurance, Skipped, build_trainer
+
+ADAPTER = "adapter"
+
+STACKS = "stacks.txt"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every try of one training has in common."""
+
+    request: TrainRequest
+    reporter: Reporter
+    preemption: Preemption
+    tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[Row]
+    held_out: Sequence[Row]
+    checkpoints: Checkpoints
+
+    @property
+    def output(self) -> Path:
+        return Path(self.request.output)
+
+
+class Attempt:
+    """What one try needs.
+
+    Args:
+        at: where it starts.
+        told: progress of which the skipped steps and the remedies were already reported.
+        rate_scale: of the planned learning rate.
+    """
+
+    def __init__(self, work: Work, at: Found, *, told: Progress, rate_scale: float, tracked: TrackedRun | None) -> None:
+        self._work = work
+        self._at = at
+        self._tracked = tracked
+        self._continued_from = told.continued_from
+        self._curve = CurveFile(work.output / CURVE, earlier=at.curve)
+        self._before = len(self._curve.points)
+        self._endurance = Endurance(
+            log=work.reporter.log,
+            rate_scale=rate_scale,
+            halvings=HALVINGS if at.progress.halvings is None else at.progress.halvings,
+            micro_batch=at.progress.micro_batch,
+            steadiness=Steadiness(at.progress.losses, at.progress.in_a_row),
+            skipped=[Skipped(*one) for one in told.skipped],
+            remedies=list(told.remedies),
+            preemption=work.preemption,
+        )
+
+    @property
+    def got_on(self) -> bool:
+        """Whether it made a step that could be learned from."""
+        return len(self._curve.points) > self._before
+
+    def told(self, progress: Progress, remedy: str) -> Progress:
+        """`progress` with all that was skipped and done here, and now this."""
+        self._endurance.remedy(remedy)
+        return progress.model_copy(
+            update={
+                "skipped": self._skipped(),
+                "remedies": tuple(self._endurance.remedies),
+                "continued_from": (*self._continued_from, progress.step),
+            }
+        )
+
+    def result(self, *, fixed_bytes: int) -> TrainResult:
+        """Train to the end, and save.
+
+        Raises:
+            Diverged, OutOfMemory, Preempted: see `train.run`.
+        """
+        work, seen = self._work, self._at.progress.seen
+        listeners = [] if self._tracked is None else [self._tracked]
+        stall = StallWatch(seconds=work.request.stall_seconds, stacks=work.output / STACKS)
+        self._endurance.beat = stall.beat
+        with stall, self._curve as curve:
+            trainer = build_trainer(work.request, rows=work.rows, tokenizer=work.tokenizer, endurance=self._endurance)
+            watch = Watch(trainer, reporter=work.reporter, curve=curve, seen=seen, listeners=listeners)
+            sample = Validation(
+                work.held_out,
+                training_rows=len(work.rows),
+                micro_batch=work.request.placement.micro_batch,
+                collate=trainer.collate,
+            )
+            validations = Validations(trainer, sample, endurance=self._endurance, seen=seen, listeners=listeners)
+            if self._tracked is not None and not self._tracked.reopened:
+                request = work.request
+                self._tracked.parameters(technique=request.technique, hyperparameters=request.hyperparameters, placement=request.placement)
+            self._train(trainer, watch, validations)
+            adapter = work.output / ADAPTER
+            save(trainer.trained, adapter, tokenizer=work.tokenizer)
+            if self._tracked is not None:
+                _keep(self._tracked, adapter=adapter, curve=curve.path)
+        progress = self._progress(trainer, watch, validations, step=trainer.state.global_step)
+        return _result(trainer, watch, progress, adapter=adapter, fixed_bytes=fixed_bytes)
+
+    def _train(self, trainer: CompletionTrainer, watch: Watch, validations: Validations) -> None:
+        work = self._work
+        keeper = Keeper(
+            trainer,
+            work.checkpoints,
+            policy=work.request.checkpoints,
+            curve=self._curve,
+            progress=lambda step: self._progress(trainer, watch, validations, step=step),
+            say=work.reporter.log,
+        )
+        # In this order: a step is counted, then it may be written down, and what is lost by a signal while validating is made up.
+        for callback in (watch, keeper, validations):
+            trainer.add_callback(callback)
+        checkpoint = self._at.checkpoint
+        with work.preemption.guarded():
+            try:
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            except Interrupted:
+                kept = keeper.write()
+                what = "the next try begins anew" if kept is None else f"checkpoint {kept} is written, and the next try goes on from there"
+                work.reporter.log(f"preempted after step {trainer.state.global_step}: {what}")
+                raise Preempted from None
+
+    def _progress(self, trainer: CompletionTrainer, watch: Watch, validations: Validations, *, step: int) -> Progress:
+        endurance, passes = self._endurance, trainer.gradient.passes
+        earlier = self._at.progress.seen
+        seen = Seen(
+            seconds=watch.seconds,
+            cpu_seconds=watch.cpu_seconds,
+            tokens=watch.tokens,
+            labelled=watch.labelled,
+            places=watch.places,
+            passes=earlier.passes + passes.count,
+            passes_rows=earlier.passes_rows + passes.rows,
+            most_tokens=max(earlier.most_tokens, passes.most_tokens),
+            most_labelled=max(earlier.most_labelled, passes.most_labelled),
+            validation_losses=tuple(validations.losses),
+        )
+        return Progress(
+            request_sha256=self._at.progress.request_sha256,
+            step=step,
+            seen=seen,
+            micro_batch=trainer.gradient.micro_batch,
+            halvings=trainer.gradient.halvings,
+            rate_scale=endurance.rate_scale,
+            losses=tuple(endurance.steadiness.losses),
+            in_a_row=endurance.steadiness.in_a_row,
+            skipped=self._skipped(),
+            remedies=tuple(endurance.remedies),
+            continued_from=self._continued_from,
+            mlflow_run_id=None if self._tracked is None else self._tracked.run_id,
+        )
+
+    def _skipped(self) -> tuple[tuple[int, str], ...]:
+        return tuple((one.step, one.why) for one in self._endurance.skipped)
+
+
+def _keep(tracked: TrackedRun, *, adapter: Path, curve: Path) -> None:
+    tracked.flush()
+    tracked.keep(str(curve))
+    tracked.keep(str(adapter), folder=ADAPTER)
+
+
+def _result(trainer: CompletionTrainer, watch: Watch, progress: Progress, *, adapter: Path, fixed_bytes: int) -> TrainResult:
+    seen = progress.seen
+    return TrainResult(
+        adapter=str(adapter),
+        adapter_sha256=weights_sha256(adapter),
+        steps=len(watch.curve.points),
+        rows=len(trainer.rows),
+        tokens=seen.tokens,
+        labelled_tokens=seen.labelled,
+        seconds=seen.seconds,
+        tokens_per_second=seen.tokens / seen.seconds,
+        first_loss=watch.curve.points[0].loss,
+        final_loss=watch.final_loss(),
+        validation_losses=seen.validation_losses,
+        peak_memory_bytes=peak_memory_bytes(),
+        trainable_parameters=trainable_parameters(trainer.trained),
+        curve=str(watch.curve.path),
+        mlflow_run_id=progress.mlflow_run_id,
+        fixed_memory_bytes=fixed_bytes if trainer.recipe.placement.device == "cpu" else 0,
+        most_tokens=seen.most_tokens,
+        most_labelled=seen.most_labelled,
+        passes=seen.passes,
+        passes_rows=seen.passes_rows,
+        cpu_seconds=seen.cpu_seconds,
+        padding_share=1 - seen.tokens / seen.places,
+        micro_batch=trainer.gradient.micro_batch,
+        skipped_steps=progress.skipped,
+        remedies=progress.remedies,
+        continued_from=progress.continued_from,
+        request_sha256=progress.request_sha256,
+    )

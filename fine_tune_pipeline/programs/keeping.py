@@ -1,0 +1,143 @@
+"""Writing down where a training is, and going on from there.
+
+A checkpoint has the layout that transformers reads (`Trainer.train(resume_from_checkpoint=…)`), the curve so far, and `progress.json`.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+
+from fine_tune_pipeline.programs.adapters import write
+from fine_tune_pipeline.programs.checkpoints import Checkpoints, DamagedCheckpoint, NoRoomForCheckpoint, verify
+from fine_tune_pipeline.programs.curve import CurveFile
+from fine_tune_pipeline.programs.progress import FILE, Progress
+from fine_tune_pipeline.programs.randomness import states
+from fine_tune_pipeline.programs.requests import CheckpointPolicy
+from fine_tune_pipeline.programs.trainer import CompletionTrainer
+
+CURVE = "curve.jsonl"
+RANDOM_STATES = "rng_state.pth"
+
+
+class Keeper(TrainerCallback):
+    """Writes a checkpoint when one is due, or when it is asked to.
+
+    What it writes is the state after the last whole step: random generators and counts are noted there, and weights and optimizer do not
+    change before the next step is whole.
+    """
+
+    def __init__(
+        self,
+        trainer: CompletionTrainer,
+        checkpoints: Checkpoints,
+        *,
+        policy: CheckpointPolicy,
+        curve: CurveFile,
+        progress: Callable[[int], Progress],
+        say: Callable[[str], None],
+    ) -> None:
+        self._trainer = trainer
+        self._checkpoints = checkpoints
+        self._policy = policy
+        self._curve = curve
+        self._progress = progress
+        self._say = say
+        self._random = states()
+        self._noted: Progress | None = None
+        self._written_at = time.monotonic()
+        self._written_step = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: object) -> None:
+        """What was loaded has the rates of the try that wrote it, which may have been higher."""
+        self._written_at, self._written_step = time.monotonic(), state.global_step
+        optimizer, scheduler = self._trainer.optimizer, self._trainer.lr_scheduler
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert scheduler is not None
+        for group, rate, factor in zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = rate * factor(scheduler.last_epoch)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **event: object
+    ) -> None:
+        """After every optimizer step."""
+        if logs is None or "grad_norm" not in logs:
+            return
+        self._random = states()
+        self._noted = self._progress(state.global_step)
+        # Not after a step that was skipped: what a diverging training goes back to must have been well.
+        well = self._noted.in_a_row == 0
+        if well and state.global_step < state.max_steps and self._due(state.global_step):
+            self.write()
+
+    def write(self) -> Path | None:
+        """The state after the last whole step; None before the first one, or when there is no room or nothing worth keeping."""
+        if self._noted is None:
+            return None
+        self._written_at, self._written_step = time.monotonic(), self._noted.step
+        if not self._sound():
+            self._say(f"no checkpoint of step {self._noted.step}: some weight is no number")
+            return None
+        try:
+            return self._checkpoints.write(self._fill)
+        except NoRoomForCheckpoint as error:
+            self._say(f"step {self._noted.step}: {error}; the training goes on without, and an earlier one is kept: make room")
+            return None
+
+    def _due(self, step: int) -> bool:
+        late = time.monotonic() - self._written_at >= 60 * self._policy.minutes
+        return late or (self._policy.steps is not None and step - self._written_step >= self._policy.steps)
+
+    def _sound(self) -> bool:
+        learned = (parameter for parameter in self._trainer.trained.parameters() if parameter.requires_grad)
+        return all(math.isfinite(float(parameter.detach().sum())) for parameter in learned)
+
+    def _fill(self, folder: Path) -> None:
+        trainer = self._trainer
+        assert self._noted is not None
+        assert trainer.optimizer is not None
+        assert trainer.lr_scheduler is not None
+        write(trainer.trained, folder)
+        torch.save(trainer.optimizer.state_dict(), folder / OPTIMIZER_NAME)
+        torch.save(trainer.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+        torch.save(self._random, folder / RANDOM_STATES)
+        # The log is in the curve, and would make every checkpoint longer than the last.
+        log, trainer.state.log_history = trainer.state.log_history, []
+        try:
+            trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        finally:
+            trainer.state.log_history = log
+        self._curve.copy(folder / CURVE)
+        self._noted.write(folder / FILE)
+
+
+class Found:
+    """The newest whole checkpoint of the same work, and its progress; without one, the beginning."""
+
+    def __init__(self, checkpoint: Path | None, progress: Progress) -> None:
+        self.checkpoint = checkpoint
+        self.progress = progress
+
+    @property
+    def curve(self) -> Path | None:
+        return None if self.checkpoint is None else self.checkpoint / CURVE
+
+
+def found(checkpoints: Checkpoints, *, request_sha256: str, say: Callable[[str], None]) -> Found:
+    """Where to go on. A damaged checkpoint is named and an older one taken; those of other work are removed."""
+    for checkpoint in reversed(checkpoints.all()):
+        try:
+            verify(checkpoint)
+        except DamagedCheckpoint as error:
+            say(f"{error}; it is not used")
+            checkpoints.forget(checkpoint)
+            continue
+        progress = Progress.of(checkpoint)
+        if progress.request_sha256 == request_sha256:
+            return Found(checkpoint, progress)
+        checkpoints.forget(checkpoint)
+    return Found(None, Progress(request_sha256=request_sha256))
