@@ -225,7 +225,7 @@ def test_out_of_memory_in_the_middle_of_a_step_halves_the_micro_batch_and_change
 def test_what_does_not_fit_row_by_row_is_an_error_that_names_the_longest(ask: Callable[..., TrainRequest], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(step_gradient, "batch_nll", Memory(rows=0))
     with pytest.raises(
-        OutOfMemory, match=r"step 1: out of memory with 1 rows a pass, the longest of \d+ tokens \(row\d-\d\): .* max_length"
+        OutOfMemory, match=r"step 1: out of memory with 1 rows a pass, the longest of \d+ tokens \(row\d-\d\): .*training\.max_length"
     ):
         train.run(ask("none"), Recorder())
 

@@ -1,7 +1,7 @@
 """Mistakes in how steps are made, seen by making small ones with the trainer itself: in micro-batches, and after a break."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +10,16 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
 
 from fine_tune_pipeline.programs.adapters import trainable_parameters
 from fine_tune_pipeline.programs.batches import IGNORED, Row
+from fine_tune_pipeline.programs.checkpoints import Checkpoints
+from fine_tune_pipeline.programs.curve import CurveFile
+from fine_tune_pipeline.programs.keeping import Keeper
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
+from fine_tune_pipeline.programs.progress import Progress
 from fine_tune_pipeline.programs.recipe import Recipe
-from fine_tune_pipeline.programs.requests import Precision
+from fine_tune_pipeline.programs.requests import CheckpointPolicy, Precision
 from fine_tune_pipeline.programs.trainer import CompletionTrainer
 
 COMPARED_NUMBERS = 50_000_000
@@ -97,9 +100,14 @@ def checkpoint_not_resumable(
         return not_applicable(f"a checkpoint has {size / 2**30:.1f} GiB, too much to write for a check")
     if len(rows) <= STEP_ROWS:
         return not_applicable(f"{len(rows)} rows make no two steps")
-    through = _two_steps(trained, rows, tokenizer=tokenizer, output=scratch, resume=None)
+    said: list[str] = []
+    through = _two_steps(trained, rows, tokenizer=tokenizer, output=scratch, resume=None, say=said.append)
+    checkpoints = Checkpoints(scratch, keep=1).all()
+    if not checkpoints:
+        return wrong("; ".join(said), "make room there, or put the store elsewhere")
+    (checkpoint,) = checkpoints
     try:
-        resumed = _two_steps(trained, rows, tokenizer=tokenizer, output=scratch, resume=scratch / "checkpoint-1")
+        resumed = _two_steps(trained, rows, tokenizer=tokenizer, output=scratch, resume=checkpoint, say=said.append)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         return wrong(f"it cannot be read back ({type(error).__name__}: {error})", _RESUME_CHANGE)
     finally:
@@ -132,14 +140,28 @@ def _gradient(trained: CompletionTrainer, rows: Sequence[Row], *, micro_batch: i
 
 
 def _two_steps(
-    trained: CompletionTrainer, rows: Sequence[Row], *, tokenizer: PreTrainedTokenizerBase, output: Path, resume: Path | None
+    trained: CompletionTrainer,
+    rows: Sequence[Row],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    output: Path,
+    resume: Path | None,
+    say: Callable[[str], None],
 ) -> _Checkpoints:
     seen = _Checkpoints()
     recipe = _with(trained.recipe, output=str(output), micro_batch=STEP_ROWS, effective_batch=STEP_ROWS)
     trainer = _again(trained, rows[: 2 * STEP_ROWS], recipe=recipe, tokenizer=tokenizer, max_steps=2, callback=seen)
-    trainer.args.save_steps = 1
     if resume is None:
-        trainer.args.save_strategy = SaveStrategy.STEPS
+        trainer.add_callback(
+            Keeper(
+                trainer,
+                Checkpoints(output, keep=1),
+                policy=CheckpointPolicy(steps=1),
+                curve=CurveFile(output / "curve.jsonl"),
+                progress=lambda step: Progress(request_sha256="", step=step),
+                say=say,
+            )
+        )
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trained.trained.zero_grad(set_to_none=True)
     return seen

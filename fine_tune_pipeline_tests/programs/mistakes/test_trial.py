@@ -16,11 +16,13 @@ from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel, Tra
 
 from fine_tune_pipeline.programs import preflight, trial
 from fine_tune_pipeline.programs.access import OutputNotWritable
+from fine_tune_pipeline.programs.batches import counted_labels
 from fine_tune_pipeline.programs.mistakes import steps
 from fine_tune_pipeline.programs.mistakes.learning import expert_weights, frozen_experts, target_modules_match_nothing
 from fine_tune_pipeline.programs.mistakes.names import MISTAKES
 from fine_tune_pipeline.programs.preflight_requests import MistakeCheck, PreflightResult
 from fine_tune_pipeline.programs.requests import Placement, Technique
+from fine_tune_pipeline.programs.step_gradient import StepGradient
 from fine_tune_pipeline_tests.small_training import Recorder, preflight_request, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import tiny_model
 
@@ -164,13 +166,13 @@ def test_weights_that_are_broken_in_any_format(data: Path, tmp_path: Path):
 
 
 def test_a_step_that_divides_by_the_labels_of_one_micro_batch(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    own = Trainer.get_batch_samples
+    own = StepGradient._pass
 
-    def first_only(self: Trainer, iterator: Any, count: int, device: Any) -> tuple[list[Any], Any]:
-        samples, _ = own(self, iterator, count, device)
-        return samples, (samples[0]["labels"] != -100).sum() * len(samples)
+    def mean_of_means(self: StepGradient, batch: dict[str, Any], *, labelled: int) -> Any:
+        passes = -(-4 // self.micro_batch)
+        return own(self, batch, labelled=counted_labels(batch["labels"]) * passes)
 
-    monkeypatch.setattr(Trainer, "get_batch_samples", first_only)
+    monkeypatch.setattr(StepGradient, "_pass", mean_of_means)
     result = tried(tmp_path, model=model, data=data)
     assert failed(result) == ["gradient_accumulation"]
     assert "(1, 4, 1, 4 labels) differs by" in verdict(result, "gradient_accumulation").seen
