@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-PREEMPTED = 75
-"""Exit code of a program that was told to stop and can go on: EX_TEMPFAIL of sysexits.h."""
+from fine_tune_pipeline.programs.exit_codes import PREEMPTED
 
 
 class Interrupted(BaseException):

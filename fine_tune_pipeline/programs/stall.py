@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-STALLED = 76
-"""Exit code of a program that made no progress."""
+from fine_tune_pipeline.programs.exit_codes import STALLED
 
 SLOWER = 20
 """Times the longest pause so far: a machine that is merely busy is not taken for one that hangs."""

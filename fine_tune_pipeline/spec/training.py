@@ -12,6 +12,18 @@ Precision = Literal["float32", "bfloat16"]
 """Of the numbers that a model computes with."""
 
 
+class CheckpointSpec(Section):
+    """When a training writes down where it is, so that what ends it costs no more than what came after."""
+
+    minutes: float = Field(default=5.0, gt=0, description="Since the last one, or since the begin.")
+    steps: int | None = Field(default=None, ge=1, description="Optimizer steps since the last one; whichever comes first.")
+    keep: int = Field(default=2, ge=1, description="So many of the newest; all go when the training has finished.")
+
+
+HOW_IT_IS_KEPT = {"checkpoints", "stall_minutes"}
+"""Fields that decide nothing of what is planned or learned."""
+
+
 class TrainingSpec(Section):
     """Hyper-parameters of supervised fine-tuning."""
 
@@ -39,3 +51,7 @@ class TrainingSpec(Section):
         default="auto", description="Of the computation; auto: bfloat16 where the device has units for it. Adapters are kept in float32."
     )
     seed: int = 0
+    checkpoints: CheckpointSpec = CheckpointSpec()
+    stall_minutes: float = Field(
+        default=30.0, gt=0, description="Without any progress, after which a training says where it stands, ends, and is tried again."
+    )

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fine_tune_pipeline.programs.stall import SLOWER, STALLED, StallWatch
+from fine_tune_pipeline.programs.exit_codes import STALLED
+from fine_tune_pipeline.programs.stall import SLOWER, StallWatch
 from fine_tune_pipeline_tests.programs.killing import started
 
 

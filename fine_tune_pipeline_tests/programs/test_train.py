@@ -13,8 +13,9 @@ from mlflow.tracking import MlflowClient
 from fine_tune_pipeline.programs import attempt, train
 from fine_tune_pipeline.programs.batches import NoLabelledTokens, RowsTooLong
 from fine_tune_pipeline.programs.curve import Validation
+from fine_tune_pipeline.programs.exit_codes import PREEMPTED
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer, weights_sha256
-from fine_tune_pipeline.programs.preemption import PREEMPTED, Preempted, Preemption
+from fine_tune_pipeline.programs.preemption import Preempted, Preemption
 from fine_tune_pipeline.programs.progress import Progress
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import Placement, PromptFormat, Technique, Tracking, TrainRequest, TrainResult

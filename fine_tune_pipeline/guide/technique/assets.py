@@ -15,6 +15,7 @@ from fine_tune_pipeline.guide.technique.hosted_plan import build_hosted_plan, ho
 from fine_tune_pipeline.guide.technique.place import PLAN_VERSION, calibrated, place_of
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.spec.training import HOW_IT_IS_KEPT
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import advisory, blocking, materialized
 
@@ -86,7 +87,7 @@ def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
         place = place_of(spec, inventory)
         what = {
             "technique": spec.technique,
-            "training": spec.training,
+            "training": spec.training.model_dump(mode="json", exclude=HOW_IT_IS_KEPT),
             "environment.memory_headroom": spec.environment.memory_headroom,
             "environment.prices": [] if place.price is None else [place.price],
             "inventory": inventory,

@@ -15,6 +15,7 @@ from fine_tune_pipeline.programs.hosted.chat_rows import FEWEST_ROWS, likely_tok
 from fine_tune_pipeline.programs.hosted.requests import HostedJob
 from fine_tune_pipeline.programs.requests import Contract
 from fine_tune_pipeline.spec.hosted import ApiModel
+from fine_tune_pipeline.spec.training import HOW_IT_IS_KEPT
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 TECHNIQUE = "hosted"
@@ -39,7 +40,7 @@ def hosted_content(spec: UseCaseSpec, base: HostedBase) -> dict[str, Any]:
     """What decides the plan: neither hardware nor place."""
     return {
         "technique": spec.technique,
-        "training": spec.training,
+        "training": spec.training.model_dump(mode="json", exclude=HOW_IT_IS_KEPT),
         "dataset.format.style": spec.dataset.format.style,
         "learning_rate_multiplier": base.entry.learning_rate_multiplier,
         "prices": base.entry.prices,

@@ -1,7 +1,6 @@
 """Training: the planned run on the rows that fit, and what came of it."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.artifacts.taking import taken_file, taken_folder
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.memory import GIB
 from fine_tune_pipeline.guide.technique.build_plan import job_of
@@ -17,7 +17,7 @@ from fine_tune_pipeline.guide.technique.calibration import Run, errors, observed
 from fine_tune_pipeline.guide.technique.plan import Plan
 from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.guide.training.curve import markdown_picture
-from fine_tune_pipeline.programs.requests import Tracking, TrainRequest, TrainResult
+from fine_tune_pipeline.programs.requests import CheckpointPolicy, Tracking, TrainRequest, TrainResult
 from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -73,11 +73,13 @@ def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folde
         technique=plan.technique,
         hyperparameters=plan.hyperparameters,
         placement=plan.placement,
+        checkpoints=CheckpointPolicy(**training.spec.training.checkpoints.model_dump()),
+        stall_seconds=60 * training.spec.training.stall_minutes,
         tracking=training.tracking,
     )
     result = compute.run(context, request, TrainResult)
-    shutil.move(result.adapter, folder / ADAPTER)
-    shutil.move(result.curve, folder / CURVE)
+    taken_folder(Path(result.adapter), folder / ADAPTER)
+    taken_file(Path(result.curve), folder / CURVE)
     # Inside the artifact, paths begin at its folder.
     kept = result.model_copy(update={"adapter": ADAPTER, "curve": CURVE})
     kept.write(folder / FILE)
@@ -139,6 +141,9 @@ def _built(result: TrainResult, training: Training, *, curve: list[dict[str, Any
             "labelled_tokens": result.labelled_tokens,
             "training_seconds": result.seconds,
             "tokens_per_second": result.tokens_per_second,
+            "padding_share": result.padding_share,
+            "steps_skipped": len(result.skipped_steps),
+            "continued_from_steps": list(result.continued_from) or "not broken off",
             "first_loss": result.first_loss,
             "final_loss": result.final_loss,
             "validation_loss_before": result.validation_losses[0][1],
@@ -149,9 +154,20 @@ def _built(result: TrainResult, training: Training, *, curve: list[dict[str, Any
             "adapter_sha256": result.adapter_sha256,
             "mlflow_run_id": result.mlflow_run_id,
         },
-        markdown={"loss": loss_picture(curve, result), "mlflow_run": run_link(training.tracking, result.mlflow_run_id)},
+        markdown={
+            "loss": loss_picture(curve, result),
+            "trouble": trouble(result),
+            "mlflow_run": run_link(training.tracking, result.mlflow_run_id),
+        },
         checks=[falling(result)],
     )
+
+
+def trouble(result: TrainResult) -> str:
+    """What went wrong on the way, and what was done about it."""
+    skipped = [f"step {step} was not learned from: {why}" for step, why in result.skipped_steps]
+    lines = [*skipped, *result.remedies]
+    return "\n".join(f"- {line}" for line in lines) if lines else "none"
 
 
 def loss_picture(curve: Sequence[dict[str, Any]], result: TrainResult) -> str:

@@ -1,7 +1,6 @@
 """Training at the provider: the planned job on the rows that fit, and what came of it. The "adapter" is the tuned model's name."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.artifacts.taking import taken_file, taken_folder
 from fine_tune_pipeline.guide.base_model.hosted import HostedBase, pinned
 from fine_tune_pipeline.guide.technique.hosted_plan import TECHNIQUE, HostedPlan, training_cost
 from fine_tune_pipeline.guide.training.adapter import ADAPTER, CURVE, FILE, kept_rows, loss_picture, run_link
@@ -64,9 +64,8 @@ def build_hosted_adapter(
         tracking=training.tracking,
     )
     result = compute.run(context, request, HostedTrainResult)
-    shutil.move(result.adapter, folder / ADAPTER)
-    shutil.move(result.curve, folder / CURVE)
-    shutil.rmtree(work)
+    taken_folder(Path(result.adapter), folder / ADAPTER)
+    taken_file(Path(result.curve), folder / CURVE)
     kept = result.model_copy(update={"adapter": ADAPTER, "curve": CURVE})
     kept.write(folder / JOB)
     curve = read_rows(folder / CURVE)

@@ -3,12 +3,13 @@
 import hashlib
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 import dagster as dg
 
+from fine_tune_pipeline.programs.exit_codes import PREEMPTED, STALLED
 from fine_tune_pipeline.programs.requests import Access, Placement, Request
 
 TAIL_LINES = 50
@@ -67,6 +68,8 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "out of memory"
     TIMEOUT = "timeout"
     LOST = "lost"
+    PREEMPTED = "preempted"
+    STALLED = "stalled"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,12 @@ class Ended:
     status: int | None = None
     tail: str = ""
     said: str = ""
+
+    @property
+    def explained(self) -> "Ended":
+        """With the cause that the program's own exit code says."""
+        own = _OWN_CODES.get(self.status or 0)
+        return self if own is None or self.cause != Cause.ERROR else replace(self, cause=own)
 
     @classmethod
     def by(cls, status: int, tail: str) -> "Ended":
@@ -94,7 +103,15 @@ class PlaceFailure(Exception):
     """A place cannot run programs as it is configured, or cannot be reached: what was seen, and what to do."""
 
 
+_OWN_CODES = {PREEMPTED: Cause.PREEMPTED, STALLED: Cause.STALLED}
+"""Exit codes by which our programs say themselves why they have ended."""
+
+RESUMABLE = {Cause.LOST, Cause.PREEMPTED, Cause.STALLED}
+"""Worth trying again unchanged."""
+
 _HINTS = {
+    Cause.PREEMPTED: "It was told to stop and has written down where it was; running the asset again goes on from there.",
+    Cause.STALLED: "What it was doing stands below; running the asset again goes on from its last checkpoint.",
     Cause.OUT_OF_MEMORY: "It took more memory than the place gives it: lower training.max_length, choose a smaller base model, or give "
     "the place more memory.",
     Cause.LOST: "The place lost it; running the asset again goes on where it can.",
@@ -103,7 +120,7 @@ _HINTS = {
 
 
 def failure(job: Job, ended: Ended) -> dg.Failure:
-    """What a person needs to know when a program failed. Only a lost one is worth trying again unchanged."""
+    """What a person needs to know when a program failed."""
     status = ended.status
     match ended.cause, status:
         case Cause.TIMEOUT, _:
@@ -112,6 +129,10 @@ def failure(job: Job, ended: Ended) -> dg.Failure:
             how = "was killed for its memory"
         case Cause.LOST, _:
             how = "was lost"
+        case Cause.PREEMPTED, _:
+            how = "was preempted"
+        case Cause.STALLED, _:
+            how = "made no progress any more"
         case _, int() if status < 0:
             how = f"killed by signal {signal.Signals(-status).name}"
         case _:
@@ -123,5 +144,5 @@ def failure(job: Job, ended: Ended) -> dg.Failure:
     return dg.Failure(
         description=f"program {job.program} {how}.{' ' if said else ''}{said} Last lines of its output:\n{ended.tail}",
         metadata={"exit_code": -1 if status is None else status, "cause": str(ended.cause)},
-        allow_retries=ended.cause == Cause.LOST,
+        allow_retries=ended.cause in RESUMABLE,
     )

@@ -12,7 +12,7 @@ from fine_tune_pipeline.resources.compute.cloud import Cloud
 from fine_tune_pipeline.resources.compute.docker import Docker
 from fine_tune_pipeline.resources.compute.exchange import RESULT, answered, exchange, leased
 from fine_tune_pipeline.resources.compute.inventory import Inventory
-from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure, failure
+from fine_tune_pipeline.resources.compute.job import RESUMABLE, Cause, Ended, Job, PlaceFailure, failure
 from fine_tune_pipeline.resources.compute.kubernetes import Kubernetes
 from fine_tune_pipeline.resources.compute.live import LiveFileReader
 from fine_tune_pipeline.resources.compute.local import Local
@@ -23,6 +23,13 @@ AnyPlace = Local | Docker | Kubernetes | Ray | Cloud
 """Every place that programs can run at, told apart by its `kind`."""
 
 KINDS: dict[str, type[AnyPlace]] = {place.model_fields["kind"].default: place for place in (Local, Docker, Kubernetes, Ray, Cloud)}
+
+
+TRIES = 3
+"""More of a program that can go on where it was, within one run: after those somebody should look."""
+
+WAIT_SECONDS = 5.0
+"""Before the next try: a machine that takes another's place needs some."""
 
 
 class PlacedCompute(Compute):
@@ -37,11 +44,15 @@ class PlacedCompute(Compute):
             return result.read(answer)
         with exchange(request) as folder:
             handed_on = (*self.place.handed_on(), *(name for name in request.variables() if name in os.environ))
-            ended = self._executed(context, Job(request=request, folder=folder, handed_on=handed_on))
+            ended = self._executed(context, Job(request=request, folder=folder, handed_on=handed_on)).explained
+            if ended.cause == Cause.DONE and not answer.exists():
+                ended = Ended(Cause.LOST, 0, ended.tail, f"It left no {answer} behind.")
             if ended.cause != Cause.DONE:
-                raise failure(Job(request=request, folder=folder), ended)
-            if not answer.exists():
-                raise failure(Job(request=request, folder=folder), Ended(Cause.LOST, 0, ended.tail, f"It left no {answer} behind."))
+                failed = failure(Job(request=request, folder=folder), ended)
+                if request.resumable and ended.cause in RESUMABLE:
+                    context.log.warning(f"{failed.description} It is tried again, {TRIES} times at most.")
+                    raise dg.RetryRequested(max_retries=TRIES, seconds_to_wait=WAIT_SECONDS) from failed
+                raise failed
         return result.read(answer)
 
     def inventory(self) -> Inventory:

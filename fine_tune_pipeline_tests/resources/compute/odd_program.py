@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Annotated
 
+from fine_tune_pipeline.programs.preemption import Preempted
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import Access, Contract, Request
 
@@ -94,6 +95,15 @@ def wait(request: OddRequest, reporter: Reporter) -> None:
     answer(request, reporter)
 
 
+def be_preempted(request: OddRequest, reporter: Reporter) -> None:
+    """Twice, each time with half of the work done that was left; then answer."""
+    done = sorted(Path(request.output).glob("half*"))
+    if len(done) < 2:
+        (Path(request.output) / f"half{len(done)}").write_text(UNICODE, encoding="utf-8")
+        raise Preempted
+    finish(request, OddResult(said=f"done after {len(done)}"))
+
+
 def tell_and_wait(request: OddRequest, reporter: Reporter) -> None:
     reporter.log("waiting")
     threading.Event().wait()
@@ -105,6 +115,7 @@ def tell_secret(request: OddRequest, reporter: Reporter) -> None:
 
 DO = {
     "wait": wait,
+    "be_preempted": be_preempted,
     "tell_and_wait": tell_and_wait,
     "tell_secret": tell_secret,
     "answer": answer,

@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from fine_tune_pipeline.resources.compute import placed
 from fine_tune_pipeline.resources.compute.exchange import exchange, leased
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, failure
 from fine_tune_pipeline.resources.compute.place import Place
@@ -124,6 +125,28 @@ def test_a_large_message_arrives_whole(stand: Stand, tmp_path: Path):
         logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert result.success
     assert any("x" * LARGE in said for said in logged)
+
+
+def test_a_preempted_program_is_tried_again_and_finds_what_it_had_written(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(placed, "WAIT_SECONDS", 0)
+    (tmp_path / "output").mkdir()
+    with dg.DagsterInstance.ephemeral() as instance:
+        request = ResumableRequest(output=str(tmp_path / "output"), do="be_preempted")
+        result = materialized(stand.place(), request, instance)
+    assert result.asset_materializations_for_node("odd")[0].metadata["said"].value == "done after 2"
+    assert stand.left(tmp_path) == []
+
+
+def test_a_preempted_program_that_cannot_go_on_is_a_failure_that_says_so(tmp_path: Path):
+    stand = LocalStand()
+    (tmp_path / "output").mkdir()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialized(stand.place(), OddRequest(output=str(tmp_path / "output"), do="be_preempted"), instance)
+    failed = result.failure_data_for_node("odd")
+    assert failed is not None
+    assert failed.user_failure_data is not None
+    assert failed.user_failure_data.description is not None
+    assert "program odd_program was preempted. It was told to stop" in failed.user_failure_data.description
 
 
 def test_finished_work_that_nobody_collected_is_not_done_again(stand: Stand, tmp_path: Path):
