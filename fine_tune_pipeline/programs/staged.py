@@ -122,9 +122,17 @@ def run(shelf: Shelf, name: str, command: Sequence[str], scratch: Path) -> int:
     request.write_text(json.dumps(moved(stage.request, places)), encoding="utf-8")
     messages.touch()
     keeper = Keeper(job, stage, places)
-    status = _run(_started(command, request, messages), Teller(job, messages, pieces=_pieces(job)), Lease(job, stage.lease_seconds), keeper)
-    if status == 0:
-        keeper.keep(done=True)
+    try:
+        status = _run(
+            _started(command, request, messages), Teller(job, messages, pieces=_pieces(job)), Lease(job, stage.lease_seconds), keeper
+        )
+    except KeyboardInterrupt:
+        # The machine is taken away: the program has written down where it was.
+        if stage.resumable:
+            keeper.keep(done=False, ended=True)
+        raise
+    if status == 0 or stage.resumable:
+        keeper.keep(done=status == 0, ended=True)
     job.write(STATUS, str(status).encode())
     return status
 
@@ -159,16 +167,16 @@ class Keeper:
     places: dict[str, str]
     seen: dict[Path, tuple[int, int]] = field(default_factory=dict)
 
-    def keep(self, *, done: bool) -> None:
+    def keep(self, *, done: bool, ended: bool = False) -> None:
         """Whole files only: while the program runs, those that have not changed since the last look."""
-        roots = [self._kept(root, done=done) for root in self.stage.roots if root.writes]
+        roots = [self._kept(root, done=done, ended=ended) for root in self.stage.roots if root.writes]
         self.job.write(OUTPUTS, Outputs(done=done, roots=tuple(roots)).model_dump_json().encode("utf-8"))
 
-    def _kept(self, root: Root, *, done: bool) -> Root:
+    def _kept(self, root: Root, *, done: bool, ended: bool) -> Root:
         here, files = Path(self.places[root.path]), list[StagedFile]()
         for name, file in files_below(here):
             stamp = (file.stat().st_size, file.stat().st_mtime_ns)
-            if not done and (self.seen.get(file) != stamp or name == "result.json"):
+            if (not ended and self.seen.get(file) != stamp) or (not done and name == "result.json"):
                 self.seen[file] = stamp
                 continue
             if name == "result.json":
