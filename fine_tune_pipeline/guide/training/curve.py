@@ -44,7 +44,8 @@ def svg(curves: Mapping[str, Sequence[Point]], *, title: str, across: str) -> st
         _text(MARGIN, MARGIN - 20, title),
     ]
     axes = f'<path d="M{MARGIN} {MARGIN}V{bottom}H{right}" fill="none" stroke="#9ca3af"/>'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13">'
+    size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">'
     return "".join([head, f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>', axes, *lines, *ends, *legend, "</svg>"])
 
 

@@ -1,0 +1,101 @@
+"""What a person sees in Dagster's web UI, in a real browser."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from fine_tune_pipeline.guide.training.curve import HEIGHT, WIDTH, markdown_picture
+from fine_tune_pipeline.ui import shown
+from fine_tune_pipeline_tests.end_to_end import web_ui_defs
+from fine_tune_pipeline_tests.waiting import wait_until
+
+pytestmark = pytest.mark.browser
+
+ADAPTER = dg.AssetKey(["triage", "adapter"])
+
+
+def free_port() -> int:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return int(made.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/server_info", timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n", encoding="utf-8")
+    with dg.DagsterInstance.get() as made:
+        yield made
+
+
+@pytest.fixture
+def url(instance: dg.DagsterInstance, tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-m", "dagster_webserver", "-f", web_ui_defs.__file__, "-h", "127.0.0.1", "-p", str(port)]
+    with (tmp_path / "webserver.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "DAGSTER_HOME": str(tmp_path)})
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(address) or server.poll() is not None, deadline_seconds=120, what="the web UI")
+        assert server.poll() is None, (tmp_path / "webserver.log").read_text(encoding="utf-8")[-2000:]
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    browser = shutil.which("chromium")
+    assert browser is not None, "these tests need Debian's chromium"
+    with sync_playwright() as playwright:
+        # Chromium's sandbox wants rights that a container does not give.
+        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = opened.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(60_000)
+        yield page
+        opened.close()
+
+
+def test_the_loss_curve_is_a_picture_in_the_metadata_of_the_adapter(instance: dg.DagsterInstance, url: str, page: Page):
+    curves = {"training loss": [(1.0, 3.0), (2.0, 1.5), (3.0, 0.5)], "validation loss": [(0.0, 3.1), (3.0, 0.7)]}
+    picture = markdown_picture(curves, title="loss in nats per token", across="steps")
+    instance.report_runless_asset_event(dg.AssetMaterialization(ADAPTER, metadata={"loss": dg.MetadataValue.md(picture)}))
+    page.goto(f"{url}/assets/triage/adapter?view=events")
+    page.get_by_text("Show Markdown").click()
+    image = page.get_by_alt_text("loss in nats per token")
+    image.wait_for()
+    assert image.evaluate("image => [image.complete, image.naturalWidth, image.naturalHeight]") == [True, WIDTH, HEIGHT]
+    drawn = image.bounding_box()
+    assert drawn is not None
+    assert drawn["width"] > WIDTH / 2
+
+
+def test_live_numbers_stand_in_the_events_of_the_asset(instance: dg.DagsterInstance, url: str, page: Page):
+    live = {"live/step": 3, "live/loss": 0.5, "live/padding_share": 0.02, "live/eta_seconds": 90.0}
+    instance.report_runless_asset_event(
+        dg.AssetObservation(ADAPTER, metadata={name: shown(value) for name, value in live.items()}),
+    )
+    page.goto(f"{url}/assets/triage/adapter?view=events")
+    for name, value in live.items():
+        row = page.locator("tr", has_text=name)
+        row.wait_for()
+        assert f"{value:g}" in row.inner_text()
