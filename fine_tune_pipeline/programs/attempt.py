@@ -10,7 +10,7 @@ from fine_tune_pipeline.programs.adapters import save, trainable_parameters
 from fine_tune_pipeline.programs.batches import Row
 from fine_tune_pipeline.programs.checkpoints import Checkpoints
 from fine_tune_pipeline.programs.curve import CurveFile, Validation, Validations, Watch
-from fine_tune_pipeline.programs.keeping import CURVE, Found, Keeper
+from fine_tune_pipeline.programs.keeping import CURVE, Found, Keeper, check_fits, learning
 from fine_tune_pipeline.programs.models import peak_memory_bytes, weights_sha256
 from fine_tune_pipeline.programs.preemption import Interrupted, Preempted, Preemption
 from fine_tune_pipeline.programs.progress import Progress, Seen
@@ -91,6 +91,7 @@ class Attempt:
         """Train to the end, and save.
 
         Raises:
+            CheckpointOfAnotherModel: what was written down does not fit.
             Diverged, OutOfMemory, Preempted: see `train.run`.
         """
         work, seen = self._work, self._at.progress.seen
@@ -99,6 +100,7 @@ class Attempt:
         self._endurance.beat = stall.beat
         with stall, self._curve as curve:
             trainer = build_trainer(work.request, rows=work.rows, tokenizer=work.tokenizer, endurance=self._endurance)
+            check_fits(self._at, trainer)
             watch = Watch(trainer, reporter=work.reporter, curve=curve, seen=seen, listeners=listeners)
             sample = Validation(
                 work.held_out,
@@ -158,6 +160,7 @@ class Attempt:
         )
         return Progress(
             request_sha256=self._at.progress.request_sha256,
+            learning=learning(trainer),
             step=step,
             seen=seen,
             micro_batch=trainer.gradient.micro_batch,

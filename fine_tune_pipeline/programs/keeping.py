@@ -3,6 +3,7 @@
 A checkpoint has the layout that transformers reads (`Trainer.train(resume_from_checkpoint=…)`), the curve so far, and `progress.json`.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -113,6 +114,29 @@ class Keeper(TrainerCallback):
             trainer.state.log_history = log
         self._curve.copy(folder / CURVE)
         self._noted.write(folder / FILE)
+
+
+class CheckpointOfAnotherModel(ValueError):
+    """The model has other parameters than the one of which was written down what it had learned."""
+
+
+def learning(trainer: CompletionTrainer) -> str:
+    """Names and shapes of all parameters, and which of them learn, as a hash."""
+    shapes = sorted((name, tuple(each.shape), each.requires_grad) for name, each in trainer.trained.named_parameters())
+    return hashlib.sha256(repr(shapes).encode("utf-8")).hexdigest()
+
+
+def check_fits(found: "Found", trainer: CompletionTrainer) -> None:
+    """Refuse a checkpoint before anything of it is loaded.
+
+    Raises:
+        CheckpointOfAnotherModel: says what to do.
+    """
+    if found.checkpoint is not None and found.progress.learning != learning(trainer):
+        raise CheckpointOfAnotherModel(
+            f"{found.checkpoint}: the model of which it was written had other parameters than the one that was loaded now, so the model "
+            f"or the version of a library was changed since; put back what was there, or remove {found.checkpoint.parent} and train from the begin"
+        )
 
 
 class Found:

@@ -27,6 +27,7 @@ class Progress(Contract):
     """After `step`. What follows from it is what would have followed without a break."""
 
     request_sha256: str
+    learning: str = ""
     step: int = 0
     seen: Seen = Seen()
     micro_batch: int | None = None

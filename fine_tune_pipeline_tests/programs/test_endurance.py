@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from fine_tune_pipeline.programs import step_gradient, train
 from fine_tune_pipeline.programs.checkpoints import Checkpoints
+from fine_tune_pipeline.programs.keeping import CheckpointOfAnotherModel
 from fine_tune_pipeline.programs.preemption import Preempted, Preemption
 from fine_tune_pipeline.programs.progress import Progress
 from fine_tune_pipeline.programs.requests import CheckpointPolicy, Placement, Technique, TrainRequest, TrainResult
@@ -174,6 +176,21 @@ def test_checkpoints_of_another_training_in_the_same_place_are_not_gone_on_from(
     result = train.run(ask("shared", seed=2), Recorder())
     assert result.continued_from == ()
     assert result.adapter_sha256 == train.run(ask("alone", seed=2), Recorder()).adapter_sha256
+
+
+def test_a_checkpoint_that_does_not_fit_the_model_is_refused_by_name(ask: Callable[..., TrainRequest], tmp_path: Path):
+    preemption = Preemption()
+    request = ask("changed").model_copy(update={"model": str(tmp_path / "model")})
+    tiny_model(tmp_path / "model")
+    with pytest.raises(Preempted):
+        train.run(request, EndsAfter(2, preemption), preemption)
+    shutil.rmtree(tmp_path / "model")
+    tiny_model(tmp_path / "model", architecture="llama")
+    with pytest.raises(
+        CheckpointOfAnotherModel,
+        match=r"checkpoints/00000\d: the model of which it was written had other parameters .* remove .*checkpoints",
+    ):
+        train.run(request, Recorder())
 
 
 def test_a_full_disk_costs_checkpoints_but_not_the_training(ask: Callable[..., TrainRequest], monkeypatch: pytest.MonkeyPatch):
