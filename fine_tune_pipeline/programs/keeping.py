@@ -134,8 +134,8 @@ def check_fits(found: "Found", trainer: CompletionTrainer) -> None:
     """
     if found.checkpoint is not None and found.progress.learning != learning(trainer):
         raise CheckpointOfAnotherModel(
-            f"{found.checkpoint}: the model of which it was written had other parameters than the one that was loaded now, so the model "
-            f"or the version of a library was changed since; put back what was there, or remove {found.checkpoint.parent} and train from the begin"
+            f"{found.checkpoint}: the model of which it was written had other parameters than the one that was loaded now, so the model or "
+            f"a library was changed since; put back what was there, or remove {found.checkpoint.parent} and train from the begin"
         )
 
 
