@@ -7,6 +7,7 @@ import torch
 
 from fine_tune_pipeline.programs.access import tracking_problem, try_output
 from fine_tune_pipeline.programs.batches import Row, over_long
+from fine_tune_pipeline.programs.learned_text import log_lines
 from fine_tune_pipeline.programs.machine import cpu_cores, device_exists, device_name, devices, disk_free_bytes, driver, memory, versions
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist
 from fine_tune_pipeline.programs.mistakes.texts import read_texts
@@ -47,6 +48,9 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
     problems += _room_problems(tried, available=before.available, free_disk=free_disk)
     if request.tracking is not None and (problem := tracking_problem(request.tracking, artifacts=request.artifacts)):
         problems.append(problem)
+    shown = () if texts.tokenizer is None else preview(texts.parts["train"], tokenizer=texts.tokenizer)
+    if shown:
+        reporter.log(log_lines(shown))
     device = request.placement.device
     step = tried.step
     return PreflightResult(
@@ -67,7 +71,7 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
         loss=step.loss if step else 0.0,
         bfloat16_speedup=bfloat16_speedup(device if device_exists(device) else "cpu"),
         parts=tuple(part_tokens(name, part, max_length=request.hyperparameters.max_length) for name, part in texts.parts.items()),
-        preview=() if texts.tokenizer is None else preview(texts.parts["train"], tokenizer=texts.tokenizer),
+        preview=shown,
         answer=tried.answer,
         mistakes=checks.all(unreached=_unreached(checks, problems)),
         problems=tuple(problems),

@@ -33,6 +33,7 @@ from fine_tune_pipeline.programs.served_models import ServedModels
 from fine_tune_pipeline.programs.service import Limits, Service, Written
 from fine_tune_pipeline.programs.serving_contract import SALT_FILE, SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
 from fine_tune_pipeline.programs.serving_http import make_app
+from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer
 from fine_tune_pipeline.programs.traffic_writer import Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.versions import Models, Versions
 
@@ -89,7 +90,7 @@ def main() -> None:
     watch_parent()
     try:
         run(request, keys=Keys.from_environment())
-    except (NoKey, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp) as error:
+    except (NoKey, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp, WrongTokenizer) as error:
         Reporter(None).log(f"{type(error).__name__}: {error}")
         sys.exit(USAGE_EXIT)
 
