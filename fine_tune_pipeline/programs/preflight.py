@@ -23,6 +23,9 @@ GIB = 2**30
 MEMORY_SHARE = 0.9
 """Of the free memory, what a training may use: batches of later epochs and the evaluation need a little more than the measured step."""
 
+WOULD_BREAK = frozenset({"wrong_tokenizer", "beyond_context"})
+"""Mistakes with which a step ends in an index out of range: on a GPU that ends the process, and all that was found with it."""
+
 WORKING_DISK_BYTES = 200 * 2**20
 """Curve, tokenizer and the tracking copy, beside the weights that are written."""
 
@@ -42,7 +45,7 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
     texts = read_texts(request, checks)
     tried = Tried(peak_bytes=peak_memory_bytes())
     problems = _device_problems(request.placement.device)
-    if texts.learned and not problems:
+    if texts.learned and not problems and not WOULD_BREAK.intersection(checks.failed):
         tried = try_training(request, texts, checks=checks, reporter=reporter)
     problems += tried.problems
     problems += _room_problems(tried, available=before.available, free_disk=free_disk)

@@ -56,7 +56,7 @@ def test_preflight_runs_the_plan_where_training_will_run(tmp_path, upstream):
     artifact = artifact_store(tmp_path).current("triage", "environment")
     assert read_preflight(artifact).rows == 32 + 16, "validation rows go through the model too"
     assert read_preflight(artifact).tokens_per_second == 46
-    assert {path.name for path in artifact.folder.iterdir()} == {"preflight.json", "texts.html", "manifest.json"}
+    assert {path.name for path in artifact.folder.iterdir()} == {"preflight.json", "texts.html", "over_long.jsonl", "manifest.json"}
     assert artifact.metadata["peak_measured_over_predicted"] > 0
     # 32 rows of about 23 tokens, three times, at 46 tokens a second.
     assert artifact.metadata["predicted_minutes"] == pytest.approx(32 * 23 * 3 / 46 / 60)
