@@ -9,6 +9,9 @@ from tokenizers import normalizers
 
 from fine_tune_pipeline.programs import preflight, train
 from fine_tune_pipeline.programs.batches import NoLabelledTokens, Row, tokenised_rows
+from fine_tune_pipeline.programs.mistakes.checklist import Checklist
+from fine_tune_pipeline.programs.mistakes.texts import read_texts
+from fine_tune_pipeline.programs.preflight_requests import MistakeCheck, PreflightRequest
 from fine_tune_pipeline.programs.requests import Placement, PromptFormat, TrainRequest
 from fine_tune_pipeline.programs.row_checks import BeyondContext, TokenWithoutPlace, refuse_unlearnable
 from fine_tune_pipeline.programs.rows import BadRows
@@ -47,9 +50,16 @@ def test_an_answer_that_the_tokenizer_makes_nothing_of(loss_on: str, tmp_path: P
         tokenised_rows(rows, tokenizer=tokenizer, format=PLAIN, loss_on=loss_on)  # type: ignore[arg-type]
 
 
+def failed(request: PreflightRequest) -> list[MistakeCheck]:
+    """What preflight finds before it loads a model."""
+    checks = Checklist()
+    read_texts(request, checks)
+    return [check for check in checks.all(unreached="not looked at") if check.passed is False]
+
+
 def test_preflight_finds_an_empty_answer_in_plain_style_too(model: Path, tmp_path: Path):
     asked = training(tmp_path, model=model, rows=(*ROWS, ("silent", "hello", "")))
-    [found] = [check for check in preflight.run(preflight_request(asked), Recorder()).mistakes if check.passed is False]
+    [found] = failed(preflight_request(asked))
     assert (found.id, found.seen) == ("empty_label_mask", "1 of 25 rows have no token to learn from: silent")
 
 
@@ -71,10 +81,7 @@ def test_a_row_beyond_the_context_stops_training_and_preflight(model: Path, tmp_
 
 def test_a_row_that_is_left_out_does_not_count_as_beyond_the_context(model: Path, tmp_path: Path):
     asked = preflight_request(training(tmp_path, model=model, rows=(*ROWS, ("epic", "word " * 400, "long")), max_length=96))
-    result = preflight.run(asked.model_copy(update={"over_long_limit": 0.1}), Recorder())
-    assert [check.id for check in result.mistakes if check.passed is False] == []
-    [long] = result.parts[0].long_rows
-    assert (long.id, result.over_long) == ("epic", ("epic",))
+    assert failed(asked.model_copy(update={"over_long_limit": 0.1})) == []
 
 
 def test_a_token_without_a_place_is_named():
@@ -101,9 +108,14 @@ def test_preflight_names_a_token_of_the_template_that_has_no_place(tmp_path: Pat
         train.run(asked, Recorder())
 
 
-def test_one_row_is_enough_to_train_and_to_preflight(model: Path, tmp_path: Path):
+def test_one_row_is_enough_to_train_and_to_preflight_and_is_shown_in_the_log(model: Path, tmp_path: Path):
     asked = training(tmp_path, model=model, rows=ROWS[:1], placement=Placement(micro_batch=4, threads=1))
-    seen = preflight.run(preflight_request(asked), Recorder())
+    told = Recorder()
+    seen = preflight.run(preflight_request(asked), told)
+    [line] = [line for line in told.lines if line.startswith("what is learned")]
+    assert line.endswith(
+        "row row0-0, 18 tokens:\n‹<bos>›Input: my card was charged twice for one coffee\nOutput:⟦ duplicate_charge‹<eos>›⟧"
+    )
     assert [(check.id, check.seen) for check in seen.mistakes if check.passed is False] == []
     assert (seen.problems, seen.rows, len(seen.preview)) == ((), 1, 1)
     result = train.run(asked, Recorder())
@@ -126,16 +138,6 @@ def test_a_part_of_which_nothing_would_be_left_is_refused_whatever_the_limit(mod
     long = tmp_path / "validation.jsonl"
     long.write_text(json.dumps({"id": "v", "prompt": "word " * 60, "completion": "long"}) + "\n", encoding="utf-8")
     asked = preflight_request(training(tmp_path, model=model, rows=ROWS))
-    result = preflight.run(asked.model_copy(update={"validation": str(long), "over_long_limit": 0.5}), Recorder())
-    found = next(check for check in result.mistakes if check.id == "truncation_share")
-    assert found.passed is False
+    [found] = failed(asked.model_copy(update={"validation": str(long), "over_long_limit": 0.5}))
+    assert found.id == "truncation_share"
     assert "nothing would be left of validation: v" in found.seen
-
-
-def test_what_is_learned_is_said_in_the_log(model: Path, tmp_path: Path):
-    said = Recorder()
-    preflight.run(preflight_request(training(tmp_path, model=model, rows=ROWS[:1])), said)
-    [line] = [line for line in said.lines if line.startswith("what is learned")]
-    assert line.endswith(
-        "row row0-0, 18 tokens:\n‹<bos>›Input: my card was charged twice for one coffee\nOutput:⟦ duplicate_charge‹<eos>›⟧"
-    )

@@ -22,7 +22,7 @@ WIDTH = COLUMNS * CELL + 2 * MARGIN
 NEWLINE = "↵"
 
 STYLE = (
-    "text{fill:#6b7280;font:13px ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}"
+    "text{fill:#4b5563;font:13px ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}"
     ".head{fill:#111827;font:600 13px sans-serif}.note{fill:#6b7280;font:13px sans-serif}"
     ".special{fill:#7c3aed;font-style:italic}.gap{fill:#9ca3af;font-style:italic}"
     ".learned{fill:#047857;font-weight:700;text-decoration:underline}"

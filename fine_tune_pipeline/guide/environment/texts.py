@@ -7,6 +7,7 @@ by the same code as training and serving.
 
 from typing import Any
 
+from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.pages.charts import histogram
 from fine_tune_pipeline.pages.document import Block, Page, Part, Section, table
 from fine_tune_pipeline.programs.learned_text import Span, marked, spans
@@ -36,6 +37,7 @@ def truncation(seen: PreflightResult, *, max_length: int) -> list[dict[str, Any]
             "max_length": max_length,
             "longest": part.lengths["whole"].longest,
             "over_long": part.over_long,
+            "ids": some(row.id for row in part.long_rows),
         }
         for part in seen.parts
     ]
@@ -94,7 +96,7 @@ def _preview(seen: PreflightResult) -> Section:
         Block(f"{row.id}: {_learned(row)} of {row.tokens} tokens are learned", text, tuple(map(_part, parts)))
         for row, text, parts in zip(seen.preview, texts, shown, strict=True)
     ]
-    text = f"The shortest training row, the one in the middle, and the longest: every token as text. {legend}."
+    text = f"The shortest training row, the one in the middle, and the longest. In colour, what is learned is green; as text: {legend}."
     return Section("What is learned", text, blocks=tuple(blocks))
 
 

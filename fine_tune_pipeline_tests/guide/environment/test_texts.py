@@ -46,8 +46,8 @@ def test_lengths_and_limit_are_told_part_by_part():
     rows = token_lengths(SEEN)
     assert [(row["part"], row["text"]) for row in rows[:3]] == [("train", "prompt"), ("train", "completion"), ("train", "whole")]
     assert rows[2] == {"part": "train", "text": "whole", "rows": 3, "p50": 20, "p90": 90, "p99": 90, "longest": 90, "total": 120}
-    assert [(row["part"], row["rows"], row["longest"], row["over_long"]) for row in truncation(SEEN, max_length=64)] == [
-        ("train", 3, 90, 1), ("validation", 2, 10, 0), ("test", 1, 300, 1),
+    assert [tuple(row.values()) for row in truncation(SEEN, max_length=64)] == [
+        ("train", 3, 64, 90, 1, "7"), ("validation", 2, 64, 10, 0, "none"), ("test", 1, 64, 300, 1, "t"),
     ]  # fmt: skip
 
 
