@@ -78,12 +78,13 @@ def test_preflight_runs_the_plan_where_training_will_run(tmp_path, upstream):
 
 
 class RealPreflight(RuleCompute):
-    """The program itself, in this process, without a tracking server."""
+    """The program itself, in this process, on one thread and without a tracking server."""
 
     def run(self, context: dg.AssetExecutionContext, request: Request, result: type[ResultT]) -> ResultT:
         if not isinstance(request, PreflightRequest):
             return super().run(context, request, result)
-        answer = preflight.run(request.model_copy(update={"tracking": None}), Recorder())
+        alone = request.placement.model_copy(update={"threads": 1})
+        answer = preflight.run(request.model_copy(update={"tracking": None, "placement": alone}), Recorder())
         assert isinstance(answer, result)
         return answer
 
