@@ -20,11 +20,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a text; `kind` sets it apart: learned, special, gap, or several of them with spaces between."""
+
+    text: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
 class Block:
-    """A text to be shown as it is, line by line, below what it is."""
+    """A text to be shown as it is, line by line, below what it is. `parts` are the same in colour, for the page."""
 
     label: str
     text: str
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)

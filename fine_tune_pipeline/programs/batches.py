@@ -18,7 +18,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.row_checks import NoLabelledTokens, refuse_unlearnable
 from fine_tune_pipeline.programs.rows import read_rows
+from fine_tune_pipeline.programs.tokenizer_fit import model_limits
 
 IGNORED = -100
 """The label of a token that does not count: prompt, padding, the first token of a row."""
@@ -37,10 +39,6 @@ EPOCHS_APART = 100_003
 
 class RowsTooLong(ValueError):
     """Rows do not fit into max_length tokens; they are never cut silently."""
-
-
-class NoLabelledTokens(ValueError):
-    """Rows have no token to learn from."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,17 @@ def tokenised_rows(
 ) -> list[Row]:
     """Every row of a JSONL file of id, prompt and completion, as tokens that the model will also see when it serves.
 
+    Args:
+        tokenizer: of `load_tokenizer`: the folder that it was read from is the model's.
+
     Raises:
         BadRows: names the file and every wrong line.
+        NoLabelledTokens, BeyondContext, TokenWithoutPlace: the model could not learn from some rows; names the file and the rows.
     """
     examples = read_rows(path, text_fields=TEXT_FIELDS, unique=("id",))
-    return [tokenised(example, tokenizer=tokenizer, format=format, loss_on=loss_on) for example in examples]
+    rows = [tokenised(example, tokenizer=tokenizer, format=format, loss_on=loss_on) for example in examples]
+    refuse_unlearnable(rows, source=str(path), tokenizer=tokenizer, limits=model_limits(tokenizer.name_or_path))
+    return rows
 
 
 def tokenised(

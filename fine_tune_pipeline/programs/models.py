@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from fine_tune_pipeline.programs.hosted.requests import read_hosted
 from fine_tune_pipeline.programs.requests import Precision
+from fine_tune_pipeline.programs.tokenizer_fit import refuse_foreign
 
 _PICKLED = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 """Weights that run code when they are read. `training_args.bin`, which trainers leave behind, is never read and not among them."""
@@ -55,8 +56,10 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
     Raises:
         NoPadToken: the vocabulary holds nothing to pad with.
+        WrongTokenizer: it does not belong to the model in the folder.
     """
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    refuse_foreign(tokenizer, folder=folder)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.pad_token = _pad_token(tokenizer, folder=folder)
     tokenizer.padding_side = "right"

@@ -7,6 +7,7 @@ import torch
 
 from fine_tune_pipeline.programs.access import tracking_problem, try_output
 from fine_tune_pipeline.programs.batches import Row, over_long
+from fine_tune_pipeline.programs.learned_text import log_lines
 from fine_tune_pipeline.programs.machine import cpu_cores, device_exists, device_name, devices, disk_free_bytes, driver, memory, versions
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist
 from fine_tune_pipeline.programs.mistakes.texts import read_texts
@@ -21,6 +22,9 @@ GIB = 2**30
 
 MEMORY_SHARE = 0.9
 """Of the free memory, what a training may use: batches of later epochs and the evaluation need a little more than the measured step."""
+
+WOULD_BREAK = frozenset({"wrong_tokenizer", "beyond_context"})
+"""Mistakes with which a step ends in an index out of range: on a GPU that ends the process, and all that was found with it."""
 
 WORKING_DISK_BYTES = 200 * 2**20
 """Curve, tokenizer and the tracking copy, beside the weights that are written."""
@@ -41,12 +45,15 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
     texts = read_texts(request, checks)
     tried = Tried(peak_bytes=peak_memory_bytes())
     problems = _device_problems(request.placement.device)
-    if texts.learned and not problems:
+    if texts.learned and not problems and not WOULD_BREAK.intersection(checks.failed):
         tried = try_training(request, texts, checks=checks, reporter=reporter)
     problems += tried.problems
     problems += _room_problems(tried, available=before.available, free_disk=free_disk)
     if request.tracking is not None and (problem := tracking_problem(request.tracking, artifacts=request.artifacts)):
         problems.append(problem)
+    shown = () if texts.tokenizer is None else preview(texts.parts["train"], tokenizer=texts.tokenizer)
+    if shown:
+        reporter.log(log_lines(shown))
     device = request.placement.device
     step = tried.step
     return PreflightResult(
@@ -67,7 +74,7 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
         loss=step.loss if step else 0.0,
         bfloat16_speedup=bfloat16_speedup(device if device_exists(device) else "cpu"),
         parts=tuple(part_tokens(name, part, max_length=request.hyperparameters.max_length) for name, part in texts.parts.items()),
-        preview=() if texts.tokenizer is None else preview(texts.parts["train"], tokenizer=texts.tokenizer),
+        preview=shown,
         answer=tried.answer,
         mistakes=checks.all(unreached=_unreached(checks, problems)),
         problems=tuple(problems),

@@ -31,21 +31,55 @@ class TokenLengths(Contract):
     counts: tuple[int, ...]
 
 
+class LongRow(Contract):
+    """A row that is longer than max_length."""
+
+    id: str
+    tokens: int
+
+
+class LabelledRow(Contract):
+    """A row and how many of its tokens are learned."""
+
+    id: str
+    labelled: int
+    tokens: int
+
+
 class PartTokens(Contract):
-    """How long the rows of one part are, special tokens included: `prompt`, `completion`, and both together as `whole`."""
+    """How long the rows of one part are, special tokens included: `prompt`, `completion`, and both together as `whole`.
+
+    `labelled` of all tokens are learned; `least_labelled` are the rows with the lowest share of them.
+    """
 
     part: str
     lengths: dict[str, TokenLengths]
     over_long: int = Field(description="Rows longer than max_length.")
+    long_rows: tuple[LongRow, ...] = Field(default=(), description="These rows, all of them.")
+    labelled: int = 0
+    least_labelled: tuple[LabelledRow, ...] = ()
+
+
+class Piece(Contract):
+    """Neighbouring tokens of a row that are treated alike, as text.
+
+    `learned`: they count in the loss; the others are only read. `special`: one token of the tokenizer's own, such as the end of a turn.
+    """
+
+    text: str
+    tokens: int
+    learned: bool
+    special: bool = False
 
 
 class Rendered(Contract):
-    """A row as the model is given it, special tokens written out."""
+    """A row as the model is given it, special tokens written out; `pieces` are prompt and completion once more, end to end."""
 
     id: str
     prompt: str
     completion: str
     tokens: int
+    pieces: tuple[Piece, ...] = ()
 
 
 class MistakeCheck(Contract):
@@ -106,5 +140,5 @@ class PreflightResult(Contract):
     devices: tuple[str, ...] = Field(default=(), description="Every accelerator that torch sees, and its memory.")
     driver: str | None = Field(default=None, description="Of the accelerators; None without one.")
     answer: Prediction | None = Field(default=None, description="What the tried model wrote for one prompt, by the code of the endpoint.")
-    mistakes: tuple[MistakeCheck, ...] = Field(default=(), description="All seventeen, in the order of the documentation.")
+    mistakes: tuple[MistakeCheck, ...] = Field(default=(), description="All nineteen, in the order of the documentation.")
     problems: tuple[str, ...] = Field(default=(), description="What else stands in the way: device, memory, disk, store, tracking.")

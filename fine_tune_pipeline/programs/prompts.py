@@ -164,7 +164,8 @@ def _chat_prompt(asked: Asked, *, instruction: str, shots: Sequence[Shot], token
     turns: list[Message] = []
     for shot in shots:
         turns += [{"role": "user", "content": shot.prompt}, {"role": "assistant", "content": shot.completion}]
-    turns += [message for message in asked.history if message["role"] not in SYSTEM_ROLES]
+    # The endpoint says "" where a turn is a call of a tool alone; a template would write "None" of a null.
+    turns += [{**message, "content": message.get("content") or ""} for message in asked.history if message["role"] not in SYSTEM_ROLES]
     turns.append({"role": asked.role, "content": asked.prompt})
     if not system:
         return _render(turns, tools=asked.tools, tokenizer=tokenizer)

@@ -24,15 +24,16 @@ from fine_tune_pipeline.programs.hosted.requests import HostedModel, read_hosted
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamNotSetUp
 from fine_tune_pipeline.programs.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.model_thread import ModelThread
-from fine_tune_pipeline.programs.models import NoWeights, PickledWeights, load_tokenizer, weights_sha256
+from fine_tune_pipeline.programs.models import NoWeights, PickledWeights, weights_sha256
 from fine_tune_pipeline.programs.process_identity import own_identity
-from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.reporting import Reporter, parse, watch_parent
 from fine_tune_pipeline.programs.requests import ServeRequest
 from fine_tune_pipeline.programs.served_models import ServedModels
+from fine_tune_pipeline.programs.served_prompts import encoder
 from fine_tune_pipeline.programs.service import Limits, Service, Written
 from fine_tune_pipeline.programs.serving_contract import SALT_FILE, SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
 from fine_tune_pipeline.programs.serving_http import make_app
+from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer
 from fine_tune_pipeline.programs.traffic_writer import Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.versions import Models, Versions
 
@@ -89,7 +90,7 @@ def main() -> None:
     watch_parent()
     try:
         run(request, keys=Keys.from_environment())
-    except (NoKey, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp) as error:
+    except (NoKey, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp, WrongTokenizer) as error:
         Reporter(None).log(f"{type(error).__name__}: {error}")
         sys.exit(USAGE_EXIT)
 
@@ -184,7 +185,7 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
 
 def _with_weights(request: ServeRequest, base: str) -> tuple[Served, Encode]:
     models = ServedModels(Path(request.model), base_name=base, format=request.format, dtype=request.dtype, device=request.device)
-    return models, _encoder(request)
+    return models, encoder(request.model, format=request.format)
 
 
 def _at_provider(request: ServeRequest, hosted: HostedModel, base: str) -> tuple[Served, Encode]:
@@ -192,17 +193,6 @@ def _at_provider(request: ServeRequest, hosted: HostedModel, base: str) -> tuple
     from fine_tune_pipeline.programs.hosted.serving import HostedModels, remote_prompts
 
     return HostedModels(hosted, base_name=base), remote_prompts(request.format)
-
-
-def _encoder(request: ServeRequest) -> Encode:
-    # A tokenizer of its own: the model thread uses another one at the same time, and they are not safe to share.
-    tokenizer = load_tokenizer(request.model)
-
-    def tokens(asked: Asked, system: str) -> list[int]:
-        format = request.format.model_copy(update={"instruction": system}) if system else request.format
-        return encode(asked, None, tokenizer=tokenizer, format=format).prompt_ids
-
-    return tokens
 
 
 def _scrubber(request: ServeRequest) -> Scrubber:

@@ -126,8 +126,17 @@ def _question(body: ChatRequest, *, service: Service, probe: bool) -> Question:
         if value not in (None, allowed):
             raise Refused(f"{name}: got {value:g}, want {allowed} or nothing; answers are greedy, as in evaluation", param=name)
     most = body.max_completion_tokens or body.max_tokens
-    asked, system = _conversation(body) if service.conversations else _single(body, style=service.format.style)
+    asked, system = asked_of(body, conversations=service.conversations, style=service.format.style)
     return Question(asked=asked, system=system, model=body.model, max_tokens=most, user=body.user, probe=probe)
+
+
+def asked_of(body: ChatRequest, *, conversations: bool, style: str) -> tuple[Asked, str]:
+    """What stands before the answer, and the system message (or "").
+
+    Raises:
+        Refused: the model was not trained on messages like these.
+    """
+    return _conversation(body) if conversations else _single(body, style=style)
 
 
 def _conversation(body: ChatRequest) -> tuple[Asked, str]:

@@ -1,28 +1,43 @@
-"""The rows of a dataset as the model will see them: some of them rendered, and how many tokens all of them have."""
+"""The rows of a dataset as the model will see them: how long they are, how much of them is learned, and some of them piece by piece."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import groupby, pairwise
 
 from transformers import PreTrainedTokenizerBase
 
 from fine_tune_pipeline.artifacts.lengths import lengths
-from fine_tune_pipeline.programs.batches import Row, over_long
-from fine_tune_pipeline.programs.preflight_requests import PartTokens, Rendered, TokenLengths
+from fine_tune_pipeline.programs.batches import IGNORED, Row
+from fine_tune_pipeline.programs.preflight_requests import LabelledRow, LongRow, PartTokens, Piece, Rendered, TokenLengths
+from fine_tune_pipeline.programs.tokenizer_fit import special_ids
 
 PREVIEW_RANKS = (0.0, 0.5, 1.0)
 """Rows that are shown, by the rank of their length: the shortest, the one in the middle, the longest."""
 
+LEAST_LABELLED = 3
+"""Rows that are named for their low share of learned tokens."""
+
+CHARACTER_TOKENS = 4
+"""Tokens that one character may be cut into: UTF-8 has four bytes at most."""
+
+Decode = Callable[[list[int]], str]
+
 
 def part_tokens(part: str, rows: Sequence[Row], *, max_length: int) -> PartTokens:
-    """How long the rows of a part are."""
+    """How long the rows of a part are, and how much of them is learned."""
     prompts = [row.prompt_tokens for row in rows]
     wholes = [len(row.input_ids) for row in rows]
     answers = [whole - prompt for whole, prompt in zip(wholes, prompts, strict=True)]
     found = {"prompt": prompts, "completion": answers, "whole": wholes}
+    long_rows = tuple(LongRow(id=row.id, tokens=len(row.input_ids)) for row in rows if len(row.input_ids) > max_length)
+    least = sorted(rows, key=lambda row: row.labelled / len(row.input_ids))[:LEAST_LABELLED]
     return PartTokens(
         part=part,
         lengths={name: TokenLengths(**asdict(lengths(values))) for name, values in found.items()},
-        over_long=len(over_long(rows, max_length=max_length)),
+        over_long=len(long_rows),
+        long_rows=long_rows,
+        labelled=sum(row.labelled for row in rows),
+        least_labelled=tuple(LabelledRow(id=row.id, labelled=row.labelled, tokens=len(row.input_ids)) for row in least),
     )
 
 
@@ -34,6 +49,57 @@ def preview(rows: Sequence[Row], *, tokenizer: PreTrainedTokenizerBase) -> tuple
 
 
 def _rendered(row: Row, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    decode = _decoder(tokenizer)
     prompt, completion = row.input_ids[: row.prompt_tokens], row.input_ids[row.prompt_tokens :]
-    texts = [tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) for ids in (prompt, completion)]
-    return Rendered(id=row.id, prompt=texts[0], completion=texts[1], tokens=len(row.input_ids))
+    shown = pieces(row, tokenizer=tokenizer)
+    return Rendered(id=row.id, prompt=decode(prompt), completion=decode(completion), tokens=len(row.input_ids), pieces=shown)
+
+
+def pieces(row: Row, *, tokenizer: PreTrainedTokenizerBase) -> tuple[Piece, ...]:
+    """A row, cut where tokens begin or cease to be learned and around each special token.
+
+    A character whose tokens stand on both sides of a cut belongs to the later piece.
+    """
+    special = special_ids(tokenizer)
+    # As in `Row.labelled`: nothing stands before the first token to predict it from.
+    kinds = [
+        (place > 0 and label != IGNORED, id in special) for place, (id, label) in enumerate(zip(row.input_ids, row.labels, strict=True))
+    ]
+    runs = [list(run) for _, run in groupby(range(len(kinds)), key=lambda place: (kinds[place], place if kinds[place][1] else None))]
+    ends = [run[-1] + 1 for run in runs]
+    cuts, texts = _texts(row.input_ids, ends, decode=_decoder(tokenizer))
+    return tuple(
+        Piece(text=text, tokens=stop - start, learned=kinds[run[-1]][0], special=kinds[run[-1]][1])
+        for run, text, (start, stop) in zip(runs, texts, pairwise([0, *cuts]), strict=True)
+        if stop > start
+    )
+
+
+def _texts(ids: list[int], ends: Sequence[int], *, decode: Decode) -> tuple[list[int], list[str]]:
+    """Where the pieces end that should end at `ends`, and their texts, which together are the text of the whole.
+
+    Texts are what the whole grows by: on its own, a piece may lose the space that it begins with. A decoder whose texts do not grow
+    evenly (it joins words, say) gets each piece on its own.
+    """
+    whole = decode(ids)
+    cuts = [_cut(ids, end, whole=whole, decode=decode) for end in ends]
+    if any(cut is None for cut in cuts):
+        return list(ends), [decode(ids[start:stop]) for start, stop in pairwise([0, *ends])]
+    found = [cut for cut in cuts if cut is not None]
+    lengths_so_far = [0, *(len(decode(ids[:cut])) for cut in found)]
+    return found, [whole[start:stop] for start, stop in pairwise(lengths_so_far)]
+
+
+def _cut(ids: list[int], end: int, *, whole: str, decode: Decode) -> int | None:
+    """The last place up to `end` at which no character is half written; None if there is none near by."""
+    near = range(end, max(end - CHARACTER_TOKENS, -1), -1)
+    return next((place for place in near if whole.startswith(decode(ids[:place]))), None)
+
+
+def _decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
+    def decode(ids: list[int]) -> str:
+        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    return decode

@@ -14,14 +14,17 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from fine_tune_pipeline.guide.environment.mask_picture import WIDTH as MASK_WIDTH
+from fine_tune_pipeline.guide.environment.mask_picture import markdown_mask, svg
 from fine_tune_pipeline.guide.training.curve import HEIGHT, WIDTH, markdown_picture
+from fine_tune_pipeline.programs.preflight_requests import Piece, Rendered
 from fine_tune_pipeline.ui import shown
 from fine_tune_pipeline_tests.end_to_end import web_ui_defs
 from fine_tune_pipeline_tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-ADAPTER = dg.AssetKey(["triage", "adapter"])
+ADAPTER, ENVIRONMENT = dg.AssetKey(["triage", "adapter"]), dg.AssetKey(["triage", "environment"])
 
 
 def free_port() -> int:
@@ -87,6 +90,45 @@ def test_the_loss_curve_is_a_picture_in_the_metadata_of_the_adapter(instance: dg
     drawn = image.bounding_box()
     assert drawn is not None
     assert drawn["width"] > WIDTH / 2
+
+
+SCRIPTS = (
+    "my card was charged twice",
+    "我的卡被扣了两次，请帮我退款",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "कार्ड दो बार",
+    "บัตรของฉัน",
+    "👩‍👩‍👧👍🏽🇩🇪" * 9,
+    "</svg>&",
+)
+
+
+def masked() -> list[Rendered]:
+    read, learned = Piece(text=", ".join(SCRIPTS * 3), tokens=90, learned=False), Piece(text=" yes\n", tokens=2, learned=True)
+    end = Piece(text="<eos>", tokens=1, learned=True, special=True)
+    return [Rendered(id=id, prompt="", completion="", tokens=93, pieces=(read, learned, end)) for id in ("short", "middle", "long")]
+
+
+def test_what_is_learned_is_a_picture_in_the_metadata_of_the_environment(instance: dg.DagsterInstance, url: str, page: Page):
+    picture = dg.MetadataValue.md(markdown_mask(masked(), title="What is learned"))
+    instance.report_runless_asset_event(dg.AssetMaterialization(ENVIRONMENT, metadata={"what_is_learned": picture}))
+    page.goto(f"{url}/assets/triage/environment?view=events")
+    page.get_by_text("Show Markdown").click()
+    image = page.get_by_alt_text("What is learned")
+    image.wait_for()
+    complete, width = image.evaluate("image => [image.complete, image.naturalWidth]")
+    assert (complete, width) == (True, MASK_WIDTH)
+
+
+def test_every_line_of_that_picture_lies_inside_it_and_what_is_learned_has_its_colour(page: Page):
+    page.set_content(svg(masked(), title="What is learned"))
+    ends = page.locator("svg > text").evaluate_all("lines => lines.map(line => line.getBBox()).map(box => box.x + box.width)")
+    assert len(ends) > 3 * 4
+    assert max(ends) <= MASK_WIDTH
+    colours = page.locator("tspan.learned").evaluate_all("parts => [...new Set(parts.map(part => getComputedStyle(part).fill))]")
+    assert colours == ["rgb(4, 120, 87)"]
+    assert page.locator("tspan:not([class])").first.evaluate("part => getComputedStyle(part).fill") == "rgb(75, 85, 99)"
 
 
 def test_live_numbers_stand_in_the_events_of_the_asset(instance: dg.DagsterInstance, url: str, page: Page):

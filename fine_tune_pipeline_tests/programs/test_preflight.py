@@ -147,5 +147,5 @@ def test_a_container_limit_counts_more_than_the_machine(tmp_path: Path, monkeypa
 def test_the_program_writes_its_result(model: Path, data: Path, tmp_path: Path):
     result = PreflightResult.read(launch(request(tmp_path, model=model, data=data)))
     assert result.problems == ()
-    assert len(result.mistakes) == 17
+    assert len(result.mistakes) == 19
     assert sorted(path.name for path in tmp_path.iterdir()) == ["request.json", "result.json"]

@@ -60,7 +60,7 @@ def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
         return materialized(
             store.made(
                 context,
-                version=3,
+                version=4,
                 what=what,
                 upstream=upstream,
                 build=lambda folder: build_preflight(context, compute, folder, trial),

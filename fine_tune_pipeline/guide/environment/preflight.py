@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tune_pipeline.artifacts.examples import read_rows
+from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.memory import GIB, training_memory
-from fine_tune_pipeline.guide.environment.texts import texts_page, token_lengths, truncation
+from fine_tune_pipeline.guide.environment.mask_picture import markdown_mask
+from fine_tune_pipeline.guide.environment.texts import labelled, long_rows, share, texts_page, token_lengths, truncation
 from fine_tune_pipeline.guide.technique.plan import Plan, number_bytes
 from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.pages.document import html, markdown
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
 FILE = "preflight.json"
 TEXTS = "texts.html"
+OVER_LONG = "over_long.jsonl"
 
 SHOWN_IDS = 10
-"""So many of the over-long rows are named in a message; all of them are in `preflight.json`."""
+"""So many of the over-long rows are named in a message; all of them are in `over_long.jsonl`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Forecast:
 
 
 def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, trial: Trial) -> Built:
-    """Run preflight where training will run; write `preflight.json` and, of the texts, `texts.html` into `folder`."""
+    """Run preflight where training will run; write `preflight.json` and, of the rows, `texts.html` and `over_long.jsonl` into `folder`."""
     work, plan, model = folder / "work", trial.plan, trial.base.file("model")
     work.mkdir()
     request = PreflightRequest(
@@ -74,14 +76,19 @@ def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", fol
     seen = compute.run(context, request, PreflightResult)
     shutil.rmtree(work)
     seen.write(folder / FILE)
-    texts = texts_page(seen, max_length=plan.hyperparameters.max_length, use_case=trial.spec.name)
+    max_length = plan.hyperparameters.max_length
+    write_rows(folder / OVER_LONG, long_rows(seen, max_length=max_length))
+    texts = texts_page(seen, max_length=max_length, use_case=trial.spec.name)
     (folder / TEXTS).write_text(html(texts), encoding="utf-8")
     rows = len(read_rows(trial.dataset.file("train.jsonl")))
     whole = forecast(seen, plan, read_model_folder(model).architecture, training_rows=rows)
-    metadata = {**_metadata(seen, whole, plan), "token_lengths": token_lengths(seen)}
-    metadata["truncation"] = truncation(seen, max_length=plan.hyperparameters.max_length)
-    metadata["mistakes"] = mistakes(seen)
-    return Built(metadata=metadata, markdown={"texts": markdown(texts)}, checks=[passed(seen, plan, problems_of(seen, trial.spec))])
+    tables = {"token_lengths": token_lengths(seen), "truncation": truncation(seen, max_length=max_length), "labelled": labelled(seen)}
+    shares = {f"labelled_share_{part.part}": share(part) for part in seen.parts}
+    return Built(
+        metadata={**_metadata(seen, whole, plan), **shares, **tables, "mistakes": mistakes(seen)},
+        markdown={"texts": markdown(texts), "what_is_learned": markdown_mask(seen.preview, title="What is learned of three training rows")},
+        checks=[passed(seen, plan, problems_of(seen, trial.spec))],
+    )
 
 
 def read_preflight(artifact: Artifact) -> PreflightResult:

@@ -7,12 +7,14 @@ by the same code as training and serving.
 
 from typing import Any
 
+from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.pages.charts import histogram
-from fine_tune_pipeline.pages.document import Block, Page, Section, table
-from fine_tune_pipeline.programs.preflight_requests import PreflightResult
+from fine_tune_pipeline.pages.document import Block, Page, Part, Section, table
+from fine_tune_pipeline.programs.learned_text import Span, marked, spans
+from fine_tune_pipeline.programs.preflight_requests import LabelledRow, PartTokens, PreflightResult, Rendered
 
 SHOWN_CHARACTERS = 1500
-"""Of each side of a rendered row."""
+"""Of each stretch of a rendered row that is learned or only read."""
 
 PERCENTILES = ("p50", "p90", "p99", "longest", "total")
 
@@ -35,36 +37,80 @@ def truncation(seen: PreflightResult, *, max_length: int) -> list[dict[str, Any]
             "max_length": max_length,
             "longest": part.lengths["whole"].longest,
             "over_long": part.over_long,
+            "ids": some(row.id for row in part.long_rows),
         }
         for part in seen.parts
     ]
 
 
+def long_rows(seen: PreflightResult, *, max_length: int) -> list[dict[str, Any]]:
+    """Every row that is longer than max_length, with its part and its tokens."""
+    return [
+        {"id": row.id, "part": part.part, "tokens": row.tokens, "max_length": max_length} for part in seen.parts for row in part.long_rows
+    ]
+
+
+def labelled(seen: PreflightResult) -> list[dict[str, Any]]:
+    """How much of each part is learned, and the rows of which the least is."""
+    return [
+        {
+            "part": part.part,
+            "tokens": part.lengths["whole"].total,
+            "labelled": part.labelled,
+            "share": round(share(part), 4),
+            "lowest": ", ".join(map(_of_row, part.least_labelled)),
+        }
+        for part in seen.parts
+    ]
+
+
+def share(part: PartTokens) -> float:
+    """Labelled tokens over all tokens of a part."""
+    return part.labelled / (part.lengths["whole"].total or 1)
+
+
+def _of_row(row: LabelledRow) -> str:
+    return f"{row.id} ({row.labelled} of {row.tokens}, {row.labelled / row.tokens:.1%})"
+
+
 def texts_page(seen: PreflightResult, *, max_length: int, use_case: str) -> Page:
     """All three for people."""
     limit = table(
-        "Longer than max_length", truncation(seen, max_length=max_length), text="Test rows are counted too, but no training reads them."
+        "Longer than max_length",
+        truncation(seen, max_length=max_length),
+        text="Test rows are counted too, but no training reads them. All ids are in over_long.jsonl.",
     )
     return Page(
         title=f"The rows of {use_case} as the model sees them",
         advice=f"{len(seen.over_long):,} of {seen.rows:,} training and validation rows are longer than max_length ({max_length} tokens): "
         "such rows are left out whole, never cut.",
         about="Counted with the tokenizer of the base model, special tokens included.",
-        sections=[_preview(seen), _lengths(seen), limit],
+        sections=[_preview(seen), _lengths(seen), _labelled(seen), limit],
     )
 
 
 def _preview(seen: PreflightResult) -> Section:
+    shown = [spans(row.pieces, most=SHOWN_CHARACTERS) for row in seen.preview]
+    texts, legend = marked(shown)
     blocks = [
-        block
-        for row in seen.preview
-        for block in (
-            Block(f"{row.id} ({row.tokens} tokens), what is given:", _cut(row.prompt)),
-            Block("What is to be learnt:", _cut(row.completion)),
-        )
+        Block(f"{row.id}: {_learned(row)} of {row.tokens} tokens are learned", text, tuple(map(_part, parts)))
+        for row, text, parts in zip(seen.preview, texts, shown, strict=True)
     ]
-    text = "The shortest training row, the one in the middle, and the longest: text that stands for tokens, none of them left out."
-    return Section("Preview", text, blocks=tuple(blocks))
+    text = f"The shortest training row, the one in the middle, and the longest. In colour, what is learned is green; as text: {legend}."
+    return Section("What is learned", text, blocks=tuple(blocks))
+
+
+def _learned(row: Rendered) -> int:
+    return sum(piece.tokens for piece in row.pieces if piece.learned)
+
+
+def _part(span: Span) -> Part:
+    kinds = {"special": span.special, "learned": span.learned and not span.gap, "gap": span.gap}
+    return Part(span.text, " ".join(kind for kind, is_it in kinds.items() if is_it))
+
+
+def _labelled(seen: PreflightResult) -> Section:
+    return table("Labelled share", labelled(seen), text="Tokens that count in the loss, of all tokens; the rows of which the least counts.")
 
 
 def _lengths(seen: PreflightResult) -> Section:
@@ -74,7 +120,3 @@ def _lengths(seen: PreflightResult) -> Section:
         for name, found in drawn.items()
     )
     return table("Lengths in tokens", token_lengths(seen), charts=charts)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text):,} characters)"

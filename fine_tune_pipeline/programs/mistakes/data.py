@@ -5,9 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
+from transformers import PreTrainedTokenizerBase
+
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.programs import row_checks
 from fine_tune_pipeline.programs.batches import IGNORED, TEXT_FIELDS, Collate, Row, as_records, over_long, shown_ids
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
+from fine_tune_pipeline.programs.row_checks import unanswered
+from fine_tune_pipeline.programs.tokenizer_fit import ModelLimits
 
 KNOWN = frozenset(field.name for field in fields(Example))
 """Columns that some step of the pipeline reads or keeps."""
@@ -55,25 +60,58 @@ def duplicate_ids(raw: Raw) -> Verdict:
     return fine(f"{len(places)} rows, as many ids")
 
 
-def truncation_share(rows: Sequence[Row], *, max_length: int, limit: float) -> Verdict:
-    """Rows that would be left out; they are never cut."""
+def truncation_share(parts: Mapping[str, Sequence[Row]], *, max_length: int, limit: float) -> Verdict:
+    """Rows that would be left out; they are never cut. No part may lose all of its rows."""
+    rows = [row for part in parts.values() for row in part]
     long = over_long(rows, max_length=max_length)
     share = len(long) / len(rows)
     longest = max(len(row.input_ids) for row in rows)
+    emptied = [name for name, part in parts.items() if len(over_long(part, max_length=max_length)) == len(part)]
     seen = f"{len(long)} of {len(rows)} rows ({share:.1%}) are longer than max_length {max_length}; the longest has {longest} tokens"
-    if len(long) == len(rows) or share > limit:
+    if emptied or share > limit:
+        none_left = f"; nothing would be left of {' and '.join(emptied)}" if emptied else ""
         return wrong(
-            f"{seen}; training.over_long_limit is {limit:.1%}: {shown_ids(long)}",
-            f"raise training.max_length to {longest}, or shorten these rows",
+            f"{seen}; training.over_long_limit is {limit:.1%}{none_left}: {shown_ids(long)}",
+            f"raise training.max_length to {longest}, or shorten these rows; over_long.jsonl names all of them",
         )
     return fine(seen)
 
 
-def empty_label_mask(rows: Sequence[Row], *, end_id: int) -> Verdict:
-    """Rows of which nothing but the end token would be learned."""
-    empty = [row.id for row in rows if all(label in (IGNORED, end_id) for label in row.labels[1:])]
+def beyond_context(rows: Sequence[Row], *, max_length: int, limits: ModelLimits) -> Verdict:
+    """Of the rows that training would keep, those that the model cannot look back on: most models give no error, and learn noise."""
+    if limits.context_tokens is None:
+        return not_applicable("the model's config.json names no context")
+    kept = [row for row in rows if len(row.input_ids) <= max_length]
+    longest = max((len(row.input_ids) for row in kept), default=0)
+    if long := row_checks.beyond_context(kept, limits):
+        return wrong(
+            f"{len(long)} of {len(rows)} rows are longer than the model's context of {limits.context_tokens} tokens, the longest has "
+            f"{longest}: {shown_ids(long)}",
+            f"write training.max_length: {limits.context_tokens}, shorten these rows, or choose a base model with a longer context",
+        )
+    return fine(f"the longest row to be learned has {longest} tokens, the model's context {limits.context_tokens}")
+
+
+def wrong_tokenizer(rows: Sequence[Row], *, tokenizer: PreTrainedTokenizerBase, limits: ModelLimits) -> Verdict:
+    """Of a tokenizer that `load_tokenizer` has accepted: whether every token of the rows has a place in the model."""
+    if limits.places is None:
+        return not_applicable("the model's config.json does not say how many tokens it knows")
+    highest = max(id for row in rows for id in row.input_ids)
+    if placeless := row_checks.without_place(rows, limits):
+        return wrong(
+            f"{len(placeless)} of {len(rows)} rows hold a token that the model has no place for, such as "
+            f"{tokenizer.convert_ids_to_tokens(highest)!r} ({highest} of {limits.places}): {shown_ids(placeless)}",
+            "put the tokenizer files of this model into its folder, or take this token out of the chat template",
+        )
+    return fine(f"the tokenizer knows {len(tokenizer)} tokens, the model {limits.places}; the highest in the rows is {highest}")
+
+
+def empty_label_mask(rows: Sequence[Row], *, tokenizer: PreTrainedTokenizerBase) -> Verdict:
+    """Rows of which nothing but special tokens and white space would be learned as an answer."""
+    empty = {row.id for row in rows if not row.labelled}.union(unanswered(rows, tokenizer=tokenizer))
     if empty:
-        return wrong(f"{len(empty)} of {len(rows)} rows have no token to learn from: {shown_ids(empty)}", "give them a completion")
+        named = [row.id for row in rows if row.id in empty]
+        return wrong(f"{len(named)} of {len(rows)} rows have no token to learn from: {shown_ids(named)}", "give them a completion")
     labelled = sum(row.labelled for row in rows)
     return fine(f"{labelled} of {sum(len(row.input_ids) for row in rows)} tokens are learned from, at least one in each row")
 

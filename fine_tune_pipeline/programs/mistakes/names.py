@@ -3,9 +3,11 @@
 MISTAKES = {
     "unknown_columns": "a row lacks a column that training reads, or has one that nothing reads",
     "duplicate_ids": "an id stands twice, within a part or in two parts",
+    "wrong_tokenizer": "the tokenizer is that of another model: its tokens have no place there, or another meaning",
     "pad_equals_eos": "the pad token is the end token, so the end is masked out together with the padding",
     "chat_template": "the chat template is missing, or a row renders differently in training and in serving",
     "truncation_share": "more rows than allowed are longer than max_length",
+    "beyond_context": "a row is longer than the model can look back on",
     "empty_label_mask": "a row has nothing to learn from",
     "prompt_tokens_in_loss": "tokens of the prompt, or padding, count in the loss",
     "doubled_bos": "a row begins with two begin tokens, or its answer begins with one",

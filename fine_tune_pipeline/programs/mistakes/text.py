@@ -2,22 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.programs.batches import Row
 from fine_tune_pipeline.programs.decoding import end_ids
+from fine_tune_pipeline.programs.http_errors import Refused
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, wrong
-from fine_tune_pipeline.programs.prompts import encode, end_id
+from fine_tune_pipeline.programs.prompts import ReservedText, end_id
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.served_prompts import request_body, served_prompts
 
 SAMPLED = 8
-"""Rows that are rendered anew, spread over the part."""
+"""Rows that are rendered anew, spread over the part; as many of those with earlier turns or tools, if there are any."""
 
 
 def pad_equals_eos(tokenizer: PreTrainedTokenizerBase, *, format: PromptFormat) -> Verdict:
@@ -40,7 +43,8 @@ def chat_template(
     tokenizer: PreTrainedTokenizerBase,
     format: PromptFormat,
 ) -> Verdict:
-    """One template in the folder, and the same tokens of some rows as training has them, as the endpoint asks, and as one conversation.
+    """One template in the folder, and the same tokens of some rows as training has them, as the endpoint makes them of a request's body,
+    and as one conversation.
 
     Args:
         examples: as the file has them, in the order of `rows`.
@@ -51,20 +55,42 @@ def chat_template(
     if format.style == "chat" and len(set(hashes.values())) > 1:
         said = ", ".join(f"{name} ({digest[:12]})" for name, digest in hashes.items())
         return wrong(f"the folder has two different chat templates: {said}", "keep one: servers differ in which they read")
-    step = max(1, len(rows) // SAMPLED)
-    for example, row in list(zip(examples, rows, strict=True))[::step][:SAMPLED]:
-        served = encode(Asked.of(example), None, tokenizer=tokenizer, format=format).prompt_ids
+    conversations = any(Asked.of(example).beside() for example in examples)
+    served = served_prompts(folder, format=format, conversations=conversations)
+    sample = _sample(examples, rows)
+    for example, row in sample:
+        differs = _served_differently(example, row, served=served, tokenizer=tokenizer)
+        if differs is not None:
+            return differs
         whole = _conversation(example, tokenizer=tokenizer) if format.style == "chat" else None
-        if served != row.input_ids[: row.prompt_tokens]:
-            trained = row.input_ids[: row.prompt_tokens]
-            return wrong(
-                _differ(row.id, tokenizer.decode(trained), tokenizer.decode(served)), "use the template of the base model for both"
-            )
         if whole is not None and not whole.startswith(answered := tokenizer.decode(row.input_ids)):
             return wrong(
                 _differ(row.id, answered, whole), "correct chat_template.jinja, clean the answer's ends, or use format.style: plain"
             )
-    return fine(_same(tokenizer, format=format, rows=len(rows[::step][:SAMPLED])))
+    return fine(_same(tokenizer, format=format, rows=len(sample)))
+
+
+def _sample(examples: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[tuple[Mapping[str, Any], Row]]:
+    pairs = list(zip(examples, rows, strict=True))
+    talks = [pair for pair in pairs if Asked.of(pair[0]).beside()]
+    chosen = [pair for some in (pairs, talks) for pair in some[:: max(1, len(some) // SAMPLED)][:SAMPLED]]
+    return list({row.id: (example, row) for example, row in chosen}.values())
+
+
+def _served_differently(
+    example: Mapping[str, Any], row: Row, *, served: Callable[[str], list[int]], tokenizer: PreTrainedTokenizerBase
+) -> Verdict | None:
+    """What the endpoint would feed the model for this row, if that is not what training has before the answer."""
+    trained = row.input_ids[: row.prompt_tokens]
+    try:
+        fed = served(request_body(example))
+    except (ValidationError, Refused, ReservedText) as error:
+        return wrong(f"row {row.id} cannot be asked of the endpoint: {error}", "correct its prompt or its earlier turns, or take it out")
+    if fed == trained:
+        return None
+    texts = tokenizer.decode(trained), tokenizer.decode(fed)
+    seen = _differ(row.id, *texts) if texts[0] != texts[1] else _differ(row.id, *(f"tokens {ids}" for ids in (trained, fed)))
+    return wrong(seen, "use the template of the base model for both")
 
 
 def template_hashes(folder: str | Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from fine_tune_pipeline.programs.batches import Collate, Row, tokenised
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist, Verdict, wrong
 from fine_tune_pipeline.programs.mistakes.data import (
     Raw,
+    beyond_context,
     doubled_bos,
     duplicate_ids,
     empty_label_mask,
@@ -16,6 +17,7 @@ from fine_tune_pipeline.programs.mistakes.data import (
     prompt_tokens_in_loss,
     truncation_share,
     unknown_columns,
+    wrong_tokenizer,
 )
 from fine_tune_pipeline.programs.mistakes.text import chat_template, pad_equals_eos
 from fine_tune_pipeline.programs.models import NoPadToken, load_tokenizer
@@ -23,6 +25,7 @@ from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
 from fine_tune_pipeline.programs.prompts import NoChatTemplate, NoEndOfTurn, NoEndToken, ReservedText, UnusableChatTemplate, end_id
 from fine_tune_pipeline.programs.recipe import pad_id
 from fine_tune_pipeline.programs.rows import read_rows
+from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer, model_limits
 
 TEST = "test"
 """The part that no training sees."""
@@ -68,6 +71,8 @@ def _tokens(request: PreflightRequest, raw: Raw, checks: Checklist) -> Texts:
             name: [tokenised(row, tokenizer=tokenizer, format=request.format, loss_on=loss_on) for row in part]
             for name, part in raw.items()
         }
+    except WrongTokenizer as error:
+        checks.set("wrong_tokenizer", _said(error))
     except NoPadToken as error:
         checks.set("pad_equals_eos", _said(error))
     except (NoEndToken, NoEndOfTurn) as error:
@@ -85,13 +90,17 @@ def _look(request: PreflightRequest, raw: Raw, texts: Texts, *, tokenizer: PreTr
     wanted, rows = request.hyperparameters, texts.learned
     collate = Collate(pad_id=pad_id(tokenizer), flat=False)
     bos = tokenizer.bos_token_id if isinstance(tokenizer.bos_token_id, int) else None
+    limits = model_limits(request.model)
+    seen = {name: part for name, part in texts.parts.items() if name != TEST}
+    checks.look("wrong_tokenizer", lambda: wrong_tokenizer(rows, tokenizer=tokenizer, limits=limits))
     checks.look("pad_equals_eos", lambda: pad_equals_eos(tokenizer, format=request.format))
     checks.look(
         "chat_template",
         lambda: chat_template(raw["train"], texts.parts["train"], folder=request.model, tokenizer=tokenizer, format=request.format),
     )
-    checks.look("truncation_share", lambda: truncation_share(rows, max_length=wanted.max_length, limit=request.over_long_limit))
-    checks.look("empty_label_mask", lambda: empty_label_mask(rows, end_id=end))
+    checks.look("truncation_share", lambda: truncation_share(seen, max_length=wanted.max_length, limit=request.over_long_limit))
+    checks.look("beyond_context", lambda: beyond_context(rows, max_length=wanted.max_length, limits=limits))
+    checks.look("empty_label_mask", lambda: empty_label_mask(rows, tokenizer=tokenizer))
     checks.look("prompt_tokens_in_loss", lambda: prompt_tokens_in_loss(rows, collate=collate, loss_on=wanted.loss_on))
     checks.look("doubled_bos", lambda: doubled_bos(rows, bos_id=bos))
     checks.look("eos_never_learned", lambda: eos_never_learned(rows, end_id=end, collate=collate))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from fine_tune_pipeline.programs import served_prompts
 from fine_tune_pipeline.programs.batches import Collate, Row
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist
 from fine_tune_pipeline.programs.mistakes.data import eos_never_learned
@@ -18,7 +19,9 @@ from fine_tune_pipeline.programs.mistakes.text import generation_never_stops, sa
 from fine_tune_pipeline.programs.mistakes.texts import read_texts
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 from fine_tune_pipeline.programs.preflight_requests import MistakeCheck
+from fine_tune_pipeline.programs.prompts import Encoded, encode
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.serving_http import Message
 from fine_tune_pipeline_tests.small_training import ROWS, preflight_request, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import CHAT_TEMPLATE, tiny_model
 
@@ -64,8 +67,8 @@ def test_nothing_is_found_in_healthy_rows_and_every_mistake_has_a_line(model: Pa
     found = looked(model, lines(), format=format)
     assert failed(found) == []
     assert list(found) == list(MISTAKES)
-    assert [id for id, check in found.items() if check.passed] == list(MISTAKES)[:9]
-    assert len(MISTAKES) == 17
+    assert [id for id, check in found.items() if check.passed] == list(MISTAKES)[:11]
+    assert len(MISTAKES) == 19
 
 
 def test_a_column_that_nothing_reads_is_named(model: Path):
@@ -168,6 +171,58 @@ def test_an_answer_that_the_template_renders_otherwise(model: Path):
     assert failed(found) == ["chat_template"]
     assert found["chat_template"].seen.startswith("row spaces is ")
     assert "in training and" in found["chat_template"].seen
+
+
+def test_an_endpoint_that_strips_what_is_asked(model: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = [{**line, "prompt": f"{line['prompt']} "} for line in lines()]
+    assert failed(looked(model, asked, format=PromptFormat())) == []
+    whole = Message.text.fget
+    monkeypatch.setattr(Message, "text", property(lambda message: whole(message).strip()))  # type: ignore[misc]
+    found = looked(model, asked, format=PromptFormat())
+    assert failed(found) == ["chat_template"]
+    assert found["chat_template"].seen.startswith("row row0-0 is ")
+
+
+def test_an_endpoint_with_another_template(model: Path, monkeypatch: pytest.MonkeyPatch):
+    def changed(folder: str) -> PreTrainedTokenizerBase:
+        tokenizer = load_tokenizer(folder)
+        tokenizer.chat_template = CHAT_TEMPLATE.replace("assistant", "model")
+        return tokenizer
+
+    monkeypatch.setattr(served_prompts, "load_tokenizer", changed)
+    found = looked(model, lines(), format=CHAT)
+    assert failed(found) == ["chat_template"]
+    assert "assistant" in found["chat_template"].seen
+    assert "model" in found["chat_template"].seen
+
+
+def test_tokens_that_differ_in_training_and_endpoint_though_their_text_does_not(model: Path, monkeypatch: pytest.MonkeyPatch):
+    def letters(asked: Any, completion: None, *, tokenizer: PreTrainedTokenizerBase, format: PromptFormat) -> Encoded:
+        bos, first, *rest = encode(asked, completion, tokenizer=tokenizer, format=format).prompt_ids
+        return Encoded([bos, *tokenizer.convert_tokens_to_ids([*tokenizer.convert_ids_to_tokens(first)]), *rest], [])
+
+    monkeypatch.setattr(served_prompts, "encode", letters)
+    found = looked(model, [{"id": "a", "prompt": "my card", "completion": "lost_card"}], format=PromptFormat())
+    assert failed(found) == ["chat_template"]
+    assert "row a is 'tokens [" in found["chat_template"].seen
+
+
+def test_one_conversation_among_many_rows_is_held_against_the_endpoint_too(model: Path, monkeypatch: pytest.MonkeyPatch):
+    history = [{"role": "user", "content": "my card"}, {"role": "assistant", "content": "what of it?"}]
+    talk = {"id": "talk", "prompt": "it is lost", "completion": "lost_card", "history": history}
+    rows = [*lines()[:11], talk, *lines()[11:]]
+    assert failed(looked(model, rows, format=CHAT)) == []
+    whole = Message.turn
+    monkeypatch.setattr(Message, "turn", lambda message: {**whole(message), "content": "…"})
+    found = looked(model, rows, format=CHAT)
+    assert failed(found) == ["chat_template"]
+    assert found["chat_template"].seen.startswith("row talk is ")
+
+
+def test_a_row_that_cannot_be_asked_of_the_endpoint(model: Path):
+    found = looked(model, [{"id": "blank", "prompt": " ", "completion": "lost_card"}], format=PromptFormat())
+    assert failed(found) == ["chat_template"]
+    assert found["chat_template"].seen.startswith("row blank cannot be asked of the endpoint: messages: the user message is empty")
 
 
 def test_a_tokenizer_saved_without_its_template(model: Path):
