@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from fine_tune_pipeline.artifacts.parts import PART_ROWS
+from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline.spec.training import Precision
 
@@ -113,12 +114,19 @@ class Technique(Contract):
     use_dora: bool = False
     use_rslora: bool = False
     expert_rank: int = Field(default=0, description="Of the adapters beside routed experts; 0: the experts stay as they are.")
+    use_pissa: bool = Field(default=False, exclude_if=unset)
+    lora_plus_ratio: float | None = Field(default=None, exclude_if=unset)
+    layers: tuple[int, ...] | None = Field(default=None, description="That get adapters, counted from 0; None: all.", exclude_if=unset)
+    experts: tuple[int, ...] | None = Field(default=None, description="That learn if any do; None: all.", exclude_if=unset)
+    router: Literal["frozen", "train"] = Field(default="frozen", exclude_if=unset)
 
     @property
     def label(self) -> str:
-        """As people call it: full, lora, qlora, dora, qdora, rslora …, with `+ experts` where those learn too."""
-        name = self.type.replace("lora", "dora") if self.use_dora else self.type
-        return ("rs" if self.use_rslora else "") + name + (" + experts" if self.expert_rank else "")
+        """As people call it: full, lora, qlora, dora, qdora, rslora, lora+, pissa …, with `+ experts` where those learn too."""
+        name = self.type.replace("lora", "pissa" if self.use_pissa else "dora" if self.use_dora else "lora")
+        name = ("rs" if self.use_rslora else "") + name + ("+" if self.lora_plus_ratio else "")
+        some = "" if self.experts is None else f"{len(self.experts)} "
+        return name + (f" + {some}experts" if self.expert_rank else "") + (" + router" if self.router == "train" else "")
 
 
 class Hyperparameters(Contract):
@@ -236,6 +244,16 @@ class TrainRequest(Request):
         return identity(self.model_dump(mode="json", exclude={"checkpoints", "stall_seconds"}))
 
 
+class LayerLoad(Contract):
+    """Of one layer of a mixture of experts: the share of the validation rows' visits that each expert gets, before and after training.
+    `still` are experts that should have learned and have not moved."""
+
+    layer: int
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    still: tuple[int, ...] = ()
+
+
 class TrainResult(Contract):
     """What was trained. `adapter` is a PEFT folder, or a whole model when the technique is `full`; losses in nats per labelled token."""
 
@@ -266,6 +284,7 @@ class TrainResult(Contract):
     continued_from: tuple[int, ...] = Field(default=(), description="Steps at which a try went on where an earlier one had ended.")
     request_sha256: str = Field(default="", description="Of the request's identity.")
     mlflow_run_id: str | None = None
+    expert_load: tuple[LayerLoad, ...] = Field(default=(), description="Empty for a model without experts.")
 
 
 class PredictJob(Contract):
