@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 INITIALISATION = "pissa_niter_16"
 """By sixteen steps of a randomised decomposition, which PEFT calls equal in effect to the exact one: that takes minutes for large matrices.
@@ -22,14 +23,19 @@ _STARTS = "pissa_start"
 
 def remember_start(model: PeftModel) -> None:
     """Keep what the adapters are now, in the main memory, for `without_start`."""
-    start = get_peft_model_state_dict(model, save_embedding_layers=False)
-    setattr(model, _STARTS, {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in start.items()})
+    setattr(model, _STARTS, {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in _now(model).items()})
+
+
+def moved_since_start(model: nn.Module) -> list[str]:
+    """Names of the second halves of adapters that are no longer what they were."""
+    now, start = _now(model), _start(model) or {}
+    return [name for name, was in start.items() if "lora_B" in name and not torch.equal(now[name].cpu().to(was.dtype), was)]
 
 
 @contextmanager
 def without_start(model: nn.Module) -> Iterator[str | None]:
     """A folder with the start, as PEFT wants it for saving what was learned beside the weights as they were; None without PiSSA."""
-    start: dict[str, Tensor] | None = getattr(model, _STARTS, None)
+    start = _start(model)
     if start is None:
         yield None
         return
@@ -38,3 +44,11 @@ def without_start(model: nn.Module) -> Iterator[str | None]:
         place.mkdir()
         save_file(start, place / "adapter_model.safetensors")
         yield str(place)
+
+
+def _start(model: nn.Module) -> dict[str, Tensor] | None:
+    return getattr(model, _STARTS, None)
+
+
+def _now(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
