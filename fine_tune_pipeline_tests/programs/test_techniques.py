@@ -128,7 +128,7 @@ def part(name: str) -> tuple[int, str] | None:
 def logits(model: Any, ids: Tensor = IDS) -> Tensor:
     base_of(model).set_attn_implementation("eager")
     with torch.no_grad():
-        return model(ids).logits
+        return model(ids).logits.float()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -158,6 +158,27 @@ def served(folder: Path, result: TrainResult) -> Tensor:
     models.unload("version")
     torch.testing.assert_close(logits(models.model_of("base")), untouched, rtol=0, atol=0)
     return answer
+
+
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [
+        ("router and experts", Placement(micro_batch=4, threads=1, dtype="bfloat16")),
+        ("pissa", Placement(micro_batch=4, threads=1, dtype="bfloat16")),
+        ("layers", Placement(micro_batch=4, threads=1, gradient_checkpointing=True)),
+        ("chosen experts", Placement(micro_batch=4, threads=1, gradient_checkpointing=True)),
+    ],
+    ids=["router and experts in bfloat16", "pissa in bfloat16", "layers recomputed", "chosen experts recomputed"],
+)
+def test_other_numbers_and_recomputed_layers_learn_too(name, placement, folders, tmp_path, monkeypatch):
+    case = CASES[name]
+    run = trained(folders[case.architecture], case.technique, tmp_path / "output", monkeypatch, placement=placement)
+    assert run.result.validation_losses[-1][1] < run.result.validation_losses[0][1]
+    learning = {name for name, parameter in run.model.named_parameters() if parameter.requires_grad}
+    assert run.changed == learning
+    again = logits(load_model(folders[case.architecture], adapter=run.result.adapter, dtype=placement.dtype))
+    near = 1e-5 if placement.dtype == "float32" else 0.05 * float(again.abs().max())
+    torch.testing.assert_close(again, logits(run.model), rtol=0, atol=near)
 
 
 def adapted(folder: Path, technique: Technique) -> Any:
