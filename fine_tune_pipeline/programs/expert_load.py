@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from fine_tune_pipeline.programs.adapters import evaluate
 from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, as_records
 from fine_tune_pipeline.programs.head import base_of
+from fine_tune_pipeline.programs.recipe import on_device
 from fine_tune_pipeline.programs.requests import LayerLoad, Technique
 from fine_tune_pipeline.programs.targets import EXPERTS, expert_adapters, layer_of
-from fine_tune_pipeline.programs.recipe import on_device
 
 Shares = dict[int, tuple[float, ...]]
 """Layer -> share of the visits that each of its experts gets."""

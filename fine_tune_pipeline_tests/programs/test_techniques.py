@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fine_tune_pipeline.programs import train
+from fine_tune_pipeline.programs import attempt, train
 from fine_tune_pipeline.programs.adapters import load_base, with_technique
 from fine_tune_pipeline.programs.batches import Collate, Row, as_records
 from fine_tune_pipeline.programs.head import base_of
@@ -103,14 +103,14 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 def trained(folder: Path, technique: Technique, output: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Trained:
     kept: list[CompletionTrainer] = []
     before: dict[str, Tensor] = {}
-    build = train.build_trainer
+    build = attempt.build_trainer
 
     def keep(*arguments: Any, **options: Any) -> CompletionTrainer:
         kept.append(build(*arguments, **options))
         before.update({name: tensor.detach().clone() for name, tensor in tensors(kept[0].trained).items()})
         return kept[0]
 
-    monkeypatch.setattr(train, "build_trainer", keep)
+    monkeypatch.setattr(attempt, "build_trainer", keep)
     rows = write_rows(output.with_suffix(".jsonl"))
     request = train_request(output, model=folder, train=rows, technique=technique, weight_decay=DECAY, **changes)
     return Trained(train.run(request, Recorder()), before, kept[0].trained.eval())
