@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fine_tune_pipeline.artifacts.parts import PART_ROWS
 from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline.spec.training import Precision
@@ -348,29 +347,6 @@ class EmbedResult(Contract):
     width: int
     encoder: str
     encoder_sha256: str
-    seconds: float
-
-
-class PartsRequest(Request):
-    """Step 3: one function of the package over all parts of `source` (JSONL of examples); what comes of each lies in `folder`."""
-
-    module = "fine_tune_pipeline.programs.parts"
-    function: str = Field(description="`module:name` of what makes the work from the settings.")
-    settings: dict[str, Any]
-    source: Read
-    folder: Written
-    also: Annotated[tuple[str, ...], Access.READS] = Field(default=(), description="Folders and files that the settings name.")
-    engine: Literal["local", "ray"] = "local"
-    workers: int = 1
-    address: str | None = None
-    part_rows: int = Field(default=PART_ROWS, ge=1)
-
-
-class PartsResult(Contract):
-    """How many parts there are, and how many of them an earlier run had done."""
-
-    parts: int
-    resumed: int
     seconds: float
 
 
