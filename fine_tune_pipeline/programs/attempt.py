@@ -10,7 +10,7 @@ from fine_tune_pipeline.programs.adapters import save, trainable_parameters
 from fine_tune_pipeline.programs.batches import Row
 from fine_tune_pipeline.programs.checkpoints import Checkpoints
 from fine_tune_pipeline.programs.curve import CurveFile, Validation, Validations, Watch
-from fine_tune_pipeline.programs.expert_load import Shares, expert_shares, loads
+from fine_tune_pipeline.programs.expert_load import NoVisits, Shares, expert_shares, loads
 from fine_tune_pipeline.programs.keeping import CURVE, Found, Keeper, check_fits, learning
 from fine_tune_pipeline.programs.models import peak_memory_bytes, weights_sha256
 from fine_tune_pipeline.programs.preemption import Interrupted, Preempted, Preemption
@@ -125,9 +125,13 @@ class Attempt:
         return result.model_copy(update={"expert_load": load})
 
     def _shares(self, trainer: CompletionTrainer, sample: Validation) -> Shares:
-        """Where the tokens of the sample go, of the weights as they are."""
-        micro_batch = trainer.gradient.micro_batch
-        return expert_shares(trainer.trained, sample.rows, collate=trainer.collate, micro_batch=micro_batch, beat=self._endurance.beat)
+        """Where the tokens of the sample go, of the weights as they are; nothing, with a word, where the architecture does not show it."""
+        micro_batch, beat = trainer.gradient.micro_batch, self._endurance.beat
+        try:
+            return expert_shares(trainer.trained, sample.rows, collate=trainer.collate, micro_batch=micro_batch, beat=beat)
+        except NoVisits as error:
+            self._work.reporter.log(f"the load of experts is not measured: {error}")
+            return {}
 
     def _train(self, trainer: CompletionTrainer, watch: Watch, validations: Validations) -> None:
         work = self._work

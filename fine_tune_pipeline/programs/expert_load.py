@@ -52,9 +52,13 @@ def expert_shares(
 
 
 def loads(model: PreTrainedModel | PeftModel, technique: Technique, *, before: Shares, after: Shares) -> tuple[LayerLoad, ...]:
-    """Layer by layer; an expert is `still` if it should have learned and one of its adapters is nothing yet."""
+    """Layer by layer, without shares where they could not be measured; an expert is `still` if it should have learned and one of its
+    adapters is nothing yet."""
     adapted = _still(model, technique)
-    return tuple(LayerLoad(layer=layer, before=before[layer], after=after[layer], still=adapted.get(layer, ())) for layer in after)
+    return tuple(
+        LayerLoad(layer=layer, before=before.get(layer, ()), after=after.get(layer, ()), still=adapted.get(layer, ()))
+        for layer in sorted({*after, *adapted})
+    )
 
 
 def _still(model: nn.Module, technique: Technique) -> dict[int, tuple[int, ...]]:

@@ -245,7 +245,7 @@ class TrainRequest(Request):
 
 class LayerLoad(Contract):
     """Of one layer of a mixture of experts: the share of the validation rows' visits that each expert gets, before and after training.
-    `still` are experts that should have learned and have not moved."""
+    Empty where the architecture does not show them. `still` are experts that should have learned and have not moved."""
 
     layer: int
     before: tuple[float, ...]

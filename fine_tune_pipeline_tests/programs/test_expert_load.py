@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fine_tune_pipeline.programs import train
+from fine_tune_pipeline.programs import attempt, train
 from fine_tune_pipeline.programs.adapters import load_base, with_technique
 from fine_tune_pipeline.programs.batches import Collate, Row
-from fine_tune_pipeline.programs.expert_load import expert_shares, loads
+from fine_tune_pipeline.programs.expert_load import NoVisits, expert_shares, loads
 from fine_tune_pipeline.programs.models import load_model
 from fine_tune_pipeline.programs.requests import LayerLoad, Placement, Technique
 from fine_tune_pipeline.programs.targets import expert_adapters
@@ -70,6 +70,26 @@ def test_experts_that_should_have_learned_and_did_not_are_named(folders):
     shares = {0: (0.25,) * 4, 1: (0.25,) * 4}
     found = loads(model, technique, before=shares, after=shares)
     assert [(load.layer, load.still) for load in found] == [(0, ()), (1, (2, 3))]
+
+
+def test_experts_that_do_not_say_where_tokens_go_are_named_and_trained_without(folders, tmp_path, monkeypatch):
+    model = load_base(folders["mixtral"], technique=LORA, placement=Placement())
+    # As in families that give every expert everything.
+    experts = model.get_submodule("model.layers.0.mlp.experts")
+    experts.register_forward_pre_hook(lambda module, given: (given[0], given[1].float(), given[2]))
+    said = "layer 0: MixtralExperts is given 0 tensors of whole numbers, want one"
+    with pytest.raises(NoVisits, match=said):
+        expert_shares(model, ROWS, collate=Collate(pad_id=0, flat=False), micro_batch=2)
+
+    def unknown(*arguments: object, **options: object) -> None:
+        raise NoVisits(said)
+
+    monkeypatch.setattr(attempt, "expert_shares", unknown)
+    recorder = Recorder()
+    request = train_request(tmp_path / "output", model=folders["mixtral"], train=write_rows(tmp_path / "rows.jsonl"), technique=LORA)
+    load = train.run(request, recorder).expert_load
+    assert [(layer.layer, layer.before, layer.after, layer.still) for layer in load] == [(0, (), (), ()), (1, (), (), ())]
+    assert f"the load of experts is not measured: {said}" in recorder.lines
 
 
 @pytest.mark.parametrize(("technique", "learning"), [(LORA, True), (Technique(type="full"), True), (Technique(type="lora", rank=4), False)])

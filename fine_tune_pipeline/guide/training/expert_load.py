@@ -22,7 +22,7 @@ def load_rows(load: Sequence[LayerLoad]) -> list[dict[str, object]]:
             "busiest after": _busiest(layer.after),
             "without tokens before": layer.before.count(0),
             "without tokens after": layer.after.count(0),
-            "visits moved": f"{sum(abs(a - b) for a, b in zip(layer.after, layer.before, strict=True)) / 2:.1%}",
+            "visits moved": _moved_share(layer),
             "did not move": ", ".join(map(str, layer.still)),
         }
         for layer in load
@@ -32,14 +32,22 @@ def load_rows(load: Sequence[LayerLoad]) -> list[dict[str, object]]:
 def moved(load: Sequence[LayerLoad]) -> Check:
     """Whether every expert that should learn has moved; one that no token came to had nothing to learn from, and is named apart."""
     still = [(layer, expert) for layer in load for expert in layer.still]
-    idle = [_named(layer, expert) for layer, expert in still if not layer.before[expert] and not layer.after[expert]]
-    wrong = [_named(layer, expert) for layer, expert in still if layer.before[expert] or layer.after[expert]]
+    idle = [_named(layer, expert) for layer, expert in still if _idle(layer, expert)]
+    wrong = [_named(layer, expert) for layer, expert in still if not _idle(layer, expert)]
     said = f"experts of {len(load)} layers" + (f"; without any token, and so as they were: {_some(idle)}" if idle else "")
     if wrong:
-        said += (
-            f"; got tokens of the validation rows and did not move: {_some(wrong)}. Train on more rows, or take the pinned version of peft"
-        )
+        said += f"; did not move, without being known as idle: {_some(wrong)}. Train on more rows, or take the pinned version of peft"
     return Check(name=MOVED, passed=bool(load) and not wrong, blocking=False, description=said)
+
+
+def _idle(layer: LayerLoad, expert: int) -> bool:
+    return bool(layer.after) and not layer.before[expert] and not layer.after[expert]
+
+
+def _moved_share(layer: LayerLoad) -> str:
+    if not layer.after:
+        return "not measured"
+    return f"{sum(abs(after - before) for after, before in zip(layer.after, layer.before, strict=True)) / 2:.1%}"
 
 
 def _busiest(shares: Sequence[float]) -> str:

@@ -33,13 +33,21 @@ def test_of_many_experts_the_busiest_are_named():
     [
         ((), True, "experts of 1 layers"),
         ((3,), True, "without any token, and so as they were: 3 of layer 0"),
-        ((1, 3), False, "did not move: 1 of layer 0. Train on more rows"),
+        ((1, 3), False, "did not move, without being known as idle: 1 of layer 0. Train on more rows"),
     ],
 )
 def test_an_expert_that_got_tokens_must_have_moved(still, passed, said):
     check = moved([EVEN.model_copy(update={"still": still})])
     assert (check.passed, check.blocking) == (passed, False)
     assert said in check.description
+
+
+def test_what_could_not_be_measured_is_said_and_must_have_moved_all_the_same():
+    unknown = LayerLoad(layer=5, before=(), after=(), still=(2,))
+    assert load_rows([unknown])[0]["visits moved"] == "not measured"
+    assert moved([unknown.model_copy(update={"still": ()})]).passed
+    assert "2 of layer 5" in moved([unknown]).description
+    assert not moved([unknown]).passed
 
 
 def test_experts_of_which_nothing_was_seen_did_not_pass():
