@@ -232,7 +232,7 @@ def record(parsed: argparse.Namespace) -> int:
 def plan(parsed: argparse.Namespace) -> int:
     """What a run would reuse and what it would build, and why; predicted minutes, memory and cost. Nothing is run."""
     from fine_tune_pipeline.guide.base_model.hardware import UnknownDevice
-    from fine_tune_pipeline.guide.technique.rules import NoExperts
+    from fine_tune_pipeline.guide.technique.chosen import NotInTheModel
     from fine_tune_pipeline.planning import planned
     from fine_tune_pipeline.resources.compute.choice import UnknownPlace
     from fine_tune_pipeline.resources.compute.job import PlaceFailure
@@ -240,7 +240,7 @@ def plan(parsed: argparse.Namespace) -> int:
 
     try:
         found = planned(parsed.use_case, device=parsed.device)
-    except (InvalidUseCase, UnknownDevice, NoExperts) as error:
+    except (InvalidUseCase, UnknownDevice, NotInTheModel) as error:
         print(error, file=sys.stderr)
         return WRONG_USE
     except (UnknownPlace, PlaceFailure) as error:

@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from fine_tune_pipeline.programs.models import load_model, refuse_incomplete, weight_files
+from fine_tune_pipeline.programs.pissa import INITIALISATION, remember_start, without_start
 from fine_tune_pipeline.programs.requests import Placement, Technique
-from fine_tune_pipeline.programs.targets import check_adapted, targets_of
+from fine_tune_pipeline.programs.targets import check_adapted, leave_other_experts_at_zero, targets_of
 
 
 def load_base(folder: str | Path, *, technique: Technique, placement: Placement) -> PreTrainedModel:
@@ -53,7 +54,8 @@ def with_technique(model: PreTrainedModel, *, technique: Technique, seed: int) -
     """The model with exactly the parameters trainable that the technique trains; adapters in float32, their start drawn from `seed`.
 
     Raises:
-        TargetNotFound, ExpertsNotAdapted, WouldRouteAnew, NotBesideParameters: what would learn is not what the technique says.
+        TargetNotFound, LayerNotFound, RankTooLarge, ExpertsNotAdapted, WouldRouteAnew, NotBesideParameters: what would learn is not what
+            the technique says.
     """
     if technique.type == "full":
         return model.requires_grad_(True)
@@ -62,11 +64,16 @@ def with_technique(model: PreTrainedModel, *, technique: Technique, seed: int) -
         lora_dropout=technique.dropout,
         use_dora=technique.use_dora,
         use_rslora=technique.use_rslora,
+        init_lora_weights=INITIALISATION if technique.use_pissa else True,
         **targets_of(model, technique).options(technique),
     )
     set_seed(seed)
     adapted = get_peft_model(model, config)
     check_adapted(adapted, technique)
+    if technique.use_pissa:
+        remember_start(adapted)
+    if technique.experts is not None:
+        leave_other_experts_at_zero(adapted, technique.experts)
     return adapted
 
 
@@ -98,7 +105,8 @@ def save(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrai
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        write(model, partial)
+        with without_start(model) as start:
+            write(model, partial, start=start)
         if not isinstance(model, PeftModel):
             tokenizer.save_pretrained(str(partial))
         if folder.exists():
@@ -108,14 +116,19 @@ def save(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrai
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """What was learned, as files of `folder`: a PEFT adapter, or all weights."""
+def write(model: PreTrainedModel | PeftModel, folder: Path, *, start: str | None = None) -> None:
+    """What was learned, as files of `folder`: a PEFT adapter, or all weights.
+
+    Args:
+        start: see `without_start`; None writes the adapter as it is trained, which is what a checkpoint wants.
+    """
     if isinstance(model, PeftModel):
-        for config in model.peft_config.values():
-            # The folder's name, not its place: an adapter is the same wherever it was trained.
-            config.base_model_name_or_path = Path(config.base_model_name_or_path or "").name
-        # Adapters never hold embeddings here; to find that out by itself, PEFT would ask the hub for the base model's configuration.
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        # Embeddings are never saved whole; to find that out by itself, PEFT would ask the hub for the base model's configuration.
+        model.save_pretrained(str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=start)
+        # The folder's name, not its place: an adapter is the same wherever it was trained.
+        config = PeftConfig.from_pretrained(str(folder))
+        config.base_model_name_or_path = Path(config.base_model_name_or_path or "").name
+        config.save_pretrained(str(folder))
         # PEFT's model card is an empty form.
         (folder / "README.md").unlink(missing_ok=True)
     else:

@@ -10,6 +10,7 @@ from fine_tune_pipeline.programs.adapters import save, trainable_parameters
 from fine_tune_pipeline.programs.batches import Row
 from fine_tune_pipeline.programs.checkpoints import Checkpoints
 from fine_tune_pipeline.programs.curve import CurveFile, Validation, Validations, Watch
+from fine_tune_pipeline.programs.expert_load import NoVisits, Shares, expert_shares, loads
 from fine_tune_pipeline.programs.keeping import CURVE, Found, Keeper, check_fits, learning
 from fine_tune_pipeline.programs.models import peak_memory_bytes, weights_sha256
 from fine_tune_pipeline.programs.preemption import Interrupted, Preempted, Preemption
@@ -112,13 +113,25 @@ class Attempt:
             if self._tracked is not None and not self._tracked.reopened:
                 request = work.request
                 self._tracked.parameters(technique=request.technique, hyperparameters=request.hyperparameters, placement=request.placement)
+            before = self._shares(trainer, sample)
             self._train(trainer, watch, validations)
+            load = loads(trainer.trained, work.request.technique, before=before, after=self._shares(trainer, sample))
             adapter = work.output / ADAPTER
             save(trainer.trained, adapter, tokenizer=work.tokenizer)
             if self._tracked is not None:
                 _keep(self._tracked, adapter=adapter, curve=curve.path)
         progress = self._progress(trainer, watch, validations, step=trainer.state.global_step)
-        return _result(trainer, watch, progress, adapter=adapter, fixed_bytes=fixed_bytes)
+        result = _result(trainer, watch, progress, adapter=adapter, fixed_bytes=fixed_bytes)
+        return result.model_copy(update={"expert_load": load})
+
+    def _shares(self, trainer: CompletionTrainer, sample: Validation) -> Shares:
+        """Where the tokens of the sample go, of the weights as they are; nothing, with a word, where the architecture does not show it."""
+        micro_batch, beat = trainer.gradient.micro_batch, self._endurance.beat
+        try:
+            return expert_shares(trainer.trained, sample.rows, collate=trainer.collate, micro_batch=micro_batch, beat=beat)
+        except NoVisits as error:
+            self._work.reporter.log(f"the load of experts is not measured: {error}")
+            return {}
 
     def _train(self, trainer: CompletionTrainer, watch: Watch, validations: Validations) -> None:
         work = self._work

@@ -25,7 +25,7 @@ def layer_bytes_per_token(config: PretrainedConfig, technique: Technique, *, dty
     """Bytes that one layer keeps of each token, in a forward pass of so many.
 
     Args:
-        config: of the model; its number of layers does not matter.
+        config: of the model; its number of layers does not matter, so layers of the technique may be counted from the end.
         tokens: no divisor of any width of the model.
         dtype: of the frozen weights; all weights are float32 where all learn.
     """
@@ -54,9 +54,10 @@ def _built(config: PretrainedConfig, technique: Technique, *, layers: int, dtype
     AttentionInterface.register(STAND_IN, _attention)
     own = type(config).from_dict({**config.to_dict(), "num_hidden_layers": layers, "layer_types": ["full_attention"] * layers})
     number = torch.float32 if technique.type == "full" else getattr(torch, dtype)
+    counted = technique.layers and tuple(layer % layers for layer in technique.layers)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(own, dtype=number, attn_implementation=STAND_IN)
-        adapted = with_technique(model, technique=technique, seed=0)
+        adapted = with_technique(model, technique=technique.model_copy(update={"layers": counted}), seed=0)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from fine_tune_pipeline.artifacts.parts import Part, cut, missing
 from fine_tune_pipeline.programs.named_work import do_part, do_row
+from fine_tune_pipeline.programs.parts_requests import PartsRequest, PartsResult
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
-from fine_tune_pipeline.programs.requests import PartsRequest, PartsResult
 
 Do = Callable[[Part], None]
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fine_tune_pipeline.artifacts.parts import PART_ROWS
+from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline.spec.training import Precision
 
@@ -113,12 +113,19 @@ class Technique(Contract):
     use_dora: bool = False
     use_rslora: bool = False
     expert_rank: int = Field(default=0, description="Of the adapters beside routed experts; 0: the experts stay as they are.")
+    use_pissa: bool = Field(default=False, exclude_if=unset)
+    lora_plus_ratio: float | None = Field(default=None, exclude_if=unset)
+    layers: tuple[int, ...] | None = Field(default=None, description="That get adapters, counted from 0; None: all.", exclude_if=unset)
+    experts: tuple[int, ...] | None = Field(default=None, description="That learn if any do; None: all.", exclude_if=unset)
+    router: Literal["frozen", "train"] = Field(default="frozen", exclude_if=unset)
 
     @property
     def label(self) -> str:
-        """As people call it: full, lora, qlora, dora, qdora, rslora …, with `+ experts` where those learn too."""
-        name = self.type.replace("lora", "dora") if self.use_dora else self.type
-        return ("rs" if self.use_rslora else "") + name + (" + experts" if self.expert_rank else "")
+        """As people call it: full, lora, qlora, dora, qdora, rslora, lora+, pissa …, with `+ experts` where those learn too."""
+        name = self.type.replace("lora", "pissa" if self.use_pissa else "dora" if self.use_dora else "lora")
+        name = ("rs" if self.use_rslora else "") + name + ("+" if self.lora_plus_ratio else "")
+        some = "" if self.experts is None else f"{len(self.experts)} "
+        return name + (f" + {some}experts" if self.expert_rank else "") + (" + router" if self.router == "train" else "")
 
 
 class Hyperparameters(Contract):
@@ -236,6 +243,16 @@ class TrainRequest(Request):
         return identity(self.model_dump(mode="json", exclude={"checkpoints", "stall_seconds"}))
 
 
+class LayerLoad(Contract):
+    """Of one layer of a mixture of experts: the share of the validation rows' visits that each expert gets, before and after training.
+    Empty where the architecture does not show them. `still` are experts that should have learned and have not moved."""
+
+    layer: int
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    still: tuple[int, ...] = ()
+
+
 class TrainResult(Contract):
     """What was trained. `adapter` is a PEFT folder, or a whole model when the technique is `full`; losses in nats per labelled token."""
 
@@ -266,6 +283,7 @@ class TrainResult(Contract):
     continued_from: tuple[int, ...] = Field(default=(), description="Steps at which a try went on where an earlier one had ended.")
     request_sha256: str = Field(default="", description="Of the request's identity.")
     mlflow_run_id: str | None = None
+    expert_load: tuple[LayerLoad, ...] = Field(default=(), description="Empty for a model without experts.")
 
 
 class PredictJob(Contract):
@@ -329,29 +347,6 @@ class EmbedResult(Contract):
     width: int
     encoder: str
     encoder_sha256: str
-    seconds: float
-
-
-class PartsRequest(Request):
-    """Step 3: one function of the package over all parts of `source` (JSONL of examples); what comes of each lies in `folder`."""
-
-    module = "fine_tune_pipeline.programs.parts"
-    function: str = Field(description="`module:name` of what makes the work from the settings.")
-    settings: dict[str, Any]
-    source: Read
-    folder: Written
-    also: Annotated[tuple[str, ...], Access.READS] = Field(default=(), description="Folders and files that the settings name.")
-    engine: Literal["local", "ray"] = "local"
-    workers: int = 1
-    address: str | None = None
-    part_rows: int = Field(default=PART_ROWS, ge=1)
-
-
-class PartsResult(Contract):
-    """How many parts there are, and how many of them an earlier run had done."""
-
-    parts: int
-    resumed: int
     seconds: float
 
 

@@ -28,6 +28,7 @@ from fine_tune_pipeline.programs.adapters import evaluate, load_base, with_techn
 from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, Steps, as_records, counted_labels, shown_ids
 from fine_tune_pipeline.programs.flat_rows import use_rows_attention
 from fine_tune_pipeline.programs.losses import batch_nll
+from fine_tune_pipeline.programs.optimizers import adamw
 from fine_tune_pipeline.programs.preemption import Preemption
 from fine_tune_pipeline.programs.recipe import Recipe, on_device, pad_id
 from fine_tune_pipeline.programs.requests import Hyperparameters
@@ -88,6 +89,7 @@ class CompletionTrainer(SFTTrainer):
     """SFTTrainer on rows that are already tokens. What it calls a batch is a whole optimizer step; `StepGradient` cuts it."""
 
     lr_scheduler: LambdaLR | None
+    optimizer: Optimizer | None
 
     def __init__(
         self,
@@ -154,6 +156,12 @@ class CompletionTrainer(SFTTrainer):
         # A range has all that a loader asks for, but not torch's type.
         places: Any = range(len(self.rows))
         return DataLoader(places, batch_sampler=self.steps, collate_fn=lambda step: {ROWS: step})
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """AdamW, with two rates if the technique has them; see `optimizers`."""
+        if self.optimizer is None:
+            self.optimizer = adamw(model or self.trained, technique=self.recipe.technique, hyperparameters=self.recipe.hyperparameters)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """The schedule of the hyperparameters; see `rate_factor`."""

@@ -38,7 +38,7 @@ from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import Prediction
 from fine_tune_pipeline.programs.served_models import ServedModels
 from fine_tune_pipeline.programs.step_gradient import OutOfMemory
-from fine_tune_pipeline.programs.targets import ExpertsNotAdapted, NotBesideParameters, TargetNotFound, WouldRouteAnew
+from fine_tune_pipeline.programs.targets import ExpertsNotAdapted, NotBesideParameters, RankTooLarge, TargetNotFound, WouldRouteAnew
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer
 
 GIB = 2**30
@@ -160,7 +160,7 @@ def _train(
         )
     except ExpertsNotAdapted as error:
         checks.set("frozen_experts", wrong(str(error), "take the pinned version of peft (constraints.txt), or leave technique.experts out"))
-    except (LossNotTheModels, NotBesideParameters, WouldRouteAnew) as error:
+    except (LossNotTheModels, NotBesideParameters, RankTooLarge, WouldRouteAnew) as error:
         problems.append(str(error))
     except OutOfMemory as error:
         tokens = sum(len(row.input_ids) for row in rows)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from fine_tune_pipeline.artifacts.parts import PART_ROWS, Gathered, Part, cut, gathered, missing
 from fine_tune_pipeline.programs.named_work import do_part
-from fine_tune_pipeline.programs.requests import PartsRequest, PartsResult
+from fine_tune_pipeline.programs.parts_requests import PartsRequest, PartsResult
 from fine_tune_pipeline.resources.compute.base import Compute
 
 HERE_PARTS = 1

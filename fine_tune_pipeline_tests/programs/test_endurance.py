@@ -75,10 +75,15 @@ class EndsAfter(Recorder):
         self._preemption.asked = done >= self._step
 
 
-TECHNIQUES = [Technique(type="lora", rank=8, dropout=0.1), Technique(type="full"), Technique(type="qlora", rank=4, dropout=0.1)]
+TECHNIQUES = [
+    Technique(type="lora", rank=8, dropout=0.1),
+    Technique(type="full"),
+    Technique(type="qlora", rank=4, dropout=0.1),
+    Technique(type="lora", rank=4, dropout=0.1, use_pissa=True, lora_plus_ratio=4.0, layers=(1,)),
+]
 
 
-@pytest.mark.parametrize("technique", TECHNIQUES, ids=["lora", "full", "qlora"])
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=["lora", "full", "qlora", "pissa"])
 @pytest.mark.parametrize("step", [2, 3])
 def test_a_preempted_training_goes_on_bit_by_bit(step: int, technique: Technique, ask: Callable[..., TrainRequest]):
     """After the second step and after the third, with which an epoch ends."""

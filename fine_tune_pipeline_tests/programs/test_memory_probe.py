@@ -31,8 +31,11 @@ def config_of(model: Architecture) -> PretrainedConfig:
         (Technique(type="lora"), "float32"),
         (Technique(type="lora", use_dora=True), "bfloat16"),
         (Technique(type="full"), "float32"),
+        (Technique(type="lora", target_modules=("q_proj", "down_proj")), "bfloat16"),
+        (Technique(type="lora", target_modules=("k_proj", "v_proj", "gate_proj")), "float32"),
+        (Technique(type="lora", target_modules=("o_proj", "up_proj"), use_dora=True), "bfloat16"),
     ],
-    ids=["lora bfloat16", "lora float32", "dora bfloat16", "full float32"],
+    ids=["lora bfloat16", "lora float32", "dora bfloat16", "full float32", "some bfloat16", "others float32", "dora of some"],
 )
 def test_the_formula_counts_what_the_real_code_keeps(id, technique, dtype):
     model = model_named(id).architecture
@@ -48,3 +51,14 @@ def test_of_experts_only_those_that_a_token_visits_keep_anything():
     technique = Technique(type="lora")
     formula = layer_bytes(model, technique, number_bytes=2, learned_bytes=4, experts=True)
     assert formula == pytest.approx(layer_bytes_per_token(config_of(model), technique, dtype="bfloat16"), rel=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:.*meta:UserWarning")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_layer_without_adapters_keeps_less_above_those_that_learn_and_nothing_below(dtype):
+    model = model_named("llama-3.1-8b").architecture
+    above, below = Technique(type="lora", layers=(0,)), Technique(type="lora", layers=(-1,))
+    number = 2 if dtype == "bfloat16" else 4
+    formula = layer_bytes(model, above, number_bytes=number, learned_bytes=4, experts=False, adapted=False)
+    assert formula == pytest.approx(layer_bytes_per_token(config_of(model), above, dtype=dtype), rel=0.05)
+    assert layer_bytes_per_token(config_of(model), below, dtype=dtype) == 0

@@ -14,7 +14,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_
 from fine_tune_pipeline.artifacts.parts import Gathered, cut, each_line, gathered, missing, read_part, total
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
 from fine_tune_pipeline.programs.named_work import NotOurs, do_part, work_of
-from fine_tune_pipeline.programs.requests import PartsRequest
+from fine_tune_pipeline.programs.parts_requests import PartsRequest
 from fine_tune_pipeline_tests.programs.part_work import FUNCTION, HOLDING
 from fine_tune_pipeline_tests.waiting import wait_until
 

@@ -115,6 +115,32 @@ BROKEN = {
         "  technique: {type: lora, rank: 999}\n  dataset:\n",
         "attributes.technique.rank: got 999, want less than or equal to 256. 8 to 64 is usual",
     ),
+    "pissa of packed weights": (
+        "  dataset:\n",
+        "  technique: {type: qlora, use_pissa: true}\n  dataset:\n",
+        "use_pissa: got true, want false with qlora: PiSSA changes the weights, which are packed; take lora",
+    ),
+    "dropout beside the router": (
+        "  dataset:\n",
+        "  technique: {type: lora, router: train, dropout: 0.1}\n  dataset:\n",
+        "dropout: got 0.1, want 0 with router: train",
+    ),
+    "dora beside chosen experts": (
+        "  dataset:\n",
+        "  technique: {type: lora, experts: [0, 3], use_dora: true}\n  dataset:\n",
+        "use_dora: got true, want false with experts: [0, 3]",
+    ),
+    "no layer": ("  dataset:\n", "  technique: {type: lora, layers: []}\n  dataset:\n", "layers: got [], want at least one, and each once"),
+    "a layer twice": (
+        "  dataset:\n",
+        "  technique: {type: lora, layers: [2, 2]}\n  dataset:\n",
+        "layers: got [2, 2], want at least one, and each once",
+    ),
+    "second halves slower": (
+        "  dataset:\n",
+        "  technique: {type: lora, lora_plus_ratio: 0.5}\n  dataset:\n",
+        "attributes.technique.lora_plus_ratio: got 0.5, want greater than or equal to 1",
+    ),
     "no sources": ("      - {type: jsonl, path: rows.jsonl}", "      []", "attributes.dataset.sources: got [], want "),
     "unknown source": (
         "type: jsonl",

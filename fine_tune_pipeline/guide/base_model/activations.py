@@ -8,6 +8,7 @@ values and output, once as rows and once laid flat; each adapted or trained matr
 else cast once for each matrix; the gated MLP gate, activated gate and up.
 """
 
+from fine_tune_pipeline.guide.base_model.adapted import DOWN, GATE_UP, OUTPUT, QKV, adapted_names
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.programs.requests import Technique
 
@@ -18,15 +19,20 @@ _MORE_NORMS = {"gemma2": (4, False), "gemma3": (4, True), "gemma3_text": (4, Tru
 """Family -> norms of the residual width in a layer, and whether queries and keys are normalised too. Others: two, and no."""
 
 
-def layer_bytes(model: Architecture, technique: Technique, *, number_bytes: int, learned_bytes: int, experts: bool) -> int:
-    """Of one token in one layer, with experts or without."""
+def layer_bytes(
+    model: Architecture, technique: Technique, *, number_bytes: int, learned_bytes: int, experts: bool, adapted: bool = True
+) -> int:
+    """Of one token in one layer, with experts or without, with adapters or without."""
     b, a, h = number_bytes, learned_bytes, model.hidden
-    attention = b * (3 * model.query_width + 4 * model.key_width) + a * (h * _copies(3, b, a) + model.query_width)
+    names = adapted_names(model, technique) if adapted else frozenset()
+    inputs = h * _copies(len(names & set(QKV)), b, a) + (model.query_width if OUTPUT in names else 0)
+    attention = b * (3 * model.query_width + 4 * model.key_width) + a * inputs
     if experts:
-        mlp = b * _visit_width(model, technique) * model.experts_per_token + _mlp_bytes(h, model.shared_expert_width, b=b, a=a)
+        mlp = b * _visit_width(model, technique, learns=adapted) * model.experts_per_token
+        mlp += _mlp_bytes(h, model.shared_expert_width, names, b=b, a=a)
     else:
-        mlp = _mlp_bytes(h, model.mlp_width, b=b, a=a)
-    return attention + mlp + _norms(model, technique) + _adapters(model, technique, b=b, a=a, experts=experts)
+        mlp = _mlp_bytes(h, model.mlp_width, names, b=b, a=a)
+    return attention + mlp + _norms(model, technique) + _adapters(model, technique, names, b=b, a=a, experts=experts)
 
 
 def effective_expert_bytes(model: Architecture, technique: Technique, *, number_bytes: int) -> int:
@@ -45,16 +51,16 @@ def workspace_bytes(model: Architecture, technique: Technique, *, number_bytes: 
 
 
 def _copies(matrices: int, b: int, a: int) -> int:
-    return matrices if a != b else 1
+    return matrices if a != b else min(matrices, 1)
 
 
-def _mlp_bytes(h: int, i: int, *, b: int, a: int) -> int:
-    return b * 3 * i + a * (i + h * _copies(2, b, a)) if i else 0
+def _mlp_bytes(h: int, i: int, names: frozenset[str], *, b: int, a: int) -> int:
+    return b * 3 * i + a * ((i if DOWN in names else 0) + h * _copies(len(names & set(GATE_UP)), b, a)) if i else 0
 
 
-def _visit_width(model: Architecture, technique: Technique) -> int:
+def _visit_width(model: Architecture, technique: Technique, *, learns: bool) -> int:
     """Numbers that one visit of one expert keeps: its output for the router's weight; if it learns, its input and product too."""
-    learns = technique.type == "full" or technique.expert_rank
+    learns = learns and (technique.type == "full" or technique.expert_rank > 0)
     return 4 * model.expert_width + 2 * model.hidden if learns else 3 * model.expert_width + model.hidden
 
 
@@ -65,11 +71,11 @@ def _norms(model: Architecture, technique: Technique) -> int:
     return NORM_BYTES * width * (2 if technique.type == "full" else 1)
 
 
-def _adapters(model: Architecture, technique: Technique, *, b: int, a: int, experts: bool) -> int:
+def _adapters(model: Architecture, technique: Technique, names: frozenset[str], *, b: int, a: int, experts: bool) -> int:
     """Between the two matrices of each adapter; with DoRA, what it and the matrix itself give."""
     if technique.type == "full":
         return 0
-    i = model.shared_expert_width if experts else model.mlp_width
-    between = a * technique.rank * (7 if i else 4)
-    out = model.query_width + 2 * model.key_width + model.hidden + (2 * i + model.hidden if i else 0)
-    return between + ((a + b) * out if technique.use_dora else 0)
+    i, h, k = model.shared_expert_width if experts else model.mlp_width, model.hidden, model.key_width
+    out = {"q_proj": model.query_width, "k_proj": k, "v_proj": k, OUTPUT: h} | (dict.fromkeys(GATE_UP, i) | {DOWN: h} if i else {})
+    present = [width for name, width in out.items() if name in names]
+    return a * technique.rank * len(present) + ((a + b) * sum(present) if technique.use_dora else 0)

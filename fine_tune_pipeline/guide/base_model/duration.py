@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fine_tune_pipeline.guide.base_model.adapted import adapted_layers, adapted_matrices
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.hardware import Speed
 from fine_tune_pipeline.programs.requests import Technique
@@ -31,21 +32,23 @@ def training_operations(model: Architecture, technique: Technique, tokens: Token
     """Floating-point operations of one pass over `tokens`, forward and backward.
 
     Of a mixture of experts, only what a token passes through counts. A matrix takes 2 operations per weight and token forward and 2 for
-    the gradient of its input; its own gradient, 2 more, only where it is trained. The output head is computed on labelled tokens only,
-    and once more where it is trained; the embedding's look-up is free. Attention is counted without leaving the masked half out, as plain
-    kernels do.
+    the gradient of its input; its own gradient, 2 more, only where it is trained. Below the lowest layer that learns there are no
+    gradients. The output head is computed on labelled tokens only, and once more where it is trained; the embedding's look-up is free.
+    Attention is counted without leaving the masked half out, as plain kernels do.
     """
     trained = 2 if technique.type == "full" else 0
-    body = (4 + trained + (2 if checkpointing else 0)) * model.active_body_parameters
-    adapters = 0 if technique.type == "full" else 6 * _active_adapters(model, technique)
-    attention = 12 * model.layers * model.query_width * tokens.per_row
+    below = min(adapted_layers(model, technique)) / model.layers
+    body = (4 - 2 * below + trained + (2 if checkpointing else 0)) * model.active_body_parameters
+    adapters = 6 * _active_adapters(model, technique)
+    attention = (12 - 8 * below) * model.layers * model.query_width * tokens.per_row
     head = (4 + 2 * trained) * model.vocabulary * model.hidden
     return tokens.all * (body + adapters + attention) + tokens.labelled * head
 
 
 def _active_adapters(model: Architecture, technique: Technique) -> float:
-    routed = model.expert_lora_parameters(technique.expert_rank) * model.experts_per_token / model.experts if technique.expert_rank else 0
-    return model.lora_parameters(technique.rank) + routed
+    """Those that one token passes through."""
+    share = model.experts_per_token / model.experts if model.experts else 1.0
+    return sum(matrix.numbers * (share if matrix.name.startswith("experts.") else 1.0) for matrix in adapted_matrices(model, technique))
 
 
 def training_seconds(

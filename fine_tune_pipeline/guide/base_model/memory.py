@@ -7,6 +7,7 @@ measures the truth, and every training corrects the next prediction (`technique/
 from dataclasses import dataclass
 
 from fine_tune_pipeline.guide.base_model.activations import effective_expert_bytes, layer_bytes, workspace_bytes
+from fine_tune_pipeline.guide.base_model.adapted import adapted_layers, adapted_matrices
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.programs.requests import Technique
 
@@ -94,7 +95,7 @@ def training_memory(
     trained = trainable_parameters(model, technique)
     return Memory(
         weights=_weights(model, technique, number_bytes=number_bytes),
-        adapter=0 if technique.type == "full" else learned.weight * trained,
+        adapter=0 if technique.type == "full" else learned.weight * trained * (2 if _keeps_start(technique, device) else 1),
         gradients=learned.gradient * trained,
         optimizer=learned.moments * trained,
         # The embedding's second gradient comes when the activations are gone.
@@ -107,17 +108,17 @@ def training_memory(
 
 
 def trainable_parameters(model: Architecture, technique: Technique) -> int:
-    """How many numbers the technique trains, on all matrices that it may."""
+    """How many numbers the technique trains. Those of experts that are not chosen count: they are held, as zeros."""
     if technique.type == "full":
         return model.parameters
-    lengths = model.layers * (model.query_width + 2 * model.key_width + model.hidden) if technique.use_dora else 0
-    if model.experts and technique.type == "qlora":
-        # Packed weights of an MLP take no adapters in a mixture of experts.
-        adapters = technique.rank * model.layers * 2 * (2 * model.hidden + model.query_width + model.key_width)
-    else:
-        adapters = model.lora_parameters(technique.rank)
-        lengths += (model.layers - model.expert_layers) * (2 * model.mlp_width + model.hidden) if technique.use_dora else 0
-    return adapters + lengths + (model.expert_lora_parameters(technique.expert_rank) if technique.expert_rank else 0)
+    matrices = list(adapted_matrices(model, technique))
+    lengths = sum(matrix.count * matrix.rows for matrix in matrices) if technique.use_dora else 0
+    return sum(matrix.numbers for matrix in matrices) + lengths
+
+
+def _keeps_start(technique: Technique, device: str) -> bool:
+    """What PiSSA has taken out of the weights is kept to the end, in the main memory."""
+    return technique.use_pissa and device == "cpu"
 
 
 def _weights(model: Architecture, technique: Technique, *, number_bytes: int) -> int:
@@ -136,11 +137,18 @@ def _second_gradient(model: Architecture, technique: Technique, learned: Learned
 def _activations(
     model: Architecture, technique: Technique, *, tokens: int, checkpointing: bool, number_bytes: int, learned_bytes: int
 ) -> int:
-    plain, routed = (
-        tokens * layer_bytes(model, technique, number_bytes=number_bytes, learned_bytes=learned_bytes, experts=experts)
-        for experts in (False, True)
-    )
-    routed += effective_expert_bytes(model, technique, number_bytes=number_bytes)
+    adapted = set(adapted_layers(model, technique))
+    # Below the lowest layer that learns, nothing is kept.
+    kept = {
+        layer: _layer(model, technique, layer, adapted=layer in adapted, tokens=tokens, b=number_bytes, a=learned_bytes)
+        for layer in range(min(adapted), model.layers)
+    }
     if checkpointing:
-        return tokens * number_bytes * model.hidden * model.layers + (routed if model.experts else plain)
-    return (model.layers - model.expert_layers) * plain + model.expert_layers * routed
+        return tokens * number_bytes * model.hidden * model.layers + max(kept.values())
+    return sum(kept.values())
+
+
+def _layer(model: Architecture, technique: Technique, layer: int, *, adapted: bool, tokens: int, b: int, a: int) -> int:
+    experts = bool(model.experts) and layer >= model.dense_layers
+    held = effective_expert_bytes(model, technique, number_bytes=b) if experts and adapted else 0
+    return held + tokens * layer_bytes(model, technique, number_bytes=b, learned_bytes=a, experts=experts, adapted=adapted)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
+from fine_tune_pipeline.guide.technique.chosen import experts_of, layers_of, refuse_what_has_no_room
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
 from fine_tune_pipeline.spec.technique import LowRank, TechniqueSpec
@@ -35,15 +36,11 @@ class Resolved:
     rules: tuple[Rule, ...]
 
 
-class NoExperts(ValueError):
-    """Experts are to learn, and the base model has none."""
-
-
 def techniques(spec: TechniqueSpec, model: Architecture, work: Workload) -> tuple[Technique, ...]:
     """What there is to choose from, each under another label; the user's own replaces ours of that label.
 
     Raises:
-        NoExperts: the use case wants them trained.
+        NotInTheModel: the use case wants parts trained that the model does not have, or a rank that it has no room for.
     """
     rank = capacity_rank(model, work)
     offered = [Technique(type=name, rank=rank) for name in ("full", "lora", "qlora")]
@@ -59,9 +56,7 @@ def own_technique(spec: TechniqueSpec, model: Architecture) -> Technique | None:
     """The low-rank technique that the use case writes; None for `auto` and `full`."""
     if not isinstance(spec, LowRank):
         return None
-    if spec.experts == "all" and not model.experts:
-        raise NoExperts("technique.experts: got all, but the base model is no mixture of experts; leave it out")
-    return Technique(
+    technique = Technique(
         type=spec.type,
         rank=spec.rank,
         alpha=spec.alpha,
@@ -69,8 +64,15 @@ def own_technique(spec: TechniqueSpec, model: Architecture) -> Technique | None:
         target_modules=spec.target_modules if spec.target_modules == "all-linear" else tuple(spec.target_modules),
         use_dora=spec.use_dora,
         use_rslora=spec.use_rslora,
-        expert_rank=expert_rank(spec.rank, model) if spec.experts == "all" else 0,
+        use_pissa=spec.use_pissa,
+        lora_plus_ratio=spec.lora_plus_ratio,
+        layers=layers_of(spec.layers, model),
+        experts=experts_of(spec.experts, model),
+        expert_rank=expert_rank(spec.rank, model) if spec.experts != "frozen" else 0,
+        router=spec.router,
     )
+    refuse_what_has_no_room(technique, model)
+    return technique
 
 
 def expert_rank(rank: int, model: Architecture) -> int:
@@ -79,8 +81,9 @@ def expert_rank(rank: int, model: Architecture) -> int:
 
 
 def capacity_rank(model: Architecture, work: Workload) -> int:
-    """16, or as much more as gives the adapter a number for every labelled token, up to 128."""
-    return next((rank for rank in RANKS if model.lora_parameters(rank) >= work.labelled_tokens), RANKS[-1])
+    """16, or as much more as gives the adapter a number for every labelled token, up to 128 and to the smallest matrix."""
+    enough = next((rank for rank in RANKS if model.lora_parameters(rank) >= work.labelled_tokens), RANKS[-1])
+    return min(enough, model.hidden, model.key_width)
 
 
 def resolve(spec: TrainingSpec, technique: Technique, model: Architecture, work: Workload, *, context: int) -> Resolved:
@@ -109,6 +112,9 @@ def _learning_rate(spec: TrainingSpec, technique: Technique, model: Architecture
     size = "up to 4 B parameters" if small else "above 4 B parameters"
     if technique.type == "full":
         return Rule("learning_rate", adapters / 10, f"all weights, {size}: a tenth of the {adapters:g} that adapters want")
+    if technique.lora_plus_ratio:
+        faster = f"their second halves learn {technique.lora_plus_ratio:g} times as fast"
+        return Rule("learning_rate", adapters / 2, f"adapters, {size}: half of {adapters:g}, since {faster} (LoRA+)")
     return Rule("learning_rate", adapters, f"adapters, {size}: {adapters:g}, nearly whatever the rank")
 
 

@@ -17,8 +17,10 @@ from fine_tune_pipeline.guide.technique.calibration import Run, errors, observed
 from fine_tune_pipeline.guide.technique.plan import Plan
 from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.guide.training.curve import markdown_picture
+from fine_tune_pipeline.guide.training.expert_load import load_rows, moved
 from fine_tune_pipeline.programs.requests import CheckpointPolicy, Tracking, TrainRequest, TrainResult
 from fine_tune_pipeline.resources.compute.inventory import Inventory
+from fine_tune_pipeline.spec.technique import LowRank
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
@@ -153,13 +155,14 @@ def _built(result: TrainResult, training: Training, *, curve: list[dict[str, Any
             "trainable_share": result.trainable_parameters / max(option.trainable_parameters for option in plan.options),
             "adapter_sha256": result.adapter_sha256,
             "mlflow_run_id": result.mlflow_run_id,
+            **({"expert_load": load_rows(result.expert_load)} if result.expert_load else {}),
         },
         markdown={
             "loss": loss_picture(curve, result),
             "trouble": trouble(result),
             "mlflow_run": run_link(training.tracking, result.mlflow_run_id),
         },
-        checks=[falling(result)],
+        checks=[falling(result), *([moved(result.expert_load)] if experts_learn(training.spec) else [])],
     )
 
 
@@ -168,6 +171,11 @@ def trouble(result: TrainResult) -> str:
     skipped = [f"step {step} was not learned from: {why}" for step, why in result.skipped_steps]
     lines = [*skipped, *result.remedies]
     return "\n".join(f"- {line}" for line in lines) if lines else "none"
+
+
+def experts_learn(spec: UseCaseSpec) -> bool:
+    """Whether routed experts are asked to."""
+    return isinstance(spec.technique, LowRank) and spec.technique.experts != "frozen"
 
 
 def loss_picture(curve: Sequence[dict[str, Any]], result: TrainResult) -> str:

@@ -12,14 +12,15 @@ from fine_tune_pipeline.guide.environment.preflight import read_preflight
 from fine_tune_pipeline.guide.technique.build_plan import read_plan
 from fine_tune_pipeline.guide.technique.calibration import NOTES
 from fine_tune_pipeline.guide.technique.hosted_plan import read_hosted_plan
-from fine_tune_pipeline.guide.training.adapter import OBSERVATION, Training, build_adapter, content
+from fine_tune_pipeline.guide.training.adapter import OBSERVATION, Training, build_adapter, content, experts_learn
+from fine_tune_pipeline.guide.training.expert_load import ASKED, MOVED
 from fine_tune_pipeline.guide.training.hosted_adapter import HostedTraining, build_hosted_adapter, hosted_content
 from fine_tune_pipeline.programs.requests import Tracking
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
-from fine_tune_pipeline.ui import blocking, materialized
+from fine_tune_pipeline.ui import advisory, blocking, materialized
 
 
 def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
@@ -34,7 +35,10 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
         tags={"guide/step": "6"},
         kinds={"pytorch", "mlflow"},
         pool=None if only_hosted(spec) else GPU_POOL,
-        check_specs=blocking(key, loss_finite_and_falling="Every loss is a number, and the validation loss fell."),
+        check_specs=[
+            *blocking(key, loss_finite_and_falling="Every loss is a number, and the validation loss fell."),
+            *(advisory(key, **{MOVED: ASKED}) if experts_learn(spec) else []),
+        ],
     )
     def asset(
         context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, tracking: ExperimentTracking
@@ -58,7 +62,8 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
         )
         kept = store.made(
             context,
-            version=1,
+            # From the second on, an adapter of experts says whether they have moved.
+            version=2 if experts_learn(spec) else 1,
             what=content(training.plan, spec),
             upstream=upstream,
             build_in_parts=lambda folder, work: build_adapter(context, compute, folder, work, training),

@@ -15,8 +15,10 @@ from fine_tune_pipeline.programs.head import base_of
 from fine_tune_pipeline.programs.machine import memory
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
 from fine_tune_pipeline.programs.models import load_model, weight_files
+from fine_tune_pipeline.programs.pissa import moved_since_start
 from fine_tune_pipeline.programs.recipe import Recipe, computing, on_device
 from fine_tune_pipeline.programs.requests import Placement, Technique
+from fine_tune_pipeline.programs.targets import layer_of
 
 
 def target_modules_match_nothing(model: PreTrainedModel | PeftModel, *, technique: Technique) -> Verdict:
@@ -26,7 +28,7 @@ def target_modules_match_nothing(model: PreTrainedModel | PeftModel, *, techniqu
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     names = [] if isinstance(technique.target_modules, str) else technique.target_modules
     missing = [target for target in names if not any(name.endswith(f".{target}") for name in adapted)]
-    moved = sum(_moved(module) for module in adapted.values())
+    moved = len(moved_since_start(model)) if technique.use_pissa else sum(_moved(module) for module in adapted.values())
     seen = f"{len(adapted)} modules have adapters with {trainable_parameters(model):,} numbers, {moved} of them moved in the tried steps"
     if missing or not moved:
         return wrong(
@@ -38,9 +40,10 @@ def target_modules_match_nothing(model: PreTrainedModel | PeftModel, *, techniqu
 
 def frozen_experts(model: PreTrainedModel | PeftModel, *, technique: Technique) -> Verdict:
     """Whether the experts learn: transformers keeps them as one parameter each, which adapters of modules pass by in silence."""
-    experts = expert_weights(model)
+    chosen = technique.layers
+    experts = {name: learns for name, learns in expert_weights(model).items() if chosen is None or layer_of(name) in chosen}
     if not experts:
-        return not_applicable("the model has no experts")
+        return not_applicable("the model has no experts where anything learns")
     frozen = [name for name, learns in experts.items() if not learns]
     seen = f"{len(experts) - len(frozen)} of {len(experts)} weights of experts learn"
     if not frozen:

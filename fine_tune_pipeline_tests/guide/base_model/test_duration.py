@@ -3,6 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from fine_tune_pipeline.guide.base_model.catalogue import model_named
 from fine_tune_pipeline.guide.base_model.duration import Tokens, kilowatt_hours, training_operations, training_seconds
 from fine_tune_pipeline.guide.base_model.hardware import inventory_of_named, speed
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
@@ -59,3 +60,19 @@ def test_seconds_grow_with_epochs_and_shrink_with_cores(tmp_path):
 def test_energy_is_known_only_where_the_power_is():
     assert kilowatt_hours(3600, at=speed(inventory_of_named("CPU"))) is None
     assert kilowatt_hours(3600, at=speed(inventory_of_named("H100"))) == pytest.approx(0.7)
+
+
+def test_layers_below_those_that_learn_have_no_backward_pass(tmp_path):
+    architecture = read_model_folder(tiny_model(tmp_path / "model")).architecture
+    whole, upper = (
+        training_operations(architecture, Technique(type="lora", rank=1, layers=layers), work(100, 10)) for layers in (None, (1,))
+    )
+    attention = 4 * architecture.query_width * 100 * work(100, 10).per_row
+    adapters = 3 * architecture.lora_parameters(1) * 100
+    assert whole - upper == pytest.approx(architecture.body_parameters * 100 + 2 * attention + adapters)
+
+
+def test_experts_cost_what_a_token_passes_through():
+    architecture = model_named("mixtral-8x7b").architecture
+    lora, experts = (training_operations(architecture, Technique(type="lora", expert_rank=rank), work(100, 10)) for rank in (0, 8))
+    assert experts - lora == pytest.approx(6 * 100 * architecture.expert_lora_parameters(8) / 4)

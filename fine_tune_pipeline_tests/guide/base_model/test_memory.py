@@ -114,6 +114,13 @@ def test_dora_holds_more_than_lora_and_rslora_the_same():
         ("mixtral", Technique(type="lora", rank=4, expert_rank=2)),
         ("qwen2_moe", Technique(type="lora", rank=4, expert_rank=2)),
         ("qwen2_moe", Technique(type="qlora", rank=4)),
+        ("llama", Technique(type="lora", rank=4, layers=(1,))),
+        ("llama", Technique(type="lora", rank=4, layers=(0,), target_modules=("k_proj", "down_proj"), use_dora=True)),
+        ("gemma3", Technique(type="lora", rank=4, use_pissa=True, lora_plus_ratio=16.0)),
+        ("qwen2_moe", Technique(type="lora", rank=4, layers=(0,))),
+        ("qwen2_moe", Technique(type="lora", rank=4, layers=(1,), expert_rank=2, router="train")),
+        ("mixtral", Technique(type="lora", rank=8, router="train")),
+        ("mixtral", Technique(type="lora", rank=4, expert_rank=2, experts=(1,), layers=(0,))),
     ],
     ids=lambda value: value if isinstance(value, str) else value.label,
 )
@@ -127,3 +134,26 @@ def test_trained_parameters_are_those_that_the_program_trains(tmp_path: Path, ar
         assert trainable_parameters(read, Technique(type="full")) == pytest.approx(adapters.trainable_parameters(model), rel=0.01)
     adapted = adapters.with_technique(model, technique=technique, seed=0)
     assert trainable_parameters(read, technique) == adapters.trainable_parameters(adapted)
+
+
+def test_layers_and_modules_that_are_not_chosen_cost_neither_optimizer_nor_inputs_kept():
+    model = model_named("llama-3.1-8b").architecture
+    whole, last = Technique(type="lora"), Technique(type="lora", layers=tuple(range(24, 32)))
+    some = Technique(type="lora", target_modules=("q_proj", "v_proj"))
+    every, quarter, two = (predicted(model, technique) for technique in (whole, last, some))
+    assert (quarter.weights, quarter.optimizer) == (every.weights, every.optimizer // 4)
+    # Below the lowest layer that learns there is no backward pass.
+    assert quarter.activations == every.activations // 4
+    assert two.optimizer == 8 * 16 * 32 * (2 * model.hidden + model.query_width + model.key_width)
+    assert two.activations < every.activations
+    upper = predicted(model, Technique(type="lora", layers=(0,)))
+    assert every.activations / 4 < upper.activations < every.activations
+
+
+def test_pissa_keeps_its_start_in_the_main_memory():
+    model = model_named("llama-3.2-1b").architecture
+    lora, pissa = Technique(type="lora"), Technique(type="lora", use_pissa=True)
+    more = {
+        device: predicted(model, pissa, device=device).total - predicted(model, lora, device=device).total for device in ("cpu", "cuda")
+    }
+    assert more == {"cpu": 4 * trainable_parameters(model, lora), "cuda": 0}

@@ -47,6 +47,7 @@ class RuleCompute(Compute):
     device: str = "cpu"
     over_long: list[str] = []
     losses: list[float] = [4.0, 1.0]
+    experts_at_rest: list[int] = []
 
     def run(self, context: dg.AssetExecutionContext, request: Request, result: type[ResultT]) -> ResultT:
         program = request.module.rsplit(".", 1)[-1]
@@ -248,4 +249,10 @@ def _train(request: requests.TrainRequest, compute: RuleCompute) -> Contract:
         most_labelled=60,
         passes=10,
         passes_rows=80,
+        expert_load=_load(compute) if request.technique.expert_rank else (),
     )
+
+
+def _load(compute: RuleCompute) -> tuple[requests.LayerLoad, ...]:
+    shares = (0.25, 0.25, 0.25, 0.25)
+    return (requests.LayerLoad(layer=0, before=shares, after=(0.5, 0.5, 0.0, 0.0), still=tuple(compute.experts_at_rest)),)

@@ -6,10 +6,10 @@ import pytest
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
 from fine_tune_pipeline.guide.base_model.memory import GIB
 from fine_tune_pipeline.guide.base_model.price import price_of
+from fine_tune_pipeline.guide.technique.chosen import NoExperts
 from fine_tune_pipeline.guide.technique.correction import Correction
 from fine_tune_pipeline.guide.technique.fit import fits
 from fine_tune_pipeline.guide.technique.plan import CPU_TOKENS, Job, Place, Plan, make_plan
-from fine_tune_pipeline.guide.technique.rules import NoExperts
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory

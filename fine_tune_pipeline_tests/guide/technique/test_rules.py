@@ -82,3 +82,15 @@ def test_the_users_own_technique_replaces_ours_of_that_type():
     assert [technique.label for technique in techniques(Auto(), SMALL, work())] == ["full", "lora", "qlora", "dora", "rslora"]
     assert techniques(Full(type="full"), SMALL, work())[0].type == "full"
     assert techniques(Lora(type="lora", rank=2), SMALL, work())[1].rank == 2
+
+
+def test_with_lora_plus_the_rate_is_half_of_that_of_adapters():
+    plus = Technique(type="lora", lora_plus_ratio=16)
+    found = resolve(TrainingSpec(), plus, SMALL, work(), context=32768)
+    assert found.hyperparameters.learning_rate == 5e-4
+    assert "learn 16 times as fast (LoRA+)" in found.rules[0].rule
+
+
+def test_the_rank_is_never_larger_than_the_smallest_matrix():
+    tiny = SMALL.model_copy(update={"hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp_width": 128})
+    assert capacity_rank(tiny, work(labelled=10**9)) == 32

@@ -145,3 +145,15 @@ def test_a_loss_that_does_not_fall_stops_everything_downstream(tmp_path, upstrea
 def test_nothing_is_trained_when_preflight_failed(tmp_path, upstream):
     run(tmp_path, sections={"environment": {"disk_free_gib": 50}})
     assert trained(tmp_path) == []
+
+
+@pytest.mark.parametrize(("still", "passed"), [([], True), ([1], False)])
+def test_experts_that_learn_are_shown_with_their_load_and_must_have_moved(tmp_path, still, passed):
+    store = artifact_store(tmp_path)
+    kept_dataset(store, examples(copies=4), examples(copies=2, prefix="validation"))
+    kept_base_model(store, tiny_model(tmp_path / "model", architecture="mixtral"))
+    result = run(tmp_path, sections={"technique": {"type": "lora", "rank": 4, "experts": [0, 1]}}, experts_at_rest=still)
+    [check] = [item for item in result.get_asset_check_evaluations() if item.check_name == "experts_moved"]
+    assert (check.passed, check.severity) == (passed, dg.AssetCheckSeverity.WARN)
+    assert trained(tmp_path)[0]["technique"]["experts"] == [0, 1]
+    assert current(tmp_path).metadata["expert_load"][0]["busiest after"] == "0: 50%, 1: 50%, 2: 0%, 3: 0%"

@@ -16,6 +16,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel, Tra
 
 from fine_tune_pipeline.programs import preflight, trial
 from fine_tune_pipeline.programs.access import OutputNotWritable
+from fine_tune_pipeline.programs.adapters import load_base, with_technique
 from fine_tune_pipeline.programs.batches import counted_labels
 from fine_tune_pipeline.programs.mistakes import steps
 from fine_tune_pipeline.programs.mistakes.learning import expert_weights, frozen_experts, target_modules_match_nothing
@@ -72,6 +73,29 @@ def test_a_healthy_training_passes_every_check_that_applies(model: Path, data: P
     assert verdict(result, "gradient_accumulation").seconds > 0
     assert result.answer is not None
     assert 0 < result.answer.tokens <= trial.ANSWER_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("architecture", "technique"),
+    [
+        ("llama", Technique(type="lora", rank=4, use_pissa=True, lora_plus_ratio=4.0)),
+        ("llama", Technique(type="qlora", rank=4, layers=(1,), target_modules=("q_proj", "down_proj"))),
+        ("mixtral", Technique(type="lora", rank=4, expert_rank=2, experts=(0, 3), layers=(1,), router="train")),
+    ],
+    ids=lambda one: one if isinstance(one, str) else one.label,
+)
+def test_a_training_of_some_parts_passes_too(data: Path, tmp_path: Path, architecture, technique):
+    result = tried(tmp_path, model=tiny_model(tmp_path / "model", architecture=architecture), data=data, technique=technique)
+    assert failed(result) == []
+    assert result.problems == ()
+    assert verdict(result, "adapter_not_loading").passed
+    assert verdict(result, "merge_changes_answers").passed
+
+
+def test_a_rank_larger_than_a_matrix_is_a_problem_of_the_request(model: Path, data: Path, tmp_path: Path):
+    result = tried(tmp_path, model=model, data=data, technique=Technique(type="lora", rank=33))
+    assert len(result.problems) == 1
+    assert "k_proj is 32 x 64 and would get an adapter of rank 33" in result.problems[0]
 
 
 def test_full_tuning_says_what_does_not_apply_to_it(model: Path, data: Path, tmp_path: Path):
@@ -138,6 +162,21 @@ def test_experts_that_learn():
     assert frozen_experts(moved(untouched), technique=ALL).seen == "2 of 2 weights of experts learn"
     whole = mixtral().requires_grad_(True)
     assert frozen_experts(whole, technique=Technique(type="full")).passed is True
+
+
+def test_experts_of_layers_that_are_not_chosen_may_rest():
+    untouched = get_peft_model(mixtral(), LoraConfig(r=2, target_modules=["q_proj"]))
+    found = frozen_experts(untouched, technique=ALL.model_copy(update={"layers": (1,)}))
+    assert (found.passed, found.seen) == (None, "the model has no experts where anything learns")
+
+
+def test_a_pissa_adapter_that_has_not_moved(model: Path):
+    technique = Technique(type="lora", rank=4, use_pissa=True)
+    tuned = with_technique(load_base(model, technique=technique, placement=Placement()), technique=technique, seed=0)
+    assert "0 of them moved" in target_modules_match_nothing(tuned, technique=technique).seen
+    with torch.no_grad():
+        tuned.get_parameter("base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight").add_(0.1)
+    assert "1 of them moved" in target_modules_match_nothing(tuned, technique=technique).seen
 
 
 def changed_weights(folder: Path, name: str, change: Any) -> Path:
@@ -252,10 +291,12 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("cheap")
-def test_a_disk_that_does_not_take_the_weights(model: Path, data: Path, tmp_path: Path):
-    # 2 MiB pass the probe, not the 4 MiB of a large adapter.
-    with largest_file(2 << 20):
-        result = tried(tmp_path, model=model, data=data, technique=Technique(type="lora", rank=512))
+def test_a_disk_that_does_not_take_the_weights(data: Path, tmp_path: Path):
+    large = Technique(type="lora", rank=32, expert_rank=64)
+    model = tiny_model(tmp_path / "model", architecture="mixtral")
+    # Passed by the probe's 1 MiB, and not by the 1.1 MiB of the adapter.
+    with largest_file(1100 << 10):
+        result = tried(tmp_path, model=model, data=data, technique=large)
     (problem,) = result.problems
     assert "the trained weights (" in problem
     assert "cannot be written to" in problem

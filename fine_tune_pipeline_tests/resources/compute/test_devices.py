@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fine_tune_pipeline.programs.requests import PartsRequest, Placement, PredictRequest
+from fine_tune_pipeline.programs.parts_requests import PartsRequest
+from fine_tune_pipeline.programs.requests import Placement, PredictRequest
 from fine_tune_pipeline.resources.compute.devices import VISIBLE, held_devices, usable_devices
 from fine_tune_pipeline.resources.compute.inventory import Device
 from fine_tune_pipeline.resources.compute.job import Job, PlaceFailure
