@@ -38,6 +38,12 @@ def named_licence(card: str) -> str | None:
     return _NAMED_TERMS.get(tag.lower(), tag.lower())
 
 
+def hub_tag(licence: str) -> str:
+    """The Hub's tag for a licence; `other` for terms that have none there."""
+    tags = {named: tag for tag, named in _NAMED_TERMS.items()}
+    return tags.get(licence, "other" if licence.startswith(_REF) else licence.lower())
+
+
 def contradiction(named: str | None, written: str) -> str | None:
     """A sentence, when the card names other terms than the user wrote. Names of terms that nobody has agreed on cannot contradict."""
     if named is None or named.lower() == written.lower() or (named.startswith(_REF) and written.startswith(_REF) and named not in _AGREED):
