@@ -15,6 +15,7 @@ from fine_tune_pipeline.artifacts.checksums import verify
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.artifacts.store import FailedUpstream
 from fine_tune_pipeline.defs.resources import bound_resources
+from fine_tune_pipeline.guide.deployment.assets import exported_model
 from fine_tune_pipeline.guide.deployment.export import CHECK, NothingToExport, provenance
 from fine_tune_pipeline.guide.deployment.model_card import ELSEWHERE
 from fine_tune_pipeline.programs.decoding import generate_batch
@@ -22,6 +23,8 @@ from fine_tune_pipeline.programs.gguf_converter import VARIABLE
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer, weights_sha256
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.rehearsal import rehearse
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.use_case import assets_of, build
 from fine_tune_pipeline_tests.guide.deployment.export_world import USE_CASE, ExportWorld, own_base, use_case
 
@@ -246,3 +249,18 @@ def test_the_asset_is_there_only_if_a_format_is_asked_for(tmp_path: Path):
     chosen = {job.name for job in repository.get_all_jobs() if key in job.asset_layer.executable_asset_keys}
     assert {f"{USE_CASE}_fine_tune", f"{USE_CASE}_retrain"} <= chosen
     assert f"{USE_CASE}_monitor" not in chosen
+
+
+def test_a_plan_says_whether_the_export_would_be_made_without_making_it(world: ExportWorld):
+    world.fill()
+    spec = use_case(world.folder, formats=["adapter"])
+    resources = {**world.resources, "tracking": ExperimentTracking(uri="sqlite://")}
+
+    def planned() -> tuple[str, str]:
+        [step] = rehearse(spec, {"exported_model": exported_model(spec)}, resources)
+        return step.does, step.why
+
+    assert planned() == ("build", "it is not in the store yet")
+    assert world.store.peek(USE_CASE, "exported_model") is None
+    world.export(spec)
+    assert planned()[0] == "reuse"
