@@ -15,12 +15,16 @@ def export(parsed: argparse.Namespace) -> int:
     from fine_tune_pipeline.artifacts.store import FailedUpstream, MissingArtifact
     from fine_tune_pipeline.exporting import ExportFailed, ExportRefused, NoFormats, TargetExists
     from fine_tune_pipeline.exporting import export as exported
+    from fine_tune_pipeline.foreground import INTERRUPTED, signals_interrupt
     from fine_tune_pipeline.guide.deployment.export import NothingToExport
     from fine_tune_pipeline.resources.compute.choice import UnknownPlace
     from fine_tune_pipeline.spec.reading import InvalidUseCase
 
     try:
-        done = exported(parsed.use_case, formats=parsed.formats, target=parsed.to)
+        with signals_interrupt():
+            done = exported(parsed.use_case, formats=parsed.formats, target=parsed.to)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except (InvalidUseCase, NoFormats, TargetExists) as error:
         print(error, file=sys.stderr)
         return WRONG_USE

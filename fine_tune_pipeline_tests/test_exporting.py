@@ -1,10 +1,15 @@
 """`fine-tune-pipeline export` and `verify`, from the command line."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -13,6 +18,7 @@ from fine_tune_pipeline.cli import main
 from fine_tune_pipeline.exporting import copy_whole
 from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline_tests.guide.deployment.export_world import USE_CASE, ExportWorld, own_base
+from fine_tune_pipeline_tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -132,6 +138,35 @@ def test_a_program_that_fails_is_an_affair_of_the_environment(world: ExportWorld
     told = capsys.readouterr().err
     assert "/nowhere/convert_hf_to_gguf.py is no file" in told
     assert "exported_model could not be made" in told
+
+
+WAITS = """\
+import pathlib
+pathlib.Path(__file__).with_name("begun").touch()
+open(pathlib.Path(__file__).with_name("never")).read()
+"""
+
+
+def test_an_export_that_is_stopped_leaves_no_process_and_no_file(world: ExportWorld):
+    world.fill()
+    os.mkfifo(world.folder / "never")
+    converter = world.folder / "convert_hf_to_gguf.py"
+    converter.write_text(WAITS, encoding="utf-8")
+    asked = ["export", written(world.folder), "--formats", "gguf", "--to", str(world.folder / "given")]
+    environment = {**os.environ, "FINE_TUNE_PIPELINE_GGUF_CONVERTER": str(converter)}
+    command = [sys.executable, "-m", "fine_tune_pipeline.cli", *asked]
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with process:
+        wait_until((world.folder / "begun").exists, deadline_seconds=200, what="the converter")
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert len(below) >= 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) != 0
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+    assert [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+    assert not (world.folder / "given").exists()
+    assert [path.name for path in (world.folder / "store" / USE_CASE / "exported_model").iterdir()] == []
 
 
 @pytest.mark.parametrize("format", ["onnx", "pickle"])
