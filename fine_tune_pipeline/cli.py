@@ -4,23 +4,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fine_tune_pipeline import export_commands
+from fine_tune_pipeline.command import DATA_SAYS_NO, ENVIRONMENT, WAITING, WRONG_USE, Add, say
 from fine_tune_pipeline.places import places
 
 if TYPE_CHECKING:
     from fine_tune_pipeline.resources.endpoint import Endpoint
-
-DATA_SAYS_NO = 1
-WRONG_USE = 2
-ENVIRONMENT = 3
-WAITING = 4
-
-Add = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
-"""Adds a command, named and described as its function."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +57,7 @@ def schema(parsed: argparse.Namespace) -> int:
 def stop(parsed: argparse.Namespace) -> int:
     """End the endpoint of a use case; what it is answering is answered first."""
     ended = _endpoint(parsed).stop()
-    _say(parsed, {"use_case": parsed.use_case, "stopped": ended}, f"{parsed.use_case}: {'stopped' if ended else 'no endpoint was running'}")
+    say(parsed, {"use_case": parsed.use_case, "stopped": ended}, f"{parsed.use_case}: {'stopped' if ended else 'no endpoint was running'}")
     return 0
 
 
@@ -80,7 +74,7 @@ def status(parsed: argparse.Namespace) -> int:
         "key": found.key,
         "log": str(found.log),
     }
-    _say(parsed, facts, "\n".join(f"{name:<9} {value}" for name, value in facts.items() if value is not None))
+    say(parsed, facts, "\n".join(f"{name:<9} {value}" for name, value in facts.items() if value is not None))
     return 0 if found.state == "running" else ENVIRONMENT
 
 
@@ -117,7 +111,7 @@ def scrub(parsed: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return DATA_SAYS_NO
     facts = {"rows": done.rows, "changed": done.changed, "found": dict(done.found)}
-    _say(parsed, facts, f"{done.changed} of {done.rows} rows changed; found: {dict(done.found) or 'nothing'}")
+    say(parsed, facts, f"{done.changed} of {done.rows} rows changed; found: {dict(done.found) or 'nothing'}")
     return 0
 
 
@@ -138,7 +132,7 @@ def unscrub(parsed: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return DATA_SAYS_NO
     left = f"; {done.ambiguous} left, each of which stands for several values" if done.ambiguous else ""
-    _say(parsed, asdict(done), f"{done.restored} values put back in {done.rows} rows{left}")
+    say(parsed, asdict(done), f"{done.restored} values put back in {done.rows} rows{left}")
     return 0
 
 
@@ -156,7 +150,7 @@ def diff(parsed: argparse.Namespace) -> int:
     except DamagedArtifact as error:
         print(error, file=sys.stderr)
         return ENVIRONMENT
-    _say(parsed, found.as_json(), markdown(found))
+    say(parsed, found.as_json(), markdown(found))
     return DATA_SAYS_NO if found.moved else 0
 
 
@@ -175,7 +169,7 @@ def review(parsed: argparse.Namespace) -> int:
     facts = {"folder": str(found.folder), "verdicts": found.verdicts, "refused": found.refused, "waiting": found.waiting}
     said = f"{found.folder}: {found.waiting} rows wait for a verdict, {found.second_looks} for a second one"
     told = f"{said}; {found.verdicts} verdicts handed in, {len(found.refused)} lines refused" if parsed.files else said
-    _say(
+    say(
         parsed, facts | {"second_looks": found.second_looks}, told if found.waiting else f"{told}. Now materialize reviewed_examples again."
     )
     return WAITING if found.waiting else DATA_SAYS_NO if found.refused else 0
@@ -201,7 +195,7 @@ def hard(parsed: argparse.Namespace) -> int:
         return DATA_SAYS_NO
     lines = [f"{one.column} {one.value}: {one.mean:.2f} on {one.rows} test rows, {one.overall:.2f} on all" for one in slices]
     facts = {"evaluation": report.fingerprint, "slices": [vars(one) for one in slices]}
-    _say(parsed, facts, "\n".join([f"evaluation {report.fingerprint}", *(lines or ["no slice is surely harder than the whole"])]))
+    say(parsed, facts, "\n".join([f"evaluation {report.fingerprint}", *(lines or ["no slice is surely harder than the whole"])]))
     return 0
 
 
@@ -225,7 +219,7 @@ def record(parsed: argparse.Namespace) -> int:
     except BadRows as error:
         print(error, file=sys.stderr)
         return DATA_SAYS_NO
-    _say(parsed, asdict(done), f"{parsed.target}: {done.rows} answers; {done.cut} were cut at --max-tokens and left out")
+    say(parsed, asdict(done), f"{parsed.target}: {done.rows} answers; {done.cut} were cut at --max-tokens and left out")
     return 0
 
 
@@ -246,7 +240,7 @@ def plan(parsed: argparse.Namespace) -> int:
     except (UnknownPlace, PlaceFailure) as error:
         print(error, file=sys.stderr)
         return ENVIRONMENT
-    _say(parsed, {"use_case": found.use_case, "place": found.place, "assets": found.facts()}, found.table())
+    say(parsed, {"use_case": found.use_case, "place": found.place, "assets": found.facts()}, found.table())
     return DATA_SAYS_NO if found.stops else 0
 
 
@@ -278,10 +272,6 @@ def _endpoint(parsed: argparse.Namespace) -> "Endpoint":
     return Endpoint(use_case=parsed.use_case, folder=places().serving / parsed.use_case)
 
 
-def _say(parsed: argparse.Namespace, facts: Mapping[str, object], text: str) -> None:
-    print(json.dumps(facts, ensure_ascii=False) if parsed.json else text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fine-tune-pipeline", description="A business goal and raw text in, a fine-tuned model behind an API out."
@@ -296,6 +286,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_questions(command)
     _add_actions(command)
+    export_commands.add(command)
     return parser
 
 

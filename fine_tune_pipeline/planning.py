@@ -68,7 +68,7 @@ def planned(named: str, *, device: str | None = None) -> Planned:
         InvalidUseCase: there is none of that name, or it has mistakes.
         UnknownDevice: the table has no such device.
     """
-    spec = _spec(named)
+    spec = use_case_named(named)
     bound = dict(bound_resources().resources or {})
     if device is not None:
         bound["compute"] = SupposedCompute(device=device)
@@ -95,7 +95,12 @@ def _hub_left_alone() -> Iterator[None]:
             os.environ[OFFLINE] = before
 
 
-def _spec(named: str) -> UseCaseSpec:
+def use_case_named(named: str) -> UseCaseSpec:
+    """The use case of that name, or of that YAML file.
+
+    Raises:
+        InvalidUseCase: there is none, or it has mistakes.
+    """
     if named.endswith((".yaml", ".yml")):
         specs, problems = read_all([Path(named)])
         if problems:

@@ -16,7 +16,14 @@ from fine_tune_pipeline.guide.dataset.assets import (
     reviewed_examples,
     scrubbed_examples,
 )
-from fine_tune_pipeline.guide.deployment.assets import drift_report, endpoint, production_traffic, registered_model, traffic_log
+from fine_tune_pipeline.guide.deployment.assets import (
+    drift_report,
+    endpoint,
+    exported_model,
+    production_traffic,
+    registered_model,
+    traffic_log,
+)
 from fine_tune_pipeline.guide.deployment.automation import drift_sensor, retrain_schedule
 from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, predictions
@@ -104,8 +111,9 @@ def build(spec: UseCaseSpec) -> dg.Definitions:
 
 def assets_of(spec: UseCaseSpec) -> dict[str, dg.AssetsDefinition]:
     """Name -> asset, each after those that it reads."""
-    asked_for = [] if spec.dataset.pii.adapt is None else [pii_ner_adapt]
-    assets = [factory(spec) for factory in (*asked_for, *GUIDE)]
+    before = [] if spec.dataset.pii.adapt is None else [pii_ner_adapt]
+    after = [exported_model] if spec.deployment.export.formats else []
+    assets = [factory(spec) for factory in (*before, *GUIDE, *after)]
     return {asset.key.path[-1]: asset for asset in assets}
 
 

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,10 @@ from uuid import uuid4
 
 from upath import UPath
 
+from fine_tune_pipeline.artifacts.checksums import MANIFEST, differing
 from fine_tune_pipeline.artifacts.fingerprint import Payload, changes, file_sha256, fingerprint, payload
 from fine_tune_pipeline.artifacts.manifest import Built, Manifest
 
-MANIFEST = "manifest.json"
 PARTS, DRAFT, TWIN = ".parts-", ".draft-", ".twin-"
 UNFINISHED_KEPT_SECONDS = 7 * 24 * 3600
 CURRENT = "current.json"
@@ -115,10 +114,7 @@ class Store:
 
     def damage(self, artifact: Artifact) -> list[str]:
         """Every file of an artifact that is missing or has another content than its manifest says; all bytes are read for it."""
-        files = artifact.manifest.files
-        with ThreadPoolExecutor() as pool:
-            hashed = pool.map(lambda name: _sha256_if_there(artifact.folder / name), files)
-        return [name for name, seen in zip(files, hashed, strict=True) if seen != files[name]]
+        return [wrong.file for wrong in differing(artifact.folder, artifact.manifest.files)]
 
     def current(self, use_case: str, asset: str, *, passed: bool = True) -> Artifact:
         """The artifact that downstream assets read.
@@ -295,10 +291,6 @@ class Draft:
         artifact = self.store.publish(self, manifest)
         self.store.use(artifact)
         return artifact
-
-
-def _sha256_if_there(path: Path) -> str | None:
-    return file_sha256(path) if path.is_file() else None
 
 
 def _forget_unfinished(parent: Path) -> None:

@@ -85,6 +85,11 @@ def markdown(page: Page) -> str:
     return "\n".join(lines)
 
 
+def fenced(code: str, language: str) -> str:
+    """Code of our own as a Markdown block that can be copied."""
+    return f"```{language}\n{code.strip()}\n```\n"
+
+
 def html(page: Page) -> str:
     """The page as HTML: inline style and SVG, light and dark, printable, no script."""
     environment = Environment(

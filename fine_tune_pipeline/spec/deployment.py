@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.export import ExportSpec
 
 
 class MonitoringSpec(Section):
@@ -30,3 +31,4 @@ class DeploymentSpec(Section):
     parity_prompts: int = Field(default=50, ge=1, description="Held-out prompts whose served answers must equal the evaluated ones.")
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
+    export: ExportSpec = ExportSpec()

@@ -15,11 +15,13 @@ _NAMED_TERMS = {
     "llama3.2": "LicenseRef-Llama-3.2-Community",
     "llama3.3": "LicenseRef-Llama-3.3-Community",
     "llama4": "LicenseRef-Llama-4-Community",
-    "qwen-research": "LicenseRef-Qwen-Research",
 }
 """Tags of the Hub for terms that have no SPDX id; all other tags are SPDX ids in lower case."""
 
-_AGREED = frozenset(_NAMED_TERMS.values())
+_OTHER_TERMS = {"qwen-research": "LicenseRef-Qwen-Research"}
+"""Terms for which the Hub has no tag, by the name that stands beside its tag `other`."""
+
+_AGREED = frozenset({*_NAMED_TERMS.values(), *_OTHER_TERMS.values()})
 _NOTHING_SAID = ("", "unknown")
 _REF = "LicenseRef-"
 
@@ -32,10 +34,16 @@ def named_licence(card: str) -> str | None:
     if tag == "other":
         # Followed by the name of the terms.
         name = str(facts.get("license_name") or "").lower()
-        return _NAMED_TERMS.get(name, f"{_REF}{name}") if name else None
+        return {**_NAMED_TERMS, **_OTHER_TERMS}.get(name, f"{_REF}{name}") if name else None
     if not isinstance(tag, str) or tag in _NOTHING_SAID:
         return None
     return _NAMED_TERMS.get(tag.lower(), tag.lower())
+
+
+def hub_tag(licence: str) -> str:
+    """The Hub's tag for a licence; `other` for terms that have none there."""
+    tags = {named: tag for tag, named in _NAMED_TERMS.items()}
+    return tags.get(licence, "other" if licence.startswith(_REF) else licence.lower())
 
 
 def contradiction(named: str | None, written: str) -> str | None:

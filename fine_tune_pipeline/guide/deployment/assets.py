@@ -9,6 +9,8 @@ from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.guide.dataset.scrubbing.adapt import ASSET as ADAPTED_NER
 from fine_tune_pipeline.guide.deployment.drift import Embed, Embedded, Watched, build_drift_report
+from fine_tune_pipeline.guide.deployment.export import CHECK as MERGED_AS_TRAINED
+from fine_tune_pipeline.guide.deployment.export import build_export, content, provenance, upstream
 from fine_tune_pipeline.guide.deployment.production import FILE as REQUESTS
 from fine_tune_pipeline.guide.deployment.production import build_production_traffic
 from fine_tune_pipeline.guide.deployment.register import Sources as RegisterSources
@@ -53,6 +55,37 @@ def registered_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 build=lambda folder: build_registered_model(spec.name, sources, registry=registry, folder=folder),
             )
         )
+
+    return asset
+
+
+def exported_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that brings what was trained into forms that others can use; there only if the use case names some."""
+    key = [spec.name, "exported_model"]
+
+    @dg.asset(
+        key=key,
+        deps=[[spec.name, name] for name in ("adapter", "base_model", "dataset", "evaluation_report")],
+        group_name=spec.name,
+        owners=spec.owners,
+        tags=STEP,
+        kinds={"huggingface"},
+        check_specs=blocking(key, **{MERGED_AS_TRAINED: "The merged model answers as the adapter beside the base model does."}),
+        pool=GPU_POOL,
+    )
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+        """The fine-tuned model as files: adapter, merged model, GGUF, as asked for, with a model card and the hashes of all files."""
+        sources = provenance(spec, store.open())
+        kept = store.made(
+            context,
+            version=1,
+            what=content(spec),
+            upstream=upstream(sources),
+            build=lambda folder: build_export(
+                context, compute, folder, spec=spec, sources=sources, placement=answering_on(compute.inventory())
+            ),
+        )
+        return materialized(kept)
 
     return asset
 

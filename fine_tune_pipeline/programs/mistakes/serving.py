@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from fine_tune_pipeline.programs.adapters import evaluate
 from fine_tune_pipeline.programs.batches import ROWS, Row, as_records
 from fine_tune_pipeline.programs.decoding import Generated
+from fine_tune_pipeline.programs.merging import Text, laid_in, last_logits
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
 from fine_tune_pipeline.programs.recipe import computing, on_device
 from fine_tune_pipeline.programs.requests import Placement, Precision, Technique
@@ -87,12 +88,9 @@ def _change(module: LoraLayer, adapter: str) -> Tensor:
     return delta(adapter).float()
 
 
-@torch.inference_mode()
 def next_tokens(model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Probabilities [prompts, vocabulary] of the first token of each answer, float32."""
-    asked = (torch.tensor([list(ids)], device=model.device) for ids in prompts)
-    logits = [model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1] for ids in asked]
-    return torch.stack(logits).float().softmax(-1).cpu()
+    return last_logits(model, [Text(tuple(ids)) for ids in prompts]).softmax(-1)
 
 
 @torch.inference_mode()
@@ -139,9 +137,7 @@ def merge_changes_answers(served: ServedModels, *, prompts: Sequence[Sequence[in
     beside = next_tokens(model, prompts)
     with model.disable_adapter():
         base = next_tokens(model, prompts)
-    # peft 0.21 types the merged model as a module.
-    merged = model.merge_and_unload()
-    inside = next_tokens(merged, prompts)
+    inside = next_tokens(laid_in(model), prompts)
     effect, difference = apart(beside, base), apart(beside, inside)
     seen = f"merging changes the first token of {len(prompts)} answers by {difference:.1e}, the adapter itself by {effect:.1e}"
     if difference > MERGED * effect + 1e-4:

@@ -1,6 +1,6 @@
 import pytest
 
-from fine_tune_pipeline.guide.base_model.licence_tags import contradiction, named_licence
+from fine_tune_pipeline.guide.base_model.licence_tags import contradiction, hub_tag, named_licence
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,19 @@ def test_other_terms_than_the_written_ones_are_a_contradiction(named, written, c
     if said:
         assert named in said
         assert written in said
+
+
+@pytest.mark.parametrize(
+    ("licence", "tag"),
+    [
+        ("Apache-2.0", "apache-2.0"),
+        ("LicenseRef-Gemma-Terms", "gemma"),
+        ("LicenseRef-Llama-3.3-Community", "llama3.3"),
+        ("LicenseRef-Qwen-Research", "other"),
+        ("LicenseRef-deepseek", "other"),
+    ],
+)
+def test_the_tag_of_the_hub_for_a_licence_is_read_back_as_it(licence, tag):
+    assert hub_tag(licence) == tag
+    name = f"license_name: {licence.removeprefix('LicenseRef-').lower()}\n" if tag == "other" else ""
+    assert (named_licence(f"---\nlicense: {tag}\n{name}---\n") or "").lower() == licence.lower()
