@@ -1,15 +1,19 @@
 """Rows laid end to end instead of padded: every matrix product and norm sees real tokens only.
 
-Letters: N tokens of all rows together, B rows, T tokens of the longest, H heads, D width of a head.
+Letters: N tokens of all rows together, B rows, T tokens of a row, H heads, D width of a head, W tokens of a sliding window.
 
-Of 16 random rows of customer messages, padding would be 39 %. Attention alone must keep the rows apart: `rows_attention` spreads them into
-[B, H, T, D], where a causal mask hides the padding at the end of each row by itself, and lays the answer flat again.
-It is registered under the name ROWS_ATTENTION through the public interface of transformers.
+Of 16 random rows of customer messages, padding would be 39 %. Attention alone must keep the rows apart: on CUDA torch's variable-length
+kernel does; elsewhere rows of the same length are views of the flat tensors, so that nothing is padded, and copied only once at the end.
+`rows_attention` is registered under the name ROWS_ATTENTION through the public interface of transformers.
 """
 # ruff: noqa: N803, N806 (capitals name the shape of a tensor)
 
+from collections.abc import Iterator
+from itertools import groupby
+
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -68,7 +72,7 @@ def rows_attention(
         attention_mask: not used: the rows' borders say all there is to know.
         sliding_window: tokens that a token sees, itself included.
         cu_seq_lens_q: [B + 1], where rows begin, and N.
-        max_length_q: T.
+        max_length_q: tokens of the longest row.
 
     Returns:
         [1, N, H, D], and no weights.
@@ -78,39 +82,74 @@ def rows_attention(
     """
     if foreign := [name for name in _FOREIGN_OPTIONS if options.get(name) is not None]:
         raise UnknownAttention(f"{type(module).__name__} asks its attention for {', '.join(foreign)}, which flat rows do not offer")
-    places_N = _places(cu_seq_lens_q, max_length_q, tokens=query.shape[2])
-    rows = cu_seq_lens_q.numel() - 1
-    mask = _window(max_length_q, sliding_window, device=query.device)
-    answer = scaled_dot_product_attention(
-        _spread(query, places_N, rows=rows, longest=max_length_q),
-        _spread(key, places_N, rows=rows, longest=max_length_q),
-        _spread(value, places_N, rows=rows, longest=max_length_q),
-        attn_mask=mask,
-        dropout_p=dropout,
-        is_causal=mask is None,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return answer.transpose(1, 2).flatten(0, 1).index_select(0, places_N)[None], None
+    if dropout == 0.0 and _kernel_varies(query):
+        return _varying(
+            query, key, value, borders=cu_seq_lens_q, longest=max_length_q, scaling=scaling, sliding_window=sliding_window
+        ), None
+    runs = [(length, len(list(rows))) for length, rows in groupby(cu_seq_lens_q.diff().tolist())]
+    sizes = [length * rows for length, rows in runs]
+    answers = [
+        _alike(*parts, length=length, dropout=dropout, scaling=scaling, sliding_window=sliding_window)
+        for (length, _), *parts in zip(runs, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
+    ]
+    return torch.cat(answers, dim=1), None
 
 
-def _places(borders: Tensor, longest: int, *, tokens: int) -> Tensor:
-    """Where each of N tokens stands in B rows of `longest` tokens laid end to end: [N]."""
-    lengths = borders.diff()
-    shift = torch.arange(lengths.numel(), device=borders.device) * longest - borders[:-1]
-    return torch.arange(tokens, device=borders.device) + shift.repeat_interleave(lengths, output_size=tokens)
+def _kernel_varies(query: Tensor) -> bool:
+    """Whether torch's variable-length kernel (FlashAttention 2) takes this; its limits are those of `scaled_dot_product_attention`."""
+    width = query.shape[-1]
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or width % 8:
+        return False
+    capability = torch.cuda.get_device_capability(query.device)
+    # Backward passes of wide heads need the shared memory of data centre cards.
+    widest = 256 if capability in ((8, 0), (9, 0), (10, 0)) else 192
+    return capability >= (8, 0) and width <= widest
 
 
-def _spread(flat: Tensor, places_N: Tensor, *, rows: int, longest: int) -> Tensor:
-    """[1, H, N, D] to [B, H, T, D], zero behind the end of a row."""
-    _, heads, _, width = flat.shape
-    room = flat.new_zeros(rows * longest, heads, width)
-    return room.index_copy(0, places_N, flat[0].transpose(0, 1)).view(rows, longest, heads, width).transpose(1, 2)
+def _varying(
+    query: Tensor, key: Tensor, value: Tensor, *, borders: Tensor, longest: int, scaling: float | None, sliding_window: int | None
+) -> Tensor:
+    """All rows in one kernel: [1, N, H, D]."""
+    flat = (part[0].transpose(0, 1) for part in (query, key, value))
+    # The kernel counts the tokens to the left of a token; -1 is all of them.
+    window = (-1 if sliding_window is None else sliding_window - 1, 0)
+    grouped = query.shape[1] != key.shape[1]
+    answer = varlen_attn(*flat, borders, borders, longest, longest, scale=scaling, window_size=window, enable_gqa=grouped)
+    assert isinstance(answer, Tensor)
+    return answer[None]
 
 
-def _window(longest: int, sliding_window: int | None, *, device: torch.device) -> Tensor | None:
-    """Which tokens see which, [T, T], if a window is shorter than the longest row; None where a causal mask alone will do."""
-    if sliding_window is None or longest <= sliding_window:
-        return None
-    seen = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
-    return seen & ~seen.tril(-sliding_window)
+def _alike(
+    query: Tensor, key: Tensor, value: Tensor, *, length: int, dropout: float, scaling: float | None, sliding_window: int | None
+) -> Tensor:
+    """Rows of one length, laid end to end: [1, H, B * T, D] to [1, B * T, H, D]."""
+    rows = [part[0].unflatten(1, (-1, length)).transpose(0, 1) for part in (query, key, value)]
+    answers = [
+        scaled_dot_product_attention(
+            *parts,
+            attn_mask=seen,
+            dropout_p=dropout,
+            is_causal=seen is None,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        for *parts, seen in _windows(*rows, window=sliding_window)
+    ]
+    answer = answers[0] if len(answers) == 1 else torch.cat(answers, dim=2)
+    return answer.transpose(1, 2).flatten(0, 1)[None]
+
+
+def _windows(query: Tensor, key: Tensor, value: Tensor, *, window: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+    """Queries in blocks of W tokens, each with the keys and values that one of them sees, and which sees which; None is causal.
+
+    A row much longer than the window costs T * W instead of T * T.
+    """
+    length = query.shape[2]
+    if window is None or length <= window:
+        yield query, key, value, None
+        return
+    band = torch.ones(window, 2 * window - 1, dtype=torch.bool, device=query.device).triu().tril(window - 1)
+    for start in range(0, length, window):
+        first, stop = max(0, start - window + 1), min(start + window, length)
+        seen = None if start == 0 else band[: stop - start, : stop - first]
+        yield query[:, :, start:stop], key[:, :, first:stop], value[:, :, first:stop], seen
