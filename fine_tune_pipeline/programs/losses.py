@@ -3,12 +3,15 @@
 Letters: B rows, T tokens, D hidden size, N labelled tokens, V vocabulary.
 
 A prompt needs no logits. For the answer the vocabulary is walked in tiles (`head.py`), with a running maximum and sum, as flash attention
-walks its keys: two matrix products per tile give the loss and its gradient in one pass. `test_losses.py` compares with Hugging Face's own
-loss and with TRL's.
+walks its keys: two matrix products per tile give the loss and its gradient in one pass. Label smoothing costs the same walk a sum over each
+tile. `test_losses.py` and `test_stock_losses.py` compare with torch's loss and with TRL's.
+
+The router of a mixture of experts has no loss of its own here (transformers adds one where `output_router_logits` is set): it is a mean over
+each micro-batch, so the place of a training would change what it computes.
 """
 # ruff: noqa: N803, N806 (capitals name the shape of a tensor)
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,14 @@ from fine_tune_pipeline.programs.batches import IGNORED, ROWS
 from fine_tune_pipeline.programs.head import TILE_TOKENS, Head, base_of, head_of, tiles
 
 
+class SummedLoss(NamedTuple):
+    """Over the labelled tokens of a micro-batch, in nats, float32: `trained` is differentiable; `nll`, the plain negative log-likelihood,
+    is to be reported. Without label smoothing they are equal."""
+
+    trained: Tensor
+    nll: Tensor
+
+
 def batch_nll(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     """Summed negative log-likelihood of the labelled tokens of a micro-batch: a scalar, in nats, float32.
 
@@ -25,10 +36,21 @@ def batch_nll(model: nn.Module, batch: dict[str, Any]) -> Tensor:
         model: a causal language model, with or without adapters.
         batch: of `Collate`, on the model's device.
     """
+    return batch_loss(model, batch).trained
+
+
+def batch_loss(model: nn.Module, batch: dict[str, Any], *, label_smoothing: float = 0.0) -> SummedLoss:
+    """The loss to train on and the one to report.
+
+    Args:
+        model: a causal language model, with or without adapters.
+        batch: of `Collate`, on the model's device.
+        label_smoothing: the share e of (1 - e) * nll + e * (mean over the vocabulary of -log p), as in torch's `cross_entropy`.
+    """
     inputs = {name: value for name, value in batch.items() if name not in ("labels", ROWS)}
     hidden_BTD = base_of(model).base_model(**inputs, use_cache=False).last_hidden_state
     hidden_ND, targets_N = labelled(hidden_BTD, batch["labels"])
-    return labelled_nll(hidden_ND, targets_N, head_of(model))
+    return labelled_loss(hidden_ND, targets_N, head_of(model), label_smoothing=label_smoothing)
 
 
 def labelled(hidden_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,19 +62,24 @@ def labelled(hidden_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def labelled_nll(hidden_ND: Tensor, targets_N: Tensor, head: Head) -> Tensor:
-    """Summed cross-entropy: a scalar, in nats, float32, differentiable in the hidden states and in the head's weight and bias.
+    """Summed cross-entropy: a scalar, in nats, float32, differentiable in the hidden states and in the head's weight and bias."""
+    return labelled_loss(hidden_ND, targets_N, head).trained
+
+
+def labelled_loss(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, label_smoothing: float = 0.0) -> SummedLoss:
+    """The summed loss, differentiable in the hidden states and in the head's weight and bias.
 
     Args:
         hidden_ND: float32 or bfloat16.
         targets_N: ids of the tokens that follow, int64.
         head: its weight may be frozen; then no gradient of its size is made.
+        label_smoothing: see `batch_loss`.
     """
-    loss = _TiledNll.apply(hidden_ND, head.weight, head.bias, targets_N, head.scale, head.softcap)
-    assert isinstance(loss, Tensor)
-    return loss
+    trained, nll = _TiledLoss.apply(hidden_ND, head.weight, head.bias, targets_N, head.scale, head.softcap, label_smoothing)
+    return SummedLoss(trained, nll)
 
 
-class _TiledNll(torch.autograd.Function):
+class _TiledLoss(torch.autograd.Function):
     """Cross-entropy over tiles of the vocabulary.
 
     forward: with the running maximum m and sum s of exp(logit - m), the unnormalised gradient sum(exp(logit - m) * weight) is carried along
@@ -68,27 +95,31 @@ class _TiledNll(torch.autograd.Function):
         targets_N: Tensor,
         scale: float,
         softcap: float | None,
-    ) -> Tensor:
+        smoothing: float,
+    ) -> tuple[Tensor, Tensor]:
         head = Head(weight_VD, bias_V, scale, softcap)
         hidden_ND = hidden_ND.to(_compute_dtype(weight_VD))
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            log_sum_N, logits_N, grad_ND = _walk(hidden_ND, targets_N, head, wants_gradient=ctx.needs_input_grad[0])
-        if grad_ND is not None:
-            rows_ND = weight_VD.index_select(0, targets_N).to(hidden_ND.dtype)
-            grad_ND = (grad_ND - _slope(logits_N, softcap)[:, None] * rows_ND.float()) * scale
-        ctx.head = head
-        ctx.save_for_backward(hidden_ND, targets_N, log_sum_N, grad_ND)
-        return (log_sum_N - logits_N).sum()
+            seen = _walk(hidden_ND, targets_N, head, wants_gradient=ctx.needs_input_grad[0], wants_mean=smoothing > 0)
+            grad_ND = _hidden_gradient(seen, targets_N, head, dtype=hidden_ND.dtype, smoothing=smoothing)
+        ctx.head, ctx.smoothing = head, smoothing
+        ctx.save_for_backward(hidden_ND, targets_N, seen.log_sum_N, grad_ND)
+        nll = (seen.log_sum_N - seen.wanted_N).sum()
+        even = nll if seen.mean_N is None else (seen.log_sum_N - seen.mean_N).sum()
+        ctx.mark_non_differentiable(nll)
+        return (1.0 - smoothing) * nll + smoothing * even, nll
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden_ND, targets_N, log_sum_N, grad_ND = ctx.saved_tensors
         grad_hidden = None if grad_ND is None else grad_ND * grad
         grad_weight = grad_bias = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            grad_weight, grad_bias = _head_gradient(hidden_ND, targets_N, log_sum_N, head=ctx.head, grad=grad)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+            grad_weight, grad_bias = _head_gradient(
+                hidden_ND, targets_N, log_sum_N, head=ctx.head, grad=grad, smoothing=ctx.smoothing
+            )
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:
@@ -96,21 +127,36 @@ def _compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
-def _walk(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, wants_gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """log(sum(exp(logits))) [N], the targets' logits [N], and the softmax-weighted sum of head rows [N, D]: the first's gradient but for
-    the scale.
+class _Seen(NamedTuple):
+    """What one walk over the vocabulary finds: `log_sum_N` of exp(logit), the targets' logits `wanted_N`, all logits' mean `mean_N`; of head
+    rows, [N, D] but for the scale, the sum weighted by softmax `weighted_ND`, and the mean `even_ND`. None where not asked for."""
 
-    The targets' logits are taken from the tiles: in bfloat16 the same product made apart is rounded otherwise, and a loss could be
+    log_sum_N: Tensor
+    wanted_N: Tensor
+    mean_N: Tensor | None
+    weighted_ND: Tensor | None
+    even_ND: Tensor | None
+
+
+def _walk(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, wants_gradient: bool, wants_mean: bool) -> _Seen:
+    """The targets' logits are taken from the tiles: in bfloat16 the same product made apart is rounded otherwise, and a loss could be
     negative.
     """
     count, width = hidden_ND.shape
     peak = hidden_ND.new_full((count, 1), -torch.inf, dtype=torch.float32)
     total = torch.zeros_like(peak)
     wanted = torch.zeros_like(peak)
+    mean = torch.zeros_like(peak) if wants_mean else None
     weighted = hidden_ND.new_zeros((count, width), dtype=torch.float32) if wants_gradient else None
+    even = torch.zeros_like(weighted) if weighted is not None and wants_mean else None
     for logits, slope, rows, start in tiles(hidden_ND, head):
         inside_N1 = ((targets_N >= start) & (targets_N < start + TILE_TOKENS))[:, None]
         wanted = torch.where(inside_N1, logits.gather(1, (targets_N[:, None] - start).clamp(0, rows.shape[0] - 1)), wanted)
+        if mean is not None:
+            mean += logits.sum(1, keepdim=True) / head.weight.shape[0]
+        if even is not None:
+            # Without a softcap every hidden state has the same mean of rows.
+            even += (rows.sum(0, dtype=torch.float32) if slope is None else slope.to(rows.dtype) @ rows) / head.weight.shape[0]
         higher = torch.maximum(peak, logits.amax(1, keepdim=True))
         shrink = torch.exp(peak - higher)
         logits.sub_(higher).exp_()
@@ -120,7 +166,20 @@ def _walk(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, wants_gradient: b
             weighted.mul_(shrink)
             weighted = weighted.addmm_(share, rows) if rows.dtype == torch.float32 else weighted.add_(share.to(rows.dtype) @ rows)
         peak = higher
-    return (peak + total.log()).squeeze(1), wanted.squeeze(1), None if weighted is None else weighted.div_(total)
+    log_sum_N = (peak + total.log()).squeeze(1)
+    mean_N = None if mean is None else mean.squeeze(1)
+    return _Seen(log_sum_N, wanted.squeeze(1), mean_N, None if weighted is None else weighted.div_(total), even)
+
+
+def _hidden_gradient(seen: _Seen, targets_N: Tensor, head: Head, *, dtype: torch.dtype, smoothing: float) -> Tensor | None:
+    """Of the loss in the hidden states [N, D], float32; overwrites `seen.weighted_ND`."""
+    if seen.weighted_ND is None:
+        return None
+    rows_ND = head.weight.index_select(0, targets_N).to(dtype).float()
+    grad_ND = seen.weighted_ND.sub_((1.0 - smoothing) * _slope(seen.wanted_N, head.softcap)[:, None] * rows_ND)
+    if seen.even_ND is not None:
+        grad_ND.sub_(seen.even_ND, alpha=smoothing)
+    return grad_ND.mul_(head.scale)
 
 
 def _slope(logits_N: Tensor, softcap: float | None) -> Tensor:
@@ -128,14 +187,18 @@ def _slope(logits_N: Tensor, softcap: float | None) -> Tensor:
     return torch.ones_like(logits_N) if softcap is None else 1.0 - (logits_N / softcap).square()
 
 
-def _head_gradient(hidden_ND: Tensor, targets_N: Tensor, log_sum_N: Tensor, *, head: Head, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+def _head_gradient(
+    hidden_ND: Tensor, targets_N: Tensor, log_sum_N: Tensor, *, head: Head, grad: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor | None]:
     """Gradients of the head's weight [V, D] and bias [V]."""
     grad_weight = torch.empty_like(head.weight)
     grad_bias = None if head.bias is None else torch.empty_like(head.bias)
     for logits, slope, _, start in tiles(hidden_ND, head):
         share = logits.sub_(log_sum_N[:, None]).exp_()
+        if smoothing:
+            share.sub_(smoothing / head.weight.shape[0])
         inside = ((targets_N >= start) & (targets_N < start + TILE_TOKENS)).nonzero().squeeze(1)
-        share[inside, targets_N[inside] - start] -= 1.0
+        share[inside, targets_N[inside] - start] -= 1.0 - smoothing
         share = share.mul_(grad * head.scale) if slope is None else share.mul_(slope).mul_(grad * head.scale)
         grad_weight[start : start + TILE_TOKENS] = share.to(hidden_ND.dtype).t() @ hidden_ND
         if grad_bias is not None:

@@ -12,7 +12,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from fine_tune_pipeline.programs.batches import Collate, Row, as_records, tokenised_rows
 from fine_tune_pipeline.programs.flat_rows import use_rows_attention
 from fine_tune_pipeline.programs.head import TILE_TOKENS, Head
-from fine_tune_pipeline.programs.losses import batch_nll, labelled_nll
+from fine_tune_pipeline.programs.losses import batch_nll, labelled_loss, labelled_nll
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline_tests.small_training import write_rows
@@ -34,24 +34,29 @@ def head_tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tens
     return hidden, weight, bias, targets
 
 
-def by_the_book(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
-    """Cross-entropy over whole logits, in float64."""
+def by_the_book(hidden: torch.Tensor, targets: torch.Tensor, head: Head, *, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy over whole logits, by torch."""
     logits = hidden @ head.weight.t()
     logits = (logits if head.bias is None else logits + head.bias) * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
-    return nn.functional.cross_entropy(logits, targets, reduction="sum")
+    return nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
 
 
 @pytest.mark.parametrize("learns", [False, True], ids=["frozen head", "learning head"])
 @pytest.mark.parametrize("with_bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.25, None), (1.0, 5.0), (0.5, 3.0)])
-def test_tiled_loss_and_its_gradients_are_those_of_whole_logits(scale: float, softcap: float | None, with_bias: bool, learns: bool):
+def test_tiled_loss_and_its_gradients_are_those_of_whole_logits(
+    scale: float, softcap: float | None, smoothing: float, with_bias: bool, learns: bool
+):
     results = []
-    for dtype, loss_of in ((torch.float64, by_the_book), (torch.float32, labelled_nll)):
+    for dtype, loss_of in ((torch.float64, by_the_book), (torch.float32, trained_loss)):
         hidden, weight, bias, targets = head_tensors()
         leaves = [hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(learns), bias.to(dtype).requires_grad_(learns)]
-        loss = loss_of(leaves[0], targets, Head(leaves[1], leaves[2] if with_bias else None, scale, softcap))
+        loss = loss_of(
+            leaves[0], targets, Head(leaves[1], leaves[2] if with_bias else None, scale, softcap), label_smoothing=smoothing
+        )
         (loss * 0.37).backward()
         results.append((loss.item(), [leaf.grad for leaf in leaves]))
     (wanted, wanted_gradients), (got, got_gradients) = results
@@ -60,6 +65,32 @@ def test_tiled_loss_and_its_gradients_are_those_of_whole_logits(scale: float, so
         assert (expected is None) == (gradient is None)
         if expected is not None and gradient is not None:
             torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
+            assert (gradient - expected).norm() <= 1e-5 * expected.norm()
+
+
+def trained_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Head, *, label_smoothing: float = 0.0) -> torch.Tensor:
+    return labelled_loss(hidden, targets, head, label_smoothing=label_smoothing).trained
+
+
+def test_the_reported_loss_is_not_smoothed_and_has_no_gradient():
+    hidden, weight, _, targets = head_tensors()
+    smoothed = labelled_loss(hidden.requires_grad_(), targets, Head(weight), label_smoothing=0.2)
+    assert smoothed.nll.item() == pytest.approx(by_the_book(hidden.double(), targets, Head(weight.double())).item(), rel=1e-5)
+    assert abs(smoothed.trained.item() - smoothed.nll.item()) > 0.5
+    assert smoothed.trained.requires_grad
+    assert not smoothed.nll.requires_grad
+
+
+def test_in_bfloat16_the_smoothed_loss_and_its_gradient_are_near_the_true_ones():
+    hidden, weight, _, targets = (tensor.bfloat16() if tensor.is_floating_point() else tensor for tensor in head_tensors())
+    exact = hidden.double().requires_grad_()
+    by_the_book(exact, targets, Head(weight.double()), label_smoothing=0.1).backward()
+    loss = trained_loss(hidden.requires_grad_(), targets, Head(weight), label_smoothing=0.1)
+    loss.backward()
+    assert exact.grad is not None
+    assert hidden.grad is not None
+    assert loss.item() == pytest.approx(by_the_book(exact, targets, Head(weight.double()), label_smoothing=0.1).item(), rel=1e-2)
+    assert (hidden.grad.double() - exact.grad).norm() <= 2e-2 * exact.grad.norm()
 
 
 def test_logits_too_large_for_exp_give_a_finite_loss():
