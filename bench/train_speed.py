@@ -4,7 +4,14 @@
 
 Without arguments the model has the shape of Gemma 3 270M and random weights, and the rows have random tokens: as fast as the real one.
 Every measurement is a process of its own, in turns, so that a busy machine is busy for all. A token is one of the data set: padding does
-not count. CPU seconds count both cores. The last line is JSON.
+not count. CPU seconds count all threads of the process, from the end of the first step to the end of the last.
+
+All variants see the same rows: 16 in a step (or `--micro-batch`, if that is more), `--micro-batch` in a pass. Memory is resident memory of
+the process (Linux, VmHWM), in two figures: `peak_memory`, all of it; and `training_memory`, the same less what the process held once the
+libraries were imported and less the size of the weights' files. That is what training needs beside the model: activations, logits,
+adapters, gradients, optimizer state, and what the allocator cannot give back. Weights are mapped from their file in all variants.
+
+The ratios and bars are printed at the end, whether met or not; the exit code is 0 either way. The last line is JSON.
 """
 
 import argparse
@@ -27,26 +34,54 @@ VARIANTS = {
     "stock_no_checkpointing": "the same without gradient checkpointing",
 }
 EFFECTIVE_BATCH = 16
-MICRO_BATCH = 8
 RANK = 16
 
 
 @dataclass(frozen=True)
+class Bar:
+    """What a ratio of this project to another variant should be: at least so much, or at most."""
+
+    figure: str
+    variant: str
+    bound: float
+    at_least: bool
+
+    def met(self, ratio: float) -> bool:
+        return ratio >= self.bound if self.at_least else ratio <= self.bound
+
+
+BARS = (
+    Bar("tokens_per_cpu_second", "stock", 3.8, at_least=True),
+    Bar("tokens_per_cpu_second", "plain_loop", 1.0, at_least=True),
+    Bar("peak_memory_gib", "stock", 0.7, at_least=False),
+    Bar("training_memory_gib", "stock", 0.7, at_least=False),
+)
+
+
+@dataclass(frozen=True)
 class Measured:
-    """Of the steps after the first, which warms up. `tokens` without padding."""
+    """Of the steps after the first, which warms up. `tokens` without padding; `training_memory_bytes` as the page's head defines it."""
 
     tokens: int
     cpu_seconds: float
     wall_seconds: float
     peak_memory_bytes: int
+    training_memory_bytes: int
     first_loss: float
     last_loss: float
 
 
 class Clock:
-    """Counts from the end of the first step to the end of the last."""
+    """Counts from the end of the first step to the end of the last.
 
-    def __init__(self) -> None:
+    Made before the model is loaded: `held` is what the process needs without one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import_everything()
+        from fine_tune_pipeline.programs.models import held_memory_bytes
+
+        self.held = held_memory_bytes() + sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
         self.marks: list[tuple[float, float]] = []
         self.losses: list[float] = []
 
@@ -59,7 +94,20 @@ class Clock:
 
         (cpu, wall), (cpu_end, wall_end) = self.marks[0], self.marks[-1]
         tokens = sum(len(row.input_ids) for row in rows) * (len(self.marks) - 1)
-        return Measured(tokens, cpu_end - cpu, wall_end - wall, peak_memory_bytes(), self.losses[0], self.losses[-1])
+        peak = peak_memory_bytes()
+        return Measured(tokens, cpu_end - cpu, wall_end - wall, peak, peak - self.held, self.losses[0], self.losses[-1])
+
+
+def import_everything() -> None:
+    """What any variant imports, so that all start from the same memory."""
+    import datasets
+    import peft
+    import trl.trainer.sft_trainer
+
+    import fine_tune_pipeline.programs.trainer
+
+    assert datasets, peft
+    assert trl, fine_tune_pipeline
 
 
 def callback(clock: Clock) -> Any:
@@ -73,33 +121,45 @@ def callback(clock: Clock) -> Any:
     return Listen()
 
 
-def request(folder: Path) -> Any:
+@dataclass(frozen=True)
+class Setting:
+    """What a variant trains: the model in `folder`, these rows in each of `steps`, `micro_batch` of them in a pass."""
+
+    folder: Path
+    rows: list[Any]
+    steps: int
+    micro_batch: int
+
+
+def request(setting: Setting) -> Any:
     from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
     from fine_tune_pipeline.programs.requests import Hyperparameters, Placement, PromptFormat, Technique
 
     return PreflightRequest(
-        output=str(folder / "output"),
-        model=str(folder / "model"),
+        output=str(setting.folder / "output"),
+        model=str(setting.folder / "model"),
         train="",
         format=PromptFormat(),
         technique=Technique(type="lora", rank=RANK),
-        hyperparameters=Hyperparameters(learning_rate=1e-3, epochs=1, effective_batch=EFFECTIVE_BATCH, max_length=4096),
-        placement=Placement(micro_batch=MICRO_BATCH),
+        hyperparameters=Hyperparameters(learning_rate=1e-3, epochs=1, effective_batch=len(setting.rows), max_length=4096),
+        placement=Placement(micro_batch=setting.micro_batch),
     )
 
 
-def ours(folder: Path, rows: list[Any], steps: int) -> Measured:
+def ours(setting: Setting) -> Measured:
+    clock = Clock(setting.folder)
+    from fine_tune_pipeline.programs.freed_memory import map_large_blocks_alone
     from fine_tune_pipeline.programs.models import load_tokenizer
     from fine_tune_pipeline.programs.trainer import build_trainer
 
-    clock = Clock()
-    build_trainer(
-        request(folder), rows=rows, tokenizer=load_tokenizer(folder / "model"), max_steps=steps, callbacks=[callback(clock)]
-    ).train()
-    return clock.measured(rows)
+    map_large_blocks_alone()
+    tokenizer = load_tokenizer(setting.folder / "model")
+    build_trainer(request(setting), rows=setting.rows, tokenizer=tokenizer, max_steps=setting.steps, callbacks=[callback(clock)]).train()
+    return clock.measured(setting.rows)
 
 
-def stock(folder: Path, rows: list[Any], steps: int, *, checkpointing: bool = True) -> Measured:
+def stock(setting: Setting, *, checkpointing: bool = True) -> Measured:
+    clock = Clock(setting.folder)
     from datasets import Dataset
     from peft import LoraConfig
     from trl.trainer.sft_config import SFTConfig
@@ -107,12 +167,11 @@ def stock(folder: Path, rows: list[Any], steps: int, *, checkpointing: bool = Tr
 
     from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 
-    clock = Clock()
     arguments = SFTConfig(
-        output_dir=str(folder / "output"),
-        per_device_train_batch_size=MICRO_BATCH,
-        gradient_accumulation_steps=EFFECTIVE_BATCH // MICRO_BATCH,
-        max_steps=steps,
+        output_dir=str(setting.folder / "output"),
+        per_device_train_batch_size=setting.micro_batch,
+        gradient_accumulation_steps=len(setting.rows) // setting.micro_batch,
+        max_steps=setting.steps,
         learning_rate=1e-3,
         use_cpu=True,
         bf16=False,
@@ -123,17 +182,18 @@ def stock(folder: Path, rows: list[Any], steps: int, *, checkpointing: bool = Tr
         disable_tqdm=True,
     )
     SFTTrainer(
-        model=load_model(folder / "model"),
+        model=load_model(setting.folder / "model"),
         args=arguments,
-        train_dataset=Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in rows]),
-        processing_class=load_tokenizer(folder / "model"),
+        train_dataset=Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in setting.rows]),
+        processing_class=load_tokenizer(setting.folder / "model"),
         peft_config=LoraConfig(r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[callback(clock)],
     ).train()
-    return clock.measured(rows)
+    return clock.measured(setting.rows)
 
 
-def plain_loop(folder: Path, rows: list[Any], steps: int) -> Measured:
+def plain_loop(setting: Setting) -> Measured:
+    clock = Clock(setting.folder)
     import torch
     from peft import LoraConfig, get_peft_model
     from torch.nn.functional import cross_entropy
@@ -142,17 +202,17 @@ def plain_loop(folder: Path, rows: list[Any], steps: int) -> Measured:
     from fine_tune_pipeline.programs.batches import Collate, as_records
     from fine_tune_pipeline.programs.models import load_model
 
-    base = load_model(folder / "model")
+    base = load_model(setting.folder / "model")
     assert isinstance(base, PreTrainedModel)
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")).train()
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-3)
-    collate, clock = Collate(pad_id=0, flat=False), Clock()
-    by_length = as_records(sorted(rows, key=lambda row: len(row.input_ids)))
-    labelled = sum(row.labelled for row in rows)
-    for _ in range(steps):
+    collate = Collate(pad_id=0, flat=False)
+    by_length = as_records(sorted(setting.rows, key=lambda row: len(row.input_ids)))
+    labelled = sum(row.labelled for row in setting.rows)
+    for _ in range(setting.steps):
         total = 0.0
-        for first in range(0, len(by_length), MICRO_BATCH):
-            batch = collate(by_length[first : first + MICRO_BATCH])
+        for first in range(0, len(by_length), setting.micro_batch):
+            batch = collate(by_length[first : first + setting.micro_batch])
             hidden = base.base_model(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
             ).last_hidden_state
@@ -165,14 +225,14 @@ def plain_loop(folder: Path, rows: list[Any], steps: int) -> Measured:
         optimizer.step()
         optimizer.zero_grad()
         clock.step(total)
-    return clock.measured(rows)
+    return clock.measured(setting.rows)
 
 
-RUNS: dict[str, Callable[[Path, list[Any], int], Measured]] = {
+RUNS: dict[str, Callable[[Setting], Measured]] = {
     "ours": ours,
     "plain_loop": plain_loop,
     "stock": stock,
-    "stock_no_checkpointing": lambda folder, rows, steps: stock(folder, rows, steps, checkpointing=False),
+    "stock_no_checkpointing": lambda setting: stock(setting, checkpointing=False),
 }
 
 
@@ -201,28 +261,28 @@ def random_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def random_rows() -> list[Any]:
+def random_rows(count: int) -> list[Any]:
     """One step of messages as people type them: 12 to 90 tokens of prompt, 11 to 15 of answer."""
     from fine_tune_pipeline.programs.batches import Row
 
     draw = random.Random(0)
     rows = []
-    for place in range(EFFECTIVE_BATCH):
+    for place in range(count):
         prompt = [draw.randrange(3, 400) for _ in range(min(90, 12 + int(draw.expovariate(1 / 15))))]
         answer = [draw.randrange(3, 400) for _ in range(draw.randrange(11, 16))]
         rows.append(Row(str(place), prompt + answer, [-100] * len(prompt) + answer))
     return rows
 
 
-def rows_of(path: str | None, *, model: Path) -> list[Any]:
+def rows_of(path: str | None, *, model: Path, count: int) -> list[Any]:
     """The first step's rows of a file."""
     from fine_tune_pipeline.programs.batches import tokenised_rows
     from fine_tune_pipeline.programs.models import load_tokenizer
     from fine_tune_pipeline.programs.requests import PromptFormat
 
     if path is None:
-        return random_rows()
-    return tokenised_rows(path, tokenizer=load_tokenizer(model), format=PromptFormat(), loss_on="completion")[:EFFECTIVE_BATCH]
+        return random_rows(count)
+    return tokenised_rows(path, tokenizer=load_tokenizer(model), format=PromptFormat(), loss_on="completion")[:count]
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -231,13 +291,14 @@ def measure(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(options.threads)
     folder = Path(options.folder)
-    measured = RUNS[options.variant](folder, rows_of(options.train, model=folder / "model"), options.steps)
-    print(json.dumps(asdict(measured)))
+    rows = rows_of(options.train, model=folder / "model", count=max(EFFECTIVE_BATCH, options.micro_batch))
+    print(json.dumps(asdict(RUNS[options.variant](Setting(folder, rows, options.steps, options.micro_batch)))))
 
 
 def in_own_process(variant: str, folder: Path, options: argparse.Namespace) -> Measured:
     command = [sys.executable, __file__, "--variant", variant, "--folder", str(folder)]
     command += ["--steps", str(options.steps), "--threads", str(options.threads)]
+    command += ["--micro-batch", str(options.micro_batch)]
     command += ["--train", options.train] if options.train else []
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -254,6 +315,7 @@ def report(found: dict[str, list[Measured]]) -> dict[str, dict[str, float]]:
             "tokens_per_second": round(statistics.median(each.tokens / each.wall_seconds for each in runs), 1),
             "to_ours": round(rate[name] / rate["ours"], 3),
             "peak_memory_gib": round(max(each.peak_memory_bytes for each in runs) / 2**30, 2),
+            "training_memory_gib": round(max(each.training_memory_bytes for each in runs) / 2**30, 2),
             "first_loss": round(runs[0].first_loss, 4),
             "last_loss": round(runs[0].last_loss, 4),
         }
@@ -262,9 +324,21 @@ def report(found: dict[str, list[Measured]]) -> dict[str, dict[str, float]]:
     for name, numbers in summary.items():
         print(
             f"{name:24}{numbers['tokens_per_cpu_second']:8.1f} tokens per CPU second {numbers['to_ours']:6.2f} of ours"
-            f"{numbers['peak_memory_gib']:7.2f} GiB   {VARIANTS[name]}"
+            f"{numbers['peak_memory_gib']:7.2f} GiB, {numbers['training_memory_gib']:.2f} of them for training   {VARIANTS[name]}"
         )
     return summary
+
+
+def judged(summary: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Each bar with the measured ratio of `ours` to the other variant."""
+    found = []
+    for bar in BARS:
+        ratio = summary["ours"][bar.figure] / summary[bar.variant][bar.figure]
+        found.append({**asdict(bar), "ratio": round(ratio, 3), "met": bar.met(ratio)})
+        verdict = "met" if bar.met(ratio) else "missed"
+        wanted = f"at {'least' if bar.at_least else 'most'} {bar.bound}"
+        print(f"{verdict:8}{bar.figure} is {ratio:.2f} of {bar.variant}'s; want {wanted}")
+    return found
 
 
 def main() -> None:
@@ -273,6 +347,7 @@ def main() -> None:
     parser.add_argument("--train", help="JSONL rows of id, prompt, completion; default: random tokens")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps of a measurement; the first is not timed")
     parser.add_argument("--rounds", type=int, default=2, help="measurements of each variant, in turns")
+    parser.add_argument("--micro-batch", type=int, default=16, help="rows of a pass, in all variants; a divisor of the step's rows")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -293,7 +368,8 @@ def main() -> None:
                 print(f"round {turn + 1}: {variant}", file=sys.stderr)
                 found[variant].append(in_own_process(variant, folder, options))
         summary = report(found)
-    print(json.dumps({"threads": options.threads, "rounds": options.rounds, **summary}))
+        bars = judged(summary)
+    print(json.dumps({"threads": options.threads, "rounds": options.rounds, "micro_batch": options.micro_batch, "bars": bars, **summary}))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Of 16 random rows of customer messages, padding would be 39 %. Attention alone m
 kernel does; elsewhere rows of the same length are views of the flat tensors, so that nothing is padded, and copied only once at the end.
 `rows_attention` is registered under the name ROWS_ATTENTION through the public interface of transformers.
 """
-# ruff: noqa: N803, N806 (capitals name the shape of a tensor)
 
 from collections.abc import Iterator
 from itertools import groupby

@@ -4,10 +4,10 @@ Letters: B rows, T tokens, D hidden size, N labelled tokens, V vocabulary.
 
 A prompt needs no logits. For the answer the vocabulary is walked in tiles (`head.py`), with a running maximum and sum, as flash attention
 walks its keys: two matrix products per tile give the loss and its gradient in one pass. Label smoothing costs the same walk a sum over each
-tile. `test_losses.py` and `test_stock_losses.py` compare with torch's loss and with TRL's.
+tile. `test_losses.py` and `test_own_losses.py` compare with torch's loss and with TRL's.
 
-The router of a mixture of experts has no loss of its own here (transformers adds one where `output_router_logits` is set): it is a mean over
-each micro-batch, so the place of a training would change what it computes.
+The router of a mixture of experts has no loss of its own here (transformers adds one where `output_router_logits` is set): it is a mean
+over each micro-batch, so the place of a training would change what it computes.
 """
 # ruff: noqa: N803, N806 (capitals name the shape of a tensor)
 
@@ -103,9 +103,9 @@ class _TiledLoss(torch.autograd.Function):
             seen = _walk(hidden_ND, targets_N, head, wants_gradient=ctx.needs_input_grad[0], wants_mean=smoothing > 0)
             grad_ND = _hidden_gradient(seen, targets_N, head, dtype=hidden_ND.dtype, smoothing=smoothing)
         ctx.head, ctx.smoothing = head, smoothing
-        ctx.save_for_backward(hidden_ND, targets_N, seen.log_sum_N, grad_ND)
-        nll = (seen.log_sum_N - seen.wanted_N).sum()
-        even = nll if seen.mean_N is None else (seen.log_sum_N - seen.mean_N).sum()
+        ctx.save_for_backward(hidden_ND, targets_N, seen.log_sum, grad_ND)
+        nll = (seen.log_sum - seen.wanted).sum()
+        even = nll if seen.mean is None else (seen.log_sum - seen.mean).sum()
         ctx.mark_non_differentiable(nll)
         return (1.0 - smoothing) * nll + smoothing * even, nll
 
@@ -116,9 +116,7 @@ class _TiledLoss(torch.autograd.Function):
         grad_hidden = None if grad_ND is None else grad_ND * grad
         grad_weight = grad_bias = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            grad_weight, grad_bias = _head_gradient(
-                hidden_ND, targets_N, log_sum_N, head=ctx.head, grad=grad, smoothing=ctx.smoothing
-            )
+            grad_weight, grad_bias = _head_gradient(hidden_ND, targets_N, log_sum_N, head=ctx.head, grad=grad, smoothing=ctx.smoothing)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
@@ -128,14 +126,14 @@ def _compute_dtype(weight: Tensor) -> torch.dtype:
 
 
 class _Seen(NamedTuple):
-    """What one walk over the vocabulary finds: `log_sum_N` of exp(logit), the targets' logits `wanted_N`, all logits' mean `mean_N`; of head
-    rows, [N, D] but for the scale, the sum weighted by softmax `weighted_ND`, and the mean `even_ND`. None where not asked for."""
+    """What one walk over the vocabulary finds: `log_sum` of exp(logit), the logits `wanted` by the targets, all logits' `mean`, each [N];
+    and of head rows, [N, D] but for the scale, the sum `weighted` by softmax and the `even` mean. None where not asked for."""
 
-    log_sum_N: Tensor
-    wanted_N: Tensor
-    mean_N: Tensor | None
-    weighted_ND: Tensor | None
-    even_ND: Tensor | None
+    log_sum: Tensor
+    wanted: Tensor
+    mean: Tensor | None
+    weighted: Tensor | None
+    even: Tensor | None
 
 
 def _walk(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, wants_gradient: bool, wants_mean: bool) -> _Seen:
@@ -172,13 +170,13 @@ def _walk(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, wants_gradient: b
 
 
 def _hidden_gradient(seen: _Seen, targets_N: Tensor, head: Head, *, dtype: torch.dtype, smoothing: float) -> Tensor | None:
-    """Of the loss in the hidden states [N, D], float32; overwrites `seen.weighted_ND`."""
-    if seen.weighted_ND is None:
+    """Of the loss in the hidden states [N, D], float32; overwrites `seen.weighted`."""
+    if seen.weighted is None:
         return None
     rows_ND = head.weight.index_select(0, targets_N).to(dtype).float()
-    grad_ND = seen.weighted_ND.sub_((1.0 - smoothing) * _slope(seen.wanted_N, head.softcap)[:, None] * rows_ND)
-    if seen.even_ND is not None:
-        grad_ND.sub_(seen.even_ND, alpha=smoothing)
+    grad_ND = seen.weighted.sub_((1.0 - smoothing) * _slope(seen.wanted, head.softcap)[:, None] * rows_ND)
+    if seen.even is not None:
+        grad_ND.sub_(seen.even, alpha=smoothing)
     return grad_ND.mul_(head.scale)
 
 

@@ -74,12 +74,11 @@ def _of_weights(tensor: Tensor, tokens: int) -> bool:
 
 
 class _Keeps(torch.autograd.Function):
-    """Queries, keys and values flat and as rows, the output and its normaliser."""
+    """Queries, keys and values, the output and its normaliser."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        rows = [torch.empty_like(tensor) for tensor in (query, key, value, query)]
-        ctx.save_for_backward(query.clone(), key.clone(), value.clone(), *rows, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        ctx.save_for_backward(query, key, value, torch.empty_like(query), query.new_empty(query.shape[:-1], dtype=torch.float32))
         return torch.empty_like(query.transpose(1, 2))
 
     @staticmethod

@@ -54,9 +54,7 @@ def test_tiled_loss_and_its_gradients_are_those_of_whole_logits(
     for dtype, loss_of in ((torch.float64, by_the_book), (torch.float32, trained_loss)):
         hidden, weight, bias, targets = head_tensors()
         leaves = [hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(learns), bias.to(dtype).requires_grad_(learns)]
-        loss = loss_of(
-            leaves[0], targets, Head(leaves[1], leaves[2] if with_bias else None, scale, softcap), label_smoothing=smoothing
-        )
+        loss = loss_of(leaves[0], targets, Head(leaves[1], leaves[2] if with_bias else None, scale, softcap), label_smoothing=smoothing)
         (loss * 0.37).backward()
         results.append((loss.item(), [leaf.grad for leaf in leaves]))
     (wanted, wanted_gradients), (got, got_gradients) = results

@@ -4,7 +4,7 @@ Letters: h hidden width, q and k the widths of all query and key heads, i the wi
 model computes with, a bytes of a learned one.
 
 Counted from the tensors that the real code saves (`test_memory_probe.py` compares): a norm its input in float32; attention queries, keys,
-values and output, once as rows and once laid flat; each adapted or trained matrix its input, shared where the numbers are of one format,
+values and output; each adapted or trained matrix its input, shared where the numbers are of one format,
 else cast once for each matrix; the gated MLP gate, activated gate and up.
 """
 
@@ -26,7 +26,7 @@ def layer_bytes(
     b, a, h = number_bytes, learned_bytes, model.hidden
     names = adapted_names(model, technique) if adapted else frozenset()
     inputs = h * _copies(len(names & set(QKV)), b, a) + (model.query_width if OUTPUT in names else 0)
-    attention = b * (3 * model.query_width + 4 * model.key_width) + a * inputs
+    attention = b * (2 * model.query_width + 2 * model.key_width) + a * inputs
     if experts:
         mlp = b * _visit_width(model, technique, learns=adapted) * model.experts_per_token
         mlp += _mlp_bytes(h, model.shared_expert_width, names, b=b, a=a)
