@@ -237,13 +237,10 @@ RUNS: dict[str, Callable[[Setting], Measured]] = {
 
 
 def random_model(folder: Path) -> None:
-    """Gemma 3 270M's shape with random weights, and a tokenizer that is never asked for more than its special tokens."""
+    """Gemma 3 270M's shape with random weights, and a tokenizer."""
     import torch
-    from tokenizers import Tokenizer, models
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "<bos>": 2}, unk_token="<pad>"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
     layers = ["full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(18)]
     config = Gemma3TextConfig(
         vocab_size=262_144,
@@ -258,6 +255,16 @@ def random_model(folder: Path) -> None:
     )
     torch.manual_seed(0)
     Gemma3ForCausalLM(config).save_pretrained(folder)
+    write_tokenizer(folder)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """One that is never asked for more than its special tokens."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "<bos>": 2}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
     tokenizer.save_pretrained(folder)
 
 
