@@ -9,6 +9,7 @@ kernel does; elsewhere rows of the same length are views of the flat tensors, so
 
 from collections.abc import Iterator
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +89,8 @@ def rows_attention(
     runs = [(length, len(list(rows))) for length, rows in groupby(cu_seq_lens_q.diff().tolist())]
     sizes = [length * rows for length, rows in runs]
     answers = [
-        _alike(*parts, length=length, dropout=dropout, scaling=scaling, sliding_window=sliding_window)
-        for (length, _), *parts in zip(runs, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
+        _alike(_Block(*part), length=length, dropout=dropout, scaling=scaling, window=sliding_window)
+        for (length, _), *part in zip(runs, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
     ]
     return torch.cat(answers, dim=1), None
 
@@ -109,46 +110,63 @@ def _varying(
     query: Tensor, key: Tensor, value: Tensor, *, borders: Tensor, longest: int, scaling: float | None, sliding_window: int | None
 ) -> Tensor:
     """All rows in one kernel: [1, N, H, D]."""
-    flat = (part[0].transpose(0, 1) for part in (query, key, value))
+    flat = _Block(*(part[0].transpose(0, 1) for part in (query, key, value)))
     # The kernel counts the tokens to the left of a token; -1 is all of them.
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
     grouped = query.shape[1] != key.shape[1]
-    answer = varlen_attn(*flat, borders, borders, longest, longest, scale=scaling, window_size=window, enable_gqa=grouped)
+    answer = varlen_attn(
+        flat.query,
+        flat.key,
+        flat.value,
+        borders,
+        borders,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=window,
+        enable_gqa=grouped,
+    )
     assert isinstance(answer, Tensor)
     return answer[None]
 
 
-def _alike(
-    query: Tensor, key: Tensor, value: Tensor, *, length: int, dropout: float, scaling: float | None, sliding_window: int | None
-) -> Tensor:
+class _Block(NamedTuple):
+    """Queries, the keys and values that they may look at, and which sees which; None is causal."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    seen: Tensor | None = None
+
+
+def _alike(block: _Block, *, length: int, dropout: float, scaling: float | None, window: int | None) -> Tensor:
     """Rows of one length, laid end to end: [1, H, B * T, D] to [1, B * T, H, D]."""
-    rows = [part[0].unflatten(1, (-1, length)).transpose(0, 1) for part in (query, key, value)]
+    query, key, value = (part[0].unflatten(1, (-1, length)).transpose(0, 1) for part in (block.query, block.key, block.value))
     answers = [
         scaled_dot_product_attention(
-            *parts,
-            attn_mask=seen,
+            part.query,
+            part.key,
+            part.value,
+            attn_mask=part.seen,
             dropout_p=dropout,
-            is_causal=seen is None,
+            is_causal=part.seen is None,
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        for *parts, seen in _windows(*rows, window=sliding_window)
+        for part in _windows(query, key, value, window=window)
     ]
     answer = answers[0] if len(answers) == 1 else torch.cat(answers, dim=2)
     return answer.transpose(1, 2).flatten(0, 1)[None]
 
 
-def _windows(query: Tensor, key: Tensor, value: Tensor, *, window: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-    """Queries in blocks of W tokens, each with the keys and values that one of them sees, and which sees which; None is causal.
-
-    A row much longer than the window costs T * W instead of T * T.
-    """
+def _windows(query: Tensor, key: Tensor, value: Tensor, *, window: int | None) -> Iterator[_Block]:
+    """Queries in blocks of W tokens, each with what one of them sees: a row much longer than the window costs T * W instead of T * T."""
     length = query.shape[2]
     if window is None or length <= window:
-        yield query, key, value, None
+        yield _Block(query, key, value)
         return
     band = torch.ones(window, 2 * window - 1, dtype=torch.bool, device=query.device).triu().tril(window - 1)
     for start in range(0, length, window):
         first, stop = max(0, start - window + 1), min(start + window, length)
         seen = None if start == 0 else band[: stop - start, : stop - first]
-        yield query[:, :, start:stop], key[:, :, first:stop], value[:, :, first:stop], seen
+        yield _Block(query[:, :, start:stop], key[:, :, first:stop], value[:, :, first:stop], seen)
