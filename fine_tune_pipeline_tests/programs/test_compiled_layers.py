@@ -35,6 +35,7 @@ def test_a_model_that_names_no_layers_is_refused(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_layers_give_the_same_numbers(tmp_path: Path):
     folder = tiny_model(tmp_path, architecture="llama")
     plain, compiled = loaded(folder), loaded(folder)
