@@ -44,7 +44,7 @@ def test_a_last_step_of_fewer_rows_has_the_gradient_of_the_mean_over_their_token
     seen = LastGradient()
     trainer = build_trainer(request, rows=rows, tokenizer=tokenizer, callbacks=[seen])
     trainer.train()
-    places = [place for batch in trainer.batches for place in batch][EFFECTIVE_BATCH:]
+    places = list(trainer.steps)[-1]
     assert len(places) == ROWS - EFFECTIVE_BATCH
     model = load_model(request.model)
     assert isinstance(model, PreTrainedModel)
