@@ -90,7 +90,7 @@ def random_model(folder: Path, *, shape: str, dtype: str, device: str) -> None:
     with torch.device(device):
         model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], pad_token_id=0)).to(getattr(torch, dtype))
     model.save_pretrained(folder)
-    write_tokenizer(folder)
+    write_tokenizer(folder, words=SHAPES[shape]["vocab_size"])
 
 
 def rows_of(shape: str, *, length: int, count: int) -> list[Any]:

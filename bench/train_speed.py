@@ -255,16 +255,17 @@ def random_model(folder: Path) -> None:
     )
     torch.manual_seed(0)
     Gemma3ForCausalLM(config).save_pretrained(folder)
-    write_tokenizer(folder)
+    write_tokenizer(folder, words=config.vocab_size)
 
 
-def write_tokenizer(folder: Path) -> None:
-    """One that is never asked for more than its special tokens."""
+def write_tokenizer(folder: Path, *, words: int) -> None:
+    """One with as many words as the model, that is never asked for more than its special tokens."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "<bos>": 2}, unk_token="<pad>"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
+    vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2} | {f"word{place}": place for place in range(3, words)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
     tokenizer.save_pretrained(folder)
 
 
