@@ -351,4 +351,6 @@ def fitting_collate(model: PreTrainedModel, *, rows: Sequence[Row], pad_id: int)
 def _own_loss(model: PreTrainedModel, batch: dict[str, Any]) -> float:
     inputs = on_device(batch, model.device)
     inputs.pop(ROWS)
-    return float(model(**inputs, use_cache=False).loss)
+    # Without the routers' own loss, which some configurations add: see docs/speed.md.
+    routers = {"output_router_logits": False} if hasattr(model.config.get_text_config(), "output_router_logits") else {}
+    return float(model(**inputs, use_cache=False, **routers).loss)
