@@ -103,12 +103,7 @@ class Attempt:
             trainer = build_trainer(work.request, rows=work.rows, tokenizer=work.tokenizer, endurance=self._endurance)
             check_fits(self._at, trainer)
             watch = Watch(trainer, reporter=work.reporter, curve=curve, seen=seen, listeners=listeners)
-            sample = Validation(
-                work.held_out,
-                training_rows=len(work.rows),
-                micro_batch=work.request.placement.micro_batch,
-                collate=trainer.collate,
-            )
+            sample = Validation(work.held_out, training_rows=len(work.rows))
             validations = Validations(trainer, sample, endurance=self._endurance, seen=seen, listeners=listeners)
             if self._tracked is not None and not self._tracked.reopened:
                 request = work.request

@@ -52,6 +52,11 @@ class Row:
     prompt_tokens: int = 0
 
     @property
+    def length(self) -> int:
+        """Tokens of the longest sequence that goes through the model for it."""
+        return len(self.input_ids)
+
+    @property
     def labelled(self) -> int:
         """Tokens that count. The first never does: nothing stands before it to predict it from."""
         return sum(label != IGNORED for label in self.labels[1:])
@@ -97,7 +102,7 @@ def check_rows(rows: Sequence[Row], *, max_length: int) -> None:
         NoLabelledTokens: names the rows without a token that counts.
     """
     if long := over_long(rows, max_length=max_length):
-        longest = max(len(row.input_ids) for row in rows)
+        longest = max(row.length for row in rows)
         raise RowsTooLong(
             f"{len(long)} of {len(rows)} rows are longer than max_length {max_length} (the longest has {longest} tokens): "
             f"{shown_ids(long)}; raise training.max_length, or shorten or quarantine these rows"
@@ -108,7 +113,7 @@ def check_rows(rows: Sequence[Row], *, max_length: int) -> None:
 
 def over_long(rows: Sequence[Row], *, max_length: int) -> list[str]:
     """Ids of the rows that have more than `max_length` tokens."""
-    return [row.id for row in rows if len(row.input_ids) > max_length]
+    return [row.id for row in rows if row.length > max_length]
 
 
 def shown_ids(ids: Sequence[str]) -> str:

@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fine_tune_pipeline.programs.adapters import evaluate
-from fine_tune_pipeline.programs.batches import Collate, Row, as_records
-from fine_tune_pipeline.programs.losses import batch_nll
+from fine_tune_pipeline.programs.batches import Row, as_records
 from fine_tune_pipeline.programs.models import peak_memory_bytes
 from fine_tune_pipeline.programs.progress import Seen
 from fine_tune_pipeline.programs.recipe import on_device
 from fine_tune_pipeline.programs.reporting import Reporter
-from fine_tune_pipeline.programs.step_gradient import StepTotals
+from fine_tune_pipeline.programs.step_gradient import StepTotals, flat
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, Endurance
 
 VALIDATIONS_PER_EPOCH = 3
@@ -30,7 +29,10 @@ GIB = 2**30
 @dataclass(frozen=True)
 class Point:
     """One optimizer step: `loss` in nats per labelled token, `gradient_norm` before clipping, `tokens_per_second` without padding,
-    `padding_share` of what went through the model, the peak of memory so far."""
+    `padding_share` of what went through the model, the peak of memory so far.
+
+    When answers are compared: `loss` in nats per row, the share of rows in which the preferred answer gained more, and how much more.
+    """
 
     step: int
     loss: float
@@ -39,6 +41,12 @@ class Point:
     tokens_per_second: float
     padding_share: float
     memory_bytes: int
+    reward_accuracy: float | None = None
+    reward_margin: float | None = None
+
+    def numbers(self) -> dict[str, float]:
+        """All but the step, as far as there are."""
+        return {name: value for name, value in asdict(self).items() if name != "step" and value is not None}
 
 
 class Listener(Protocol):
@@ -75,7 +83,14 @@ class CurveFile:
 
 
 def _line(point: Point) -> str:
-    return json.dumps(asdict(point)) + "\n"
+    return json.dumps({"step": point.step, **point.numbers()}) + "\n"
+
+
+class Validated(NamedTuple):
+    """The loss on the sample, and what is told beside it."""
+
+    loss: float
+    figures: dict[str, float]
 
 
 class Validation:
@@ -84,29 +99,37 @@ class Validation:
     The sample grows with the training rows (a twenty-fourth of them, at least 64) and so costs about a twentieth of the training.
     """
 
-    def __init__(self, rows: Sequence[Row], *, training_rows: int, micro_batch: int, collate: Collate) -> None:
+    def __init__(self, rows: Sequence[Row], *, training_rows: int) -> None:
         size = min(len(rows), max(64, training_rows // 24))
-        self.rows = sorted(random.Random(0).sample(list(rows), size), key=lambda row: len(row.input_ids))
-        self._micro_batch = micro_batch
-        self._collate = collate
+        self.rows = sorted(random.Random(0).sample(list(rows), size), key=lambda row: row.length)
 
     @torch.no_grad()
-    def loss(self, model: torch.nn.Module, *, endurance: Endurance) -> float:
-        """Nats per labelled token; no logits are kept.
+    def loss(self, trainer: CompletionTrainer, *, endurance: Endurance) -> Validated:
+        """In the unit of the trainer's loss; no logits are kept.
 
         Raises:
             Interrupted: a signal wants the program to end.
         """
+        model, micro_batch = trainer.trained, trainer.recipe.placement.micro_batch
         evaluate(model)
         device = next(model.parameters()).device
-        total = 0.0
-        for first in range(0, len(self.rows), self._micro_batch):
-            batch = on_device(self._collate(as_records(self.rows[first : first + self._micro_batch])), device)
-            with endurance.preemption.interruptible():
-                total += float(batch_nll(model, batch))
+        passes = [self.rows[first : first + micro_batch] for first in range(0, len(self.rows), micro_batch)]
+        sums = []
+
+        def batched(sequences: Sequence[Row]) -> dict[str, Any]:
             endurance.beat()
+            return on_device(trainer.collate(as_records(sequences)), device)
+
+        with endurance.preemption.interruptible():
+            begun = trainer.loss.begin(model, passes, batched)
+        for rows in passes:
+            batch = batched(trainer.loss.sequences(rows))
+            with endurance.preemption.interruptible():
+                sums.append(flat(trainer.loss.summed(model, rows, batch, begun)))
         model.train()
-        return total / sum(row.labelled for row in self.rows)
+        summed, *figures = torch.stack(sums).sum(0).tolist()
+        means = {name: figure / len(self.rows) for name, figure in zip(trainer.loss.figures, figures, strict=True)}
+        return Validated(summed / trainer.loss.weight(self.rows), means)
 
 
 class Watch(TrainerCallback):
@@ -160,9 +183,10 @@ class Watch(TrainerCallback):
             tokens_per_second=totals.tokens / seconds,
             padding_share=1 - totals.tokens / totals.places,
             memory_bytes=peak_memory_bytes(),
+            **totals.figures,
         )
         self.curve.add(point)
-        numbers = {name: value for name, value in asdict(point).items() if name != "step"}
+        numbers = point.numbers()
         for listener in self._listeners:
             listener.numbers(point.step, numbers)
         shown = {name: value for name, value in numbers.items() if name != "memory_bytes"}
@@ -216,8 +240,9 @@ class Validations(TrainerCallback):
         due = step % every == 0 or step == state.max_steps
         if not due or any(step == earlier for earlier, _ in self.losses):
             return
-        loss = self._validation.loss(self._trainer.trained, endurance=self._endurance)
+        loss, figures = self._validation.loss(self._trainer, endurance=self._endurance)
         self.losses.append((step, loss))
         for listener in self._listeners:
-            listener.numbers(step, {"validation_loss": loss})
-        self._endurance.log(f"validation loss {loss:.4f} nats per token after step {step}")
+            listener.numbers(step, {"validation_loss": loss, **{f"validation_{name}": value for name, value in figures.items()}})
+        beside = "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
+        self._endurance.log(f"validation loss {loss:.4f} {self._trainer.loss.unit}{beside} after step {step}")

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, as_records, real_tokens, shown_ids
-from fine_tune_pipeline.programs.losses import batch_nll
 from fine_tune_pipeline.programs.preemption import Preemption
 from fine_tune_pipeline.programs.randomness import restore, states
 from fine_tune_pipeline.programs.recipe import Recipe, computing, on_device
+from fine_tune_pipeline.programs.step_loss import CompletionLoss, StepLoss, Summed
 
 HALVINGS = 4
 """Times that the micro-batch is halved, at most: what needs a sixteenth of the planned one was planned for another machine."""
@@ -36,19 +36,21 @@ class Passes:
 
 
 class StepTotals(NamedTuple):
-    """What one optimizer step has seen: `nll` in nats over `labelled` tokens; `tokens` without padding, `places` with it; `ids` of the rows
-    whose loss is no number."""
+    """What one optimizer step has seen: `summed` is its loss times `weight`; `labelled` tokens, `tokens` without padding, `places` with it;
+    `ids` of the rows whose loss is no number; `figures` of the loss."""
 
-    nll: float
+    summed: float
+    weight: int
     labelled: int
     tokens: int
     places: int
     ids: tuple[str, ...]
+    figures: dict[str, float]
 
     @property
     def loss(self) -> float:
-        """In nats per labelled token."""
-        return self.nll / self.labelled
+        """In the loss's unit: nats per labelled token, unless something else is learned."""
+        return self.summed / self.weight
 
 
 @dataclass
@@ -63,6 +65,7 @@ class StepGradient:
     recipe: Recipe
     collate: Collate
     accelerator: Accelerator
+    loss: StepLoss = field(default_factory=CompletionLoss)
     halvings: int = 0
     say: Callable[[str], None] = print
     beat: Callable[[], None] = lambda: None
@@ -71,10 +74,9 @@ class StepGradient:
 
     def __post_init__(self) -> None:
         self.micro_batch = min(self.recipe.placement.micro_batch, self.recipe.hyperparameters.effective_batch)
-        self._records = as_records(self.rows)
 
     def of(self, places: Sequence[int], *, step: int) -> StepTotals:
-        """Leave in every parameter's `grad` the gradient of the mean loss over all labelled tokens of these rows.
+        """Leave in every parameter's `grad` the gradient of the loss of these rows, for supervised learning the mean over their tokens.
 
         Args:
             places: of the rows, those of a like length beside each other.
@@ -96,46 +98,54 @@ class StepGradient:
 
     def _summed(self, places: Sequence[int]) -> StepTotals | str:
         """What was seen, or what the allocator said."""
-        labelled = sum(self.rows[place].labelled for place in places)
-        losses: list[Tensor] = []
+        rows = [self.rows[place] for place in places]
+        passes = [rows[first : first + self.micro_batch] for first in range(0, len(rows), self.micro_batch)]
+        weight = self.loss.weight(rows)
+        sums: list[Tensor] = []
         tokens = numel = 0
         try:
-            for first in range(0, len(places), self.micro_batch):
-                records = [self._records[place] for place in places[first : first + self.micro_batch]]
-                batch = on_device(self.collate(records), self.accelerator.device)
+            with self.preemption.interruptible(), computing(self.recipe):
+                begun = self.loss.begin(self.trained, passes, self._batched)
+            for rows_of_pass in passes:
+                batch = self._batched(self.loss.sequences(rows_of_pass))
                 with self.preemption.interruptible():
-                    losses.append(self._pass(batch, labelled=labelled))
+                    sums.append(self._pass(rows_of_pass, batch, weight=weight, begun=begun))
                 tokens += real_tokens(batch)
                 numel += batch["input_ids"].numel()
-                self._count(batch, places[first : first + self.micro_batch])
-                self.beat()
+                self._count(batch, rows_of_pass)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return str(error).partition("\n")[0]
         # One look at the device for the whole step.
-        found = torch.stack(losses).tolist()
-        wrong = [number for number, loss in enumerate(found) if not math.isfinite(loss)]
-        ids = [self.rows[place].id for number in wrong for place in places[number * self.micro_batch : (number + 1) * self.micro_batch]]
-        return StepTotals(sum(found), labelled, tokens, numel, tuple(ids))
+        found = torch.stack(sums).tolist()
+        ids = [row.id for (loss, *_), part in zip(found, passes, strict=True) if not math.isfinite(loss) for row in part]
+        summed, *figures = (sum(column) for column in zip(*found, strict=True))
+        means = {name: figure / len(rows) for name, figure in zip(self.loss.figures, figures, strict=True)}
+        return StepTotals(summed, weight, sum(row.labelled for row in rows), tokens, numel, tuple(ids), means)
 
-    def _pass(self, batch: dict[str, Any], *, labelled: int) -> Tensor:
+    def _batched(self, sequences: Sequence[Row]) -> dict[str, Any]:
+        self.beat()
+        return on_device(self.collate(as_records(sequences)), self.accelerator.device)
+
+    def _pass(self, rows: Sequence[Row], batch: dict[str, Any], *, weight: int, begun: float) -> Tensor:
+        """Loss and figures, [1 + F]."""
         with computing(self.recipe):
-            nll = batch_nll(self.trained, batch)
-        self.accelerator.backward(nll / labelled)
-        return nll.detach()
+            seen = self.loss.summed(self.trained, rows, batch, begun)
+        self.accelerator.backward(seen.loss / weight)
+        return flat(seen)
 
-    def _count(self, batch: dict[str, Any], places: Sequence[int]) -> None:
+    def _count(self, batch: dict[str, Any], rows: Sequence[Row]) -> None:
         self.passes.count += 1
         self.passes.rows += len(batch[ROWS])
         self.passes.most_tokens = max(self.passes.most_tokens, batch["input_ids"].numel())
-        self.passes.most_labelled = max(self.passes.most_labelled, sum(self.rows[place].labelled for place in places))
+        self.passes.most_labelled = max(self.passes.most_labelled, sum(row.labelled for row in rows))
 
     def _halve(self, said: str, places: Sequence[int], *, step: int) -> None:
         longest = self.rows[places[0]]
         if self.halvings == 0 or self.micro_batch == 1:
             raise OutOfMemory(
-                f"step {step}: out of memory with {self.micro_batch} rows a pass, the longest of {len(longest.input_ids)} tokens "
+                f"step {step}: out of memory with {self.micro_batch} rows a pass, the longest of {longest.length} tokens "
                 f"({shown_ids([longest.id])}): {said}; lower training.max_length, take qlora or a smaller base model, or "
                 "a device with more memory"
             )
@@ -146,6 +156,12 @@ class StepGradient:
         self.say(
             f"step {step}: out of memory with {before} rows a pass; {self.micro_batch} from here on, which is slower and computes the same"
         )
+
+
+def flat(seen: Summed) -> Tensor:
+    """Loss and figures side by side, without what a gradient needs."""
+    loss = seen.loss.detach()[None]
+    return loss if seen.figures is None else torch.cat([loss, seen.figures])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

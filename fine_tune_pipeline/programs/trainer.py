@@ -34,6 +34,7 @@ from fine_tune_pipeline.programs.recipe import Recipe, on_device, pad_id
 from fine_tune_pipeline.programs.requests import Hyperparameters
 from fine_tune_pipeline.programs.steadiness import Diverged, Steadiness
 from fine_tune_pipeline.programs.step_gradient import HALVINGS, StepGradient, StepTotals
+from fine_tune_pipeline.programs.step_loss import CompletionLoss, StepLoss
 
 
 class LossNotFinite(ArithmeticError):
@@ -99,17 +100,19 @@ class CompletionTrainer(SFTTrainer):
         rows: Sequence[Row],
         recipe: Recipe,
         collate: Collate,
+        loss: StepLoss | None = None,
         max_steps: int = -1,
         callbacks: Sequence[TrainerCallback] = (),
         endurance: Endurance | None = None,
     ) -> None:
+        self.loss = loss or CompletionLoss()
         self.trained = model
         self.rows = rows
         self.recipe = recipe
         self.collate = collate
         self.endurance = endurance
         self.steps = Steps(
-            [len(row.input_ids) for row in rows],
+            [row.length for row in rows],
             effective_batch=recipe.hyperparameters.effective_batch,
             seed=recipe.hyperparameters.seed,
         )
@@ -137,6 +140,7 @@ class CompletionTrainer(SFTTrainer):
             "recipe": self.recipe,
             "collate": self.collate,
             "accelerator": self.accelerator,
+            "loss": self.loss,
         }
         if (wanted := self.endurance) is None:
             return StepGradient(**known)

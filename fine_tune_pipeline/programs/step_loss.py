@@ -1,0 +1,70 @@
+"""What a training makes small: a sum over the rows of an optimizer step, divided by what these rows weigh.
+
+Everything around it (micro-batches, checkpoints, skipped steps, curve) is the same for every such loss.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from fine_tune_pipeline.programs.batches import Row
+from fine_tune_pipeline.programs.losses import batch_nll
+
+Batched = Callable[[Sequence[Row]], dict[str, Any]]
+"""Makes the tensors of some sequences, where the model is."""
+
+
+class Summed(NamedTuple):
+    """Over the rows of one pass: the loss, a scalar that can be differentiated, and what `StepLoss.figures` names, [F], or None."""
+
+    loss: Tensor
+    figures: Tensor | None = None
+
+
+class StepLoss(Protocol):
+    """`unit` is what the loss is counted in, for people; `figures` are told beside it, each a mean over the rows."""
+
+    unit: str
+    figures: tuple[str, ...]
+
+    def weight(self, rows: Sequence[Row]) -> int:
+        """What the summed loss of these rows is divided by."""
+
+    def sequences(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """What goes through the model for these rows, in this order."""
+
+    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> float:
+        """What must be known of all rows of a step before the first of its passes.
+
+        Args:
+            passes: the rows of each.
+        """
+
+    def summed(self, model: nn.Module, rows: Sequence[Row], batch: dict[str, Any], begun: float) -> Summed:
+        """Of one pass.
+
+        Args:
+            batch: of the `sequences` of the rows.
+            begun: what `begin` found.
+        """
+
+
+class CompletionLoss:
+    """Cross-entropy of the labelled tokens: supervised fine-tuning."""
+
+    unit = "nats per token"
+    figures: tuple[str, ...] = ()
+
+    def weight(self, rows: Sequence[Row]) -> int:
+        """Labelled tokens."""
+        return sum(row.labelled for row in rows)
+
+    def sequences(self, rows: Sequence[Row]) -> Sequence[Row]:
+        return rows
+
+    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> float:
+        return 0.0
+
+    def summed(self, model: nn.Module, rows: Sequence[Row], batch: dict[str, Any], begun: float) -> Summed:
+        return Summed(batch_nll(model, batch))
