@@ -17,10 +17,11 @@ from fine_tune_pipeline.guide.base_model.hosted import hosted_base
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.price import Cost, cost, price_of
 from fine_tune_pipeline.guide.objective.held_out import count_rows
+from fine_tune_pipeline.guide.technique.comparisons import work_of
 from fine_tune_pipeline.guide.technique.hosted_plan import hosted_epochs, hosted_plan, training_cost
 from fine_tune_pipeline.guide.technique.place import learned, place_of
 from fine_tune_pipeline.guide.technique.plan import Job, Plan, make_plan
-from fine_tune_pipeline.guide.technique.workload import LIKELY_BYTES_PER_TOKEN, SPARE_TOKENS, Workload, workload
+from fine_tune_pipeline.guide.technique.workload import LIKELY_BYTES_PER_TOKEN, SPARE_TOKENS, Workload
 from fine_tune_pipeline.rehearsal import Does, Step
 from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.spec.hosted import ApiModel
@@ -192,7 +193,7 @@ def _work(spec: UseCaseSpec, taken: Mapping[str, Artifact], store: Store) -> Wor
     if dataset is None:
         return first_look(spec)
     train, validation = (read_examples(dataset.file(f"{name}.jsonl")) for name in ("train", "validation"))
-    return workload(train, validation, loss_on=spec.training.loss_on)
+    return work_of(train, validation, training=spec.training)
 
 
 def _forecast(spec: UseCaseSpec, asset: str, store: Store, prospect: Prospect) -> Forecast:

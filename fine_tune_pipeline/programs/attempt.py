@@ -15,6 +15,7 @@ from fine_tune_pipeline.programs.keeping import CURVE, Found, Keeper, check_fits
 from fine_tune_pipeline.programs.models import peak_memory_bytes, weights_sha256
 from fine_tune_pipeline.programs.preemption import Interrupted, Preempted, Preemption
 from fine_tune_pipeline.programs.progress import Progress, Seen
+from fine_tune_pipeline.programs.references import FILE as REFERENCES
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
 from fine_tune_pipeline.programs.stall import StallWatch
@@ -100,7 +101,14 @@ class Attempt:
         stall = StallWatch(seconds=work.request.stall_seconds, stacks=work.output / STACKS)
         self._endurance.beat = stall.beat
         with stall, self._curve as curve:
-            trainer = build_trainer(work.request, rows=work.rows, tokenizer=work.tokenizer, endurance=self._endurance)
+            trainer = build_trainer(
+                work.request,
+                rows=work.rows,
+                tokenizer=work.tokenizer,
+                endurance=self._endurance,
+                also=work.held_out,
+                references=work.output / REFERENCES,
+            )
             check_fits(self._at, trainer)
             watch = Watch(trainer, reporter=work.reporter, curve=curve, seen=seen, listeners=listeners)
             sample = Validation(work.held_out, training_rows=len(work.rows))
@@ -165,6 +173,7 @@ class Attempt:
             most_tokens=max(earlier.most_tokens, passes.most_tokens),
             most_labelled=max(earlier.most_labelled, passes.most_labelled),
             validation_losses=tuple(validations.losses),
+            validation_figures=tuple(validations.figures),
         )
         return Progress(
             request_sha256=self._at.progress.request_sha256,
@@ -206,6 +215,7 @@ def _result(trainer: CompletionTrainer, watch: Watch, progress: Progress, *, ada
         first_loss=watch.curve.points[0].loss,
         final_loss=watch.final_loss(),
         validation_losses=seen.validation_losses,
+        validation_figures=seen.validation_figures,
         peak_memory_bytes=peak_memory_bytes(),
         trainable_parameters=trainable_parameters(trainer.trained),
         curve=str(watch.curve.path),

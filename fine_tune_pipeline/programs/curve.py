@@ -16,7 +16,7 @@ from fine_tune_pipeline.programs.adapters import evaluate
 from fine_tune_pipeline.programs.batches import Row, as_records
 from fine_tune_pipeline.programs.models import peak_memory_bytes
 from fine_tune_pipeline.programs.progress import Seen
-from fine_tune_pipeline.programs.recipe import on_device
+from fine_tune_pipeline.programs.recipe import computing, on_device
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.step_gradient import StepTotals, flat
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, Endurance
@@ -120,11 +120,11 @@ class Validation:
             endurance.beat()
             return on_device(trainer.collate(as_records(sequences)), device)
 
-        with endurance.preemption.interruptible():
+        with endurance.preemption.interruptible(), computing(trainer.recipe):
             begun = trainer.loss.begin(model, passes, batched)
         for rows in passes:
             batch = batched(trainer.loss.sequences(rows))
-            with endurance.preemption.interruptible():
+            with endurance.preemption.interruptible(), computing(trainer.recipe):
                 sums.append(flat(trainer.loss.summed(model, rows, batch, begun)))
         model.train()
         summed, *figures = torch.stack(sums).sum(0).tolist()
@@ -218,6 +218,7 @@ class Validations(TrainerCallback):
         listeners: Sequence[Listener] = (),
     ) -> None:
         self.losses = list(seen.validation_losses)
+        self.figures = list(seen.validation_figures)
         self._trainer = trainer
         self._validation = validation
         self._endurance = endurance
@@ -242,6 +243,8 @@ class Validations(TrainerCallback):
             return
         loss, figures = self._validation.loss(self._trainer, endurance=self._endurance)
         self.losses.append((step, loss))
+        if figures:
+            self.figures.append((step, figures))
         for listener in self._listeners:
             listener.numbers(step, {"validation_loss": loss, **{f"validation_{name}": value for name, value in figures.items()}})
         beside = "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())

@@ -47,10 +47,17 @@ def batch_loss(model: nn.Module, batch: dict[str, Any], *, label_smoothing: floa
         batch: of `Collate`, on the model's device.
         label_smoothing: the share e of (1 - e) * nll + e * (mean over the vocabulary of -log p), as in torch's `cross_entropy`.
     """
+    return labelled_loss(*_states(model, batch), head_of(model), label_smoothing=label_smoothing)
+
+
+def batch_token_nll(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """As `batch_nll`, of each labelled token: [N], row after row."""
+    return token_nll(*_states(model, batch), head_of(model))
+
+
+def _states(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     inputs = {name: value for name, value in batch.items() if name not in ("labels", ROWS)}
-    hidden_BTD = base_of(model).base_model(**inputs, use_cache=False).last_hidden_state
-    hidden_ND, targets_N = labelled(hidden_BTD, batch["labels"])
-    return labelled_loss(hidden_ND, targets_N, head_of(model), label_smoothing=label_smoothing)
+    return labelled(base_of(model).base_model(**inputs, use_cache=False).last_hidden_state, batch["labels"])
 
 
 def labelled(hidden_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,12 +82,19 @@ def labelled_loss(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, label_smo
         head: its weight may be frozen; then no gradient of its size is made.
         label_smoothing: see `batch_loss`.
     """
-    trained, nll = _TiledLoss.apply(hidden_ND, head.weight, head.bias, targets_N, head.scale, head.softcap, label_smoothing)
-    return SummedLoss(trained, nll)
+    trained_N, nll_N = _TiledLoss.apply(hidden_ND, head.weight, head.bias, targets_N, head.scale, head.softcap, label_smoothing)
+    return SummedLoss(trained_N.sum(), nll_N.sum())
+
+
+def token_nll(hidden_ND: Tensor, targets_N: Tensor, head: Head) -> Tensor:
+    """As `labelled_nll`, of each token: [N]."""
+    nll_N, _ = _TiledLoss.apply(hidden_ND, head.weight, head.bias, targets_N, head.scale, head.softcap, 0.0)
+    assert isinstance(nll_N, Tensor)
+    return nll_N
 
 
 class _TiledLoss(torch.autograd.Function):
-    """Cross-entropy over tiles of the vocabulary.
+    """Cross-entropy of each token, over tiles of the vocabulary.
 
     forward: with the running maximum m and sum s of exp(logit - m), the unnormalised gradient sum(exp(logit - m) * weight) is carried along
     and rescaled when m grows. backward: scales it; for a head that learns, the tiles are computed once more, now with the final m and s.
@@ -104,19 +118,20 @@ class _TiledLoss(torch.autograd.Function):
             grad_ND = _hidden_gradient(seen, targets_N, head, dtype=hidden_ND.dtype, smoothing=smoothing)
         ctx.head, ctx.smoothing = head, smoothing
         ctx.save_for_backward(hidden_ND, targets_N, seen.log_sum, grad_ND)
-        nll = (seen.log_sum - seen.wanted).sum()
-        even = nll if seen.mean is None else (seen.log_sum - seen.mean).sum()
-        ctx.mark_non_differentiable(nll)
-        return (1.0 - smoothing) * nll + smoothing * even, nll
+        nll_N = seen.log_sum - seen.wanted
+        even_N = nll_N if seen.mean is None else seen.log_sum - seen.mean
+        ctx.mark_non_differentiable(nll_N)
+        return (1.0 - smoothing) * nll_N + smoothing * even_N, nll_N
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden_ND, targets_N, log_sum_N, grad_ND = ctx.saved_tensors
-        grad_hidden = None if grad_ND is None else grad_ND * grad
+        grad_N1 = grad_N[:, None]
+        grad_hidden = None if grad_ND is None else grad_ND * grad_N1
         grad_weight = grad_bias = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            grad_weight, grad_bias = _head_gradient(hidden_ND, targets_N, log_sum_N, head=ctx.head, grad=grad, smoothing=ctx.smoothing)
+            grad_weight, grad_bias = _head_gradient(hidden_ND, targets_N, log_sum_N, head=ctx.head, grad_N1=grad_N1, smoothing=ctx.smoothing)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
@@ -186,7 +201,7 @@ def _slope(logits_N: Tensor, softcap: float | None) -> Tensor:
 
 
 def _head_gradient(
-    hidden_ND: Tensor, targets_N: Tensor, log_sum_N: Tensor, *, head: Head, grad: Tensor, smoothing: float
+    hidden_ND: Tensor, targets_N: Tensor, log_sum_N: Tensor, *, head: Head, grad_N1: Tensor, smoothing: float
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of the head's weight [V, D] and bias [V]."""
     grad_weight = torch.empty_like(head.weight)
@@ -197,7 +212,7 @@ def _head_gradient(
             share.sub_(smoothing / head.weight.shape[0])
         inside = ((targets_N >= start) & (targets_N < start + TILE_TOKENS)).nonzero().squeeze(1)
         share[inside, targets_N[inside] - start] -= 1.0 - smoothing
-        share = share.mul_(grad * head.scale) if slope is None else share.mul_(slope).mul_(grad * head.scale)
+        share = share.mul_(grad_N1 * head.scale) if slope is None else share.mul_(slope).mul_(grad_N1 * head.scale)
         grad_weight[start : start + TILE_TOKENS] = share.to(hidden_ND.dtype).t() @ hidden_ND
         if grad_bias is not None:
             grad_bias[start : start + TILE_TOKENS] = share.sum(0)

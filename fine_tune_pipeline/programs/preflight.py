@@ -83,7 +83,7 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
 
 
 def _lengths(rows: Sequence[Row], *, max_length: int) -> dict[str, object]:
-    lengths = sorted(len(row.input_ids) for row in rows) or [0]
+    lengths = sorted(row.length for row in rows) or [0]
     return {
         "longest_tokens": lengths[-1],
         "over_long": tuple(over_long(rows, max_length=max_length)),

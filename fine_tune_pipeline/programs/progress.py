@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from fine_tune_pipeline.programs.requests import Contract, TrainRequest
+from fine_tune_pipeline.programs.requests import Contract, Request
 
 FILE = "progress.json"
 
@@ -21,6 +21,7 @@ class Seen(Contract):
     most_tokens: int = 0
     most_labelled: int = 0
     validation_losses: tuple[tuple[int, float], ...] = ()
+    validation_figures: tuple[tuple[int, dict[str, float]], ...] = ()
 
 
 class Progress(Contract):
@@ -45,6 +46,6 @@ class Progress(Contract):
         return cls.read(checkpoint / FILE)
 
 
-def request_sha256(request: TrainRequest) -> str:
+def request_sha256(request: Request) -> str:
     """The same for every try of the same work."""
     return hashlib.sha256(request.identity().encode("utf-8")).hexdigest()

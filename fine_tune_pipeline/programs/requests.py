@@ -128,6 +128,20 @@ class Technique(Contract):
         return name + (f" + {some}experts" if self.expert_rank else "") + (" + router" if self.router == "train" else "")
 
 
+class Preference(Contract):
+    """Learning from compared answers. `beta`: how strongly the model is held to the reference; of orpo, the weight of the comparison.
+    `undesirable_weight`: of kto, a row that is not wanted counts so much."""
+
+    type: Literal["dpo", "orpo", "kto"]
+    beta: float = 0.1
+    undesirable_weight: float = 1.0
+
+    @property
+    def answers(self) -> int:
+        """Of a row, that go through the model together."""
+        return 1 if self.type == "kto" else 2
+
+
 class Hyperparameters(Contract):
     """Resolved numbers of step 6: everything in it changes the mathematics."""
 
@@ -141,6 +155,12 @@ class Hyperparameters(Contract):
     max_grad_norm: float = 1.0
     loss_on: Literal["completion", "all"] = "completion"
     seed: int = 0
+    preference: Preference | None = Field(default=None, description="None: the right answers are learned.")
+
+    @property
+    def sequences(self) -> int:
+        """Of a row, that go through the model together."""
+        return 1 if self.preference is None else self.preference.answers
 
 
 class Placement(Contract):
@@ -267,9 +287,15 @@ class TrainResult(Contract):
     first_loss: float | None = Field(description="None when the provider of a hosted model gives no losses.")
     final_loss: float | None
     validation_losses: tuple[tuple[int, float], ...] = Field(description="(step, loss); step 0 is before training.")
+    validation_figures: tuple[tuple[int, dict[str, float]], ...] = Field(
+        default=(), description="Beside the loss, where answers are compared: reward_accuracy and reward_margin."
+    )
     peak_memory_bytes: int
     trainable_parameters: int
-    curve: str = Field(description="JSONL: step, loss, learning_rate, gradient_norm, tokens_per_second, padding_share, memory_bytes.")
+    curve: str = Field(
+        description="JSONL: step, loss, learning_rate, gradient_norm, tokens_per_second, padding_share, memory_bytes; where answers are "
+        "compared also reward_accuracy and reward_margin."
+    )
     fixed_memory_bytes: int = Field(default=0, description="Held before the model was loaded; 0 on an accelerator, which counts without.")
     most_tokens: int = Field(default=0, description="In one forward pass.")
     most_labelled: int = Field(default=0, description="Of these, at most, the ones that the loss is computed on.")
@@ -281,6 +307,7 @@ class TrainResult(Contract):
     skipped_steps: tuple[tuple[int, str], ...] = Field(default=(), description="Not learned from, and why.")
     remedies: tuple[str, ...] = Field(default=(), description="What was done to go on, in order.")
     continued_from: tuple[int, ...] = Field(default=(), description="Steps at which a try went on where an earlier one had ended.")
+    without_comparison: tuple[str, ...] = Field(default=(), description="Ids of training rows that have no second answer to compare.")
     request_sha256: str = Field(default="", description="Of the request's identity.")
     mlflow_run_id: str | None = None
     expert_load: tuple[LayerLoad, ...] = Field(default=(), description="Empty for a model without experts.")

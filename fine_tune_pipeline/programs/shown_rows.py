@@ -26,7 +26,7 @@ Decode = Callable[[list[int]], str]
 def part_tokens(part: str, rows: Sequence[Row], *, max_length: int) -> PartTokens:
     """How long the rows of a part are, and how much of them is learned."""
     prompts = [row.prompt_tokens for row in rows]
-    wholes = [len(row.input_ids) for row in rows]
+    wholes = [row.length for row in rows]
     answers = [whole - prompt for whole, prompt in zip(wholes, prompts, strict=True)]
     found = {"prompt": prompts, "completion": answers, "whole": wholes}
     long_rows = tuple(LongRow(id=row.id, tokens=len(row.input_ids)) for row in rows if len(row.input_ids) > max_length)

@@ -9,16 +9,19 @@ from pathlib import Path
 import torch
 
 from fine_tune_pipeline.programs.attempt import Attempt, Work
-from fine_tune_pipeline.programs.batches import check_rows, tokenised_rows
+from fine_tune_pipeline.programs.batches import TEXT_FIELDS, check_rows
 from fine_tune_pipeline.programs.checkpoints import Checkpoints
 from fine_tune_pipeline.programs.freed_memory import map_large_blocks_alone
 from fine_tune_pipeline.programs.keeping import found
 from fine_tune_pipeline.programs.models import held_memory_bytes, load_tokenizer
 from fine_tune_pipeline.programs.preemption import Preemption
+from fine_tune_pipeline.programs.preference_rows import learned_rows
 from fine_tune_pipeline.programs.progress import request_sha256
 from fine_tune_pipeline.programs.quiet import quiet_libraries
+from fine_tune_pipeline.programs.references import FILE as REFERENCES
 from fine_tune_pipeline.programs.reporting import RESULT, Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
+from fine_tune_pipeline.programs.rows import read_rows
 from fine_tune_pipeline.programs.steadiness import Diverged
 from fine_tune_pipeline.programs.tracked_run import tracked_run
 
@@ -32,7 +35,7 @@ def run(request: TrainRequest, reporter: Reporter, preemption: Preemption | None
     """Train, and leave `adapter/` and `curve.jsonl` in `request.output`; checkpoints stay beside them until `forget`.
 
     Raises:
-        BadRows, RowsTooLong, NoLabelledTokens: the data cannot be learned from whole.
+        BadRows, RowsTooLong, NoLabelledTokens, NoComparisons: the data cannot be learned from whole.
         LossNotFinite: the untrained model has no loss.
         LossNotTheModels: the architecture is not known well enough.
         Diverged: at the planned rate and at its halves.
@@ -43,15 +46,23 @@ def run(request: TrainRequest, reporter: Reporter, preemption: Preemption | None
         torch.set_num_threads(request.placement.threads)
     fixed_bytes = held_memory_bytes()
     tokenizer = load_tokenizer(request.model)
-    rows, held_out = (
-        tokenised_rows(path, tokenizer=tokenizer, format=request.format, loss_on=request.hyperparameters.loss_on)
+    learned, held_out = (
+        learned_rows(
+            read_rows(path, text_fields=TEXT_FIELDS, unique=("id",)),
+            source=path,
+            tokenizer=tokenizer,
+            format=request.format,
+            hyperparameters=request.hyperparameters,
+        )
         for path in (request.train, request.validation)
     )
-    for checked in (rows, held_out):
-        check_rows(checked, max_length=request.hyperparameters.max_length)
+    for checked in (learned, held_out):
+        check_rows(checked.rows, max_length=request.hyperparameters.max_length)
+        if checked.left_out:
+            reporter.log(checked.said())
     checkpoints = Checkpoints(Path(request.output) / CHECKPOINTS, keep=request.checkpoints.keep)
-    work = Work(request, reporter, preemption or Preemption(), tokenizer, rows, held_out, checkpoints)
-    return _trained(work, fixed_bytes=fixed_bytes)
+    work = Work(request, reporter, preemption or Preemption(), tokenizer, learned.rows, held_out.rows, checkpoints)
+    return _trained(work, fixed_bytes=fixed_bytes).model_copy(update={"without_comparison": learned.left_out})
 
 
 def _trained(work: Work, *, fixed_bytes: int) -> TrainResult:
@@ -97,6 +108,7 @@ def main() -> None:
             finish(request, run(request, reporter, preemption))
         # Last: until the result is on the disk, they are all there is.
         shutil.rmtree(Path(request.output) / CHECKPOINTS, ignore_errors=True)
+        (Path(request.output) / REFERENCES).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from fine_tune_pipeline.programs.flat_rows import use_rows_attention
 from fine_tune_pipeline.programs.losses import batch_nll
 from fine_tune_pipeline.programs.optimizers import adamw
 from fine_tune_pipeline.programs.preemption import Preemption
+from fine_tune_pipeline.programs.preference_loss import loss_of
 from fine_tune_pipeline.programs.recipe import Recipe, on_device, pad_id
 from fine_tune_pipeline.programs.requests import Hyperparameters
 from fine_tune_pipeline.programs.steadiness import Diverged, Steadiness
@@ -290,6 +292,8 @@ def build_trainer(
     max_steps: int = -1,
     callbacks: Sequence[TrainerCallback] = (),
     endurance: Endurance | None = None,
+    also: Sequence[Row] = (),
+    references: Path | None = None,
 ) -> CompletionTrainer:
     """Everything that a training and its preflight share: base model, technique, batches, loss.
 
@@ -300,12 +304,16 @@ def build_trainer(
         max_steps: optimizer steps; -1 for the epochs that the recipe says.
         callbacks: of transformers.
         endurance: of a training; preflight wants to see what goes wrong.
+        also: rows that will be looked at and not trained on.
+        references: file that keeps what the untrained model makes of the answers, where they are compared.
 
     Raises:
         LossNotTheModels: our loss is not that of this architecture.
     """
     base = load_base(recipe.model, technique=recipe.technique, placement=recipe.placement)
     collate = fitting_collate(base, rows=rows, pad_id=pad_id(tokenizer))
+    beat = (lambda: None) if endurance is None else endurance.beat
+    loss = loss_of(recipe, base, [*rows, *also], collate=collate, file=references, beat=beat)
     model = with_technique(base, technique=recipe.technique, seed=recipe.hyperparameters.seed)
     trainer = CompletionTrainer(
         model=model,
@@ -313,6 +321,7 @@ def build_trainer(
         rows=rows,
         recipe=recipe,
         collate=collate,
+        loss=loss,
         max_steps=max_steps,
         callbacks=callbacks,
         endurance=endurance,

@@ -126,11 +126,15 @@ def try_training(request: PreflightRequest, texts: Texts, *, checks: Checklist, 
 def longest_rows(rows: Sequence[Row], *, request: PreflightRequest) -> list[Row]:
     """The rows of one optimizer step that needs the most memory and time: the longest that training would accept."""
     wanted = request.hyperparameters
-    return sorted(_fitting(rows, request=request), key=lambda row: -len(row.input_ids))[: wanted.effective_batch]
+    return sorted(_fitting(rows, request=request), key=lambda row: -row.length)[: wanted.effective_batch]
 
 
 def _fitting(rows: Sequence[Row], *, request: PreflightRequest) -> list[Row]:
-    return [row for row in rows if len(row.input_ids) <= request.hyperparameters.max_length and row.labelled]
+    return [row for row in rows if row.length <= request.hyperparameters.max_length and row.labelled]
+
+
+def _short(texts: Texts, *, request: PreflightRequest) -> list[Row]:
+    return sorted(_fitting(texts.learned, request=request), key=lambda row: row.length)[:SHORT_ROWS]
 
 
 def _train(
@@ -145,7 +149,7 @@ def _train(
     """Two real steps: the loss of the first, the time of the second, since the first also warms up. Then the small ones."""
     problems: list[str] = []
     try:
-        trainer = build_trainer(request, rows=rows, tokenizer=tokenizer, max_steps=2)
+        trainer = build_trainer(request, rows=rows, tokenizer=tokenizer, max_steps=2, also=_short(texts, request=request))
         clock = StepClock(trainer)
         trainer.add_callback(clock)
         trainer.train()
@@ -185,7 +189,7 @@ def _look(
     checks: Checklist,
 ) -> None:
     model, technique = trainer.trained, request.technique
-    short = sorted(_fitting(texts.learned, request=request), key=lambda row: len(row.input_ids))[:SHORT_ROWS]
+    short = _short(texts, request=request)
     # The longest rows and their optimizer's state are done with; the small trainers make their own.
     trainer.optimizer = None
     checks.look(

@@ -1,8 +1,8 @@
 """Section `training` (step 6): how long and how hard. `auto` is resolved by stated rules and shown back as a number."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fine_tune_pipeline.spec.base import Section
 
@@ -24,8 +24,20 @@ HOW_IT_IS_KEPT = {"checkpoints", "stall_minutes"}
 """Fields that decide nothing of what is planned or learned."""
 
 
+class PreferenceSpec(Section):
+    """Learning from two answers to one prompt, of which people preferred one (sources with `layout: preference`)."""
+
+    type: Literal["dpo", "orpo", "kto"] = Field(
+        description="dpo: pairs, for a model that knows the task already. orpo: pairs, and the preferred answers are learned as well: from a "
+        "base model in one go. kto: each answer by itself, wanted or not; rows without a rejected answer count as wanted."
+    )
+    beta: float = Field(
+        default=0.1, gt=0, le=10, description="dpo, kto: how closely the model is held to the untrained one. orpo: weight of the comparison."
+    )
+
+
 class TrainingSpec(Section):
-    """Hyper-parameters of supervised fine-tuning."""
+    """Hyper-parameters of fine-tuning: supervised, or from compared answers."""
 
     epochs: Auto | Annotated[float, Field(gt=0, le=20)] = Field(
         default="auto", description="Passes over the training set; 1 to 3 is usual."
@@ -44,6 +56,9 @@ class TrainingSpec(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     loss_on: Literal["completion", "all"] = "completion"
+    preference: PreferenceSpec | None = Field(
+        default=None, description="Learn from compared answers; by default the right answers alone are learned."
+    )
     over_long_limit: float = Field(
         default=0.02, ge=0, le=1, description="Share of rows longer than max_length that may be left out, counted and named."
     )
@@ -55,3 +70,11 @@ class TrainingSpec(Section):
     stall_minutes: float = Field(
         default=30.0, gt=0, description="Without any progress, after which a training says where it stands, ends, and is tried again."
     )
+
+    @model_validator(mode="after")
+    def _answers_alone_are_compared(self) -> Self:
+        if self.preference is not None and self.preference.type != "orpo" and self.loss_on == "all":
+            raise ValueError(
+                f"loss_on: got all with preference: {self.preference.type}, which compares answers to one prompt; leave loss_on away"
+            )
+        return self

@@ -46,6 +46,7 @@ AT_THE_PROVIDER = {
     "weight_decay": "the provider decides",
     "max_grad_norm": "the provider decides",
     "loss_on": "the provider learns from the answers only",
+    "preference": "compared answers are learned from here only, not at a provider",
     "dtype": "the provider decides",
 }
 """Fields of `training` that a provider does not take, and what to do instead."""

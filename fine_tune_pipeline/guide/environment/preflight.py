@@ -116,7 +116,7 @@ def _result(check: MistakeCheck) -> str:
 
 def forecast(seen: PreflightResult, plan: Plan, model: Architecture, *, training_rows: int) -> Forecast:
     """Minutes and memory of the whole run, from the measured step."""
-    tokens = seen.batch_rows * min(seen.longest_tokens, plan.hyperparameters.max_length)
+    tokens = seen.batch_rows * plan.hyperparameters.sequences * min(seen.longest_tokens, plan.hyperparameters.max_length)
     predicted = training_memory(
         model,
         plan.technique,
@@ -126,7 +126,7 @@ def forecast(seen: PreflightResult, plan: Plan, model: Architecture, *, training
         checkpointing=plan.placement.gradient_checkpointing,
         device=plan.placement.device,
     ).total
-    whole = training_rows * mean_tokens(seen) * plan.hyperparameters.epochs
+    whole = training_rows * mean_tokens(seen) * plan.hyperparameters.sequences * plan.hyperparameters.epochs
     minutes = whole / seen.tokens_per_second / 60 if seen.tokens_per_second else None
     return Forecast(minutes=minutes, predicted_peak_bytes=predicted, peak_ratio=seen.peak_memory_bytes / predicted)
 

@@ -10,11 +10,11 @@ from fine_tune_pipeline.guide.base_model.hardware import speed
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.memory import GIB
 from fine_tune_pipeline.guide.base_model.price import stale
+from fine_tune_pipeline.guide.technique.comparisons import said, work_of
 from fine_tune_pipeline.guide.technique.fit import fits
 from fine_tune_pipeline.guide.technique.placement import placement_rules
 from fine_tune_pipeline.guide.technique.plan import FILE, Job, Place, Plan, make_plan
 from fine_tune_pipeline.guide.technique.rules import Rule
-from fine_tune_pipeline.guide.technique.workload import workload
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 
@@ -30,6 +30,7 @@ def build_plan(folder: Path, *, spec: UseCaseSpec, place: Place, dataset: Artifa
         "hyperparameters": [_row(rule) for rule in resolved.rules],
         "placement": [_row(rule) for rule in _placing(plan, job)],
         "training_rows": job.work.rows,
+        "compared": said(read_examples(dataset.file("train.jsonl"))) if spec.training.preference else None,
         "predicted_tokens_per_epoch": job.work.tokens,
         "predicted_peak_gib": plan.predicted_peak_bytes / GIB,
         "predicted_minutes": plan.predicted_seconds / 60,
@@ -53,7 +54,7 @@ def job_of(spec: UseCaseSpec, *, dataset: Artifact, base: Artifact) -> Job:
     """What is to be trained, read from the artifacts."""
     model = read_model_folder(base.file("model"))
     train, validation = (read_examples(dataset.file(f"{name}.jsonl")) for name in ("train", "validation"))
-    work = workload(train, validation, loss_on=spec.training.loss_on)
+    work = work_of(train, validation, training=spec.training)
     return Job(model=model.architecture, context=model.context, work=work, technique=spec.technique, training=spec.training)
 
 

@@ -216,7 +216,7 @@ def peak_bytes(job: Job, technique: Technique, hyperparameters: Hyperparameters,
     """At the longest batch: as many of the longest rows as go into one forward pass."""
     corrected = place.correction(technique, placement)
     work = corrected.work(job.work)
-    tokens = placement.micro_batch * min(work.longest_tokens, hyperparameters.max_length)
+    tokens = placement.micro_batch * hyperparameters.sequences * min(work.longest_tokens, hyperparameters.max_length)
     predicted = training_memory(
         job.model,
         technique,

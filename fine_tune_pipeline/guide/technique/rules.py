@@ -5,6 +5,7 @@ from typing import Any
 
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.technique.chosen import experts_of, layers_of, refuse_what_has_no_room
+from fine_tune_pipeline.guide.technique.preference_rules import RATE_SHARES, Rule, preference_of, preference_rules
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
 from fine_tune_pipeline.spec.technique import LowRank, TechniqueSpec
@@ -17,15 +18,6 @@ RANKS = (16, 32, 64, 128)
 
 ENOUGH_STEPS = 100
 """Optimizer steps below which a smaller batch serves better: adapters suffer from large batches, and a short schedule from few steps."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One setting, its number, and what gave it."""
-
-    setting: str
-    value: Any
-    rule: str
 
 
 @dataclass(frozen=True)
@@ -98,10 +90,15 @@ def resolve(spec: TrainingSpec, technique: Technique, model: Architecture, work:
     length = _max_length(spec, work, context=context)
     fixed = {name: getattr(spec, name) for name in ("warmup_share", "schedule", "weight_decay", "max_grad_norm", "loss_on", "seed")}
     hyperparameters = Hyperparameters(
-        learning_rate=rate.value, epochs=epochs.value, effective_batch=batch.value, max_length=length.value, **fixed
+        learning_rate=rate.value,
+        epochs=epochs.value,
+        effective_batch=batch.value,
+        max_length=length.value,
+        preference=preference_of(spec, work),
+        **fixed,
     )
     written = (Rule(name, value, "as written, or the default") for name, value in fixed.items())
-    return Resolved(hyperparameters, (rate, epochs, batch, length, *written))
+    return Resolved(hyperparameters, (rate, epochs, batch, length, *written, *preference_rules(hyperparameters.preference)))
 
 
 def _learning_rate(spec: TrainingSpec, technique: Technique, model: Architecture) -> Rule:
@@ -110,6 +107,10 @@ def _learning_rate(spec: TrainingSpec, technique: Technique, model: Architecture
     small = model.parameters <= SMALL_MODEL
     adapters = 1e-3 if small else 3e-4
     size = "up to 4 B parameters" if small else "above 4 B parameters"
+    if spec.preference is not None:
+        share, why = RATE_SHARES[spec.preference.type]
+        rate = share * adapters / (10 if technique.type == "full" else 1)
+        return Rule("learning_rate", rate, f"{technique.type}, {size}: {share:g} of the rate of supervised learning: {why}")
     if technique.type == "full":
         return Rule("learning_rate", adapters / 10, f"all weights, {size}: a tenth of the {adapters:g} that adapters want")
     if technique.lora_plus_ratio:

@@ -20,13 +20,17 @@ SPARE_TOKENS = 32
 
 @dataclass(frozen=True)
 class Workload:
-    """What one epoch holds. `tokens`, `labelled_tokens` and `longest_tokens` are likely figures, `longest_bound` is a careful bound."""
+    """What one epoch holds. `tokens`, `labelled_tokens` and `longest_tokens` are likely figures, `longest_bound` is a careful bound.
+
+    `unwanted`: answers that people liked less, where answers are compared.
+    """
 
     rows: int
     tokens: int
     labelled_tokens: int
     longest_tokens: int
     longest_bound: int
+    unwanted: int = 0
 
     @property
     def labelled_share(self) -> float:

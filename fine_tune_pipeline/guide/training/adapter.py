@@ -150,6 +150,7 @@ def _built(result: TrainResult, training: Training, *, curve: list[dict[str, Any
             "final_loss": result.final_loss,
             "validation_loss_before": result.validation_losses[0][1],
             "validation_loss_after": result.validation_losses[-1][1],
+            **compared(result),
             "peak_memory_gib": result.peak_memory_bytes / GIB,
             "trainable_parameters": result.trainable_parameters,
             "trainable_share": result.trainable_parameters / max(option.trainable_parameters for option in plan.options),
@@ -176,6 +177,16 @@ def trouble(result: TrainResult) -> str:
 def experts_learn(spec: UseCaseSpec) -> bool:
     """Whether routed experts are asked to."""
     return isinstance(spec.technique, LowRank) and spec.technique.experts != "frozen"
+
+
+def compared(result: TrainResult) -> dict[str, float | int]:
+    """Of compared answers: how often the preferred one wins on validation rows, before and after; nothing if none were compared."""
+    if not result.validation_figures:
+        return {}
+    before, after = result.validation_figures[0][1], result.validation_figures[-1][1]
+    found: dict[str, float | int] = {f"validation_{name}_before": value for name, value in before.items()}
+    found |= {f"validation_{name}_after": value for name, value in after.items()}
+    return found | {"rows_without_comparison": len(result.without_comparison)}
 
 
 def loss_picture(curve: Sequence[dict[str, Any]], result: TrainResult) -> str:

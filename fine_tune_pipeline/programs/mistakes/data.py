@@ -65,7 +65,7 @@ def truncation_share(parts: Mapping[str, Sequence[Row]], *, max_length: int, lim
     rows = [row for part in parts.values() for row in part]
     long = over_long(rows, max_length=max_length)
     share = len(long) / len(rows)
-    longest = max(len(row.input_ids) for row in rows)
+    longest = max(row.length for row in rows)
     emptied = [name for name, part in parts.items() if len(over_long(part, max_length=max_length)) == len(part)]
     seen = f"{len(long)} of {len(rows)} rows ({share:.1%}) are longer than max_length {max_length}; the longest has {longest} tokens"
     if emptied or share > limit:
@@ -112,7 +112,7 @@ def empty_label_mask(rows: Sequence[Row], *, tokenizer: PreTrainedTokenizerBase)
     if empty:
         named = [row.id for row in rows if row.id in empty]
         return wrong(f"{len(named)} of {len(rows)} rows have no token to learn from: {shown_ids(named)}", "give them a completion")
-    labelled = sum(row.labelled for row in rows)
+    labelled = sum(label != IGNORED for row in rows for label in row.labels[1:])
     return fine(f"{labelled} of {sum(len(row.input_ids) for row in rows)} tokens are learned from, at least one in each row")
 
 

@@ -182,6 +182,7 @@ def _again(
         rows=rows,
         recipe=recipe,
         collate=trained.collate,
+        loss=trained.loss,
         max_steps=max_steps,
         callbacks=[callback],
     )

@@ -1,6 +1,7 @@
 """The rows as training will be given them, and every mistake that shows in them before a model is loaded."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +22,7 @@ from fine_tune_pipeline.programs.mistakes.data import (
 )
 from fine_tune_pipeline.programs.mistakes.text import chat_template, pad_equals_eos
 from fine_tune_pipeline.programs.models import NoPadToken, load_tokenizer
+from fine_tune_pipeline.programs.preference_rows import learned_rows
 from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
 from fine_tune_pipeline.programs.prompts import NoChatTemplate, NoEndOfTurn, NoEndToken, ReservedText, UnusableChatTemplate, end_id
 from fine_tune_pipeline.programs.recipe import pad_id
@@ -69,6 +71,8 @@ def _tokens(request: PreflightRequest, raw: Raw, checks: Checklist) -> Texts:
         end = end_id(tokenizer=tokenizer, format=request.format)
         parts = {
             name: [tokenised(row, tokenizer=tokenizer, format=request.format, loss_on=loss_on) for row in part]
+            if name == TEST
+            else learned_rows(part, source=name, tokenizer=tokenizer, format=request.format, hyperparameters=request.hyperparameters).rows
             for name, part in raw.items()
         }
     except WrongTokenizer as error:
@@ -96,7 +100,7 @@ def _look(request: PreflightRequest, raw: Raw, texts: Texts, *, tokenizer: PreTr
     checks.look("pad_equals_eos", lambda: pad_equals_eos(tokenizer, format=request.format))
     checks.look(
         "chat_template",
-        lambda: chat_template(raw["train"], texts.parts["train"], folder=request.model, tokenizer=tokenizer, format=request.format),
+        lambda: chat_template(*_alike(raw, texts), folder=request.model, tokenizer=tokenizer, format=request.format),
     )
     checks.look("truncation_share", lambda: truncation_share(seen, max_length=wanted.max_length, limit=request.over_long_limit))
     checks.look("beyond_context", lambda: beyond_context(rows, max_length=wanted.max_length, limits=limits))
@@ -104,6 +108,16 @@ def _look(request: PreflightRequest, raw: Raw, texts: Texts, *, tokenizer: PreTr
     checks.look("prompt_tokens_in_loss", lambda: prompt_tokens_in_loss(rows, collate=collate, loss_on=wanted.loss_on))
     checks.look("doubled_bos", lambda: doubled_bos(rows, bos_id=bos))
     checks.look("eos_never_learned", lambda: eos_never_learned(rows, end_id=end, collate=collate))
+
+
+def _alike(raw: Raw, texts: Texts) -> tuple[list[dict[str, Any]], list[Row]]:
+    """Training examples beside their rows; of answers that are compared, the preferred one."""
+    examples, rows = raw["train"], texts.parts["train"]
+    if len(examples) == len(rows):
+        return examples, rows
+    first = {row.id: row for row in reversed(rows)}
+    found = [example for example in examples if example["id"] in first]
+    return found, [first[example["id"]] for example in found]
 
 
 def _said(error: ValueError) -> Verdict:
