@@ -33,7 +33,7 @@ class References(Contract):
 
 def compared(rows: Iterable[Row]) -> list[Row]:
     """All sequences that a reference is needed for, each once, long ones first."""
-    found = {}
+    found: dict[str, Row] = {}
     for row in rows:
         parts = (row.preferred, row.rejected) if isinstance(row, Pair) else (row, row.other) if isinstance(row, Judged) else ()
         found |= {_key(part): part for part in parts}

@@ -136,6 +136,10 @@ class Preference(Contract):
     beta: float = 0.1
     undesirable_weight: float = 1.0
 
+    def __str__(self) -> str:
+        weight = f", undesirable weight {self.undesirable_weight:.3g}" if self.type == "kto" else ""
+        return f"{self.type}, beta {self.beta:g}{weight}"
+
     @property
     def answers(self) -> int:
         """Of a row, that go through the model together."""

@@ -28,11 +28,14 @@ class PreferenceSpec(Section):
     """Learning from two answers to one prompt, of which people preferred one (sources with `layout: preference`)."""
 
     type: Literal["dpo", "orpo", "kto"] = Field(
-        description="dpo: pairs, for a model that knows the task already. orpo: pairs, and the preferred answers are learned as well: from a "
-        "base model in one go. kto: each answer by itself, wanted or not; rows without a rejected answer count as wanted."
+        description="dpo: pairs, for a model that knows the task. orpo: pairs, and the preferred answers are learned as well: from a base "
+        "model in one go. kto: each answer by itself, wanted or not; rows without a rejected answer count as wanted."
     )
     beta: float = Field(
-        default=0.1, gt=0, le=10, description="dpo, kto: how closely the model is held to the untrained one. orpo: weight of the comparison."
+        default=0.1,
+        gt=0,
+        le=10,
+        description="dpo, kto: how closely the model is held to the untrained one. orpo: weight of the comparison.",
     )
 
 

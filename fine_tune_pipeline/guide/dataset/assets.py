@@ -123,7 +123,7 @@ def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
             return cleaned(raw.folder, folder, parts=parts, spec=rules, task=task, on_parts=on_parts, embed=embed)
 
         what = {"dataset.clean": rules, "encoder": encoder, **_task(task)}
-        return materialized(store.made(context, version=5, what=what, upstream={"raw_examples": raw}, build_in_parts=build))
+        return materialized(store.made(context, version=6, what=what, upstream={"raw_examples": raw}, build_in_parts=build))
 
     return asset
 
@@ -185,7 +185,7 @@ def reviewed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         }  # fmt: skip
         return materialized(
             store.made(
-                context, version=3, what=what, upstream={"scrubbed_examples": scrubbed},
+                context, version=4, what=what, upstream={"scrubbed_examples": scrubbed},
                 build=lambda folder: reviewed(scrubbed.folder, folder, spec=review, sample=sample, done=done, reviews=reviews, seed=seed),
             )
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.guide.evaluation.build import Judged, build_report
 from fine_tune_pipeline.guide.evaluation.human import CHECK, build_human_evaluation, make_pairs, offer, review_folder, verdict_lines
@@ -117,13 +118,13 @@ def human_evaluation(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "training.seed": spec.training.seed,
             "verdicts_sha256": offered.verdicts_sha256(),
         }
-        lines = verdict_lines(offered)
+        lines, rows = verdict_lines(offered), read_examples(upstream["dataset"].file("test.jsonl"))
         kept = store.made(
             context,
-            version=1,
+            version=2,
             what=what,
             upstream=upstream,
-            build=lambda folder: build_human_evaluation(spec, pairs, lines, offered=offered, folder=folder),
+            build=lambda folder: build_human_evaluation(spec, pairs, lines, rows=rows, offered=offered, folder=folder),
         )
         shown = materialized(kept)
         return shown._replace(metadata={**(shown.metadata or {}), "handout": dg.MetadataValue.path(str(handout))})

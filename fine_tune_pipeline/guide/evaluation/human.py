@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fine_tune_pipeline.artifacts.examples import read_examples, write_rows
+from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_rows
 from fine_tune_pipeline.artifacts.fingerprint import fingerprint, payload
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.quarantine import Quarantined, reasons, write_quarantine
@@ -15,6 +15,8 @@ from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.evaluation.judgements import CHOICES, Result, read_judgements, result
 from fine_tune_pipeline.guide.evaluation.pairs import HandOut, hand_out
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
+from fine_tune_pipeline.guide.evaluation.preferences import FILE as PREFERENCES
+from fine_tune_pipeline.guide.evaluation.preferences import preferences
 from fine_tune_pipeline.guide.evaluation.report import BASES
 from fine_tune_pipeline.guide.technique.systems import read_answers
 from fine_tune_pipeline.spec.evaluation import HumanSpec
@@ -57,13 +59,21 @@ def verdict_lines(folder: ReviewFolder) -> list[str]:
     return folder.verdict_file.read_text(encoding="utf-8-sig", errors="replace").split("\n")
 
 
-def build_human_evaluation(spec: UseCaseSpec, handed_out: HandOut, lines: Sequence[str], *, offered: ReviewFolder, folder: Path) -> Built:
-    """Write pairs.jsonl, key.json, quarantine.jsonl and result.json from what people handed in so far (`lines`, none when nothing came)."""
+def build_human_evaluation(
+    spec: UseCaseSpec, handed_out: HandOut, lines: Sequence[str], *, rows: Sequence[Example], offered: ReviewFolder, folder: Path
+) -> Built:
+    """Write pairs.jsonl, key.json, quarantine.jsonl, preferences.jsonl and result.json from what people handed in so far.
+
+    Args:
+        lines: none when nothing came.
+        rows: the test set.
+    """
     judgements, refused = read_judgements(lines, known=handed_out.key)
     found = result(judgements, handed_out, level=spec.objective.evidence.level, seed=spec.training.seed)
     write_rows(folder / "pairs.jsonl", (asdict(pair) for pair in handed_out.pairs))
     (folder / "key.json").write_text(handed_out.key_json(), encoding="utf-8")
     write_quarantine(folder, refused)
+    write_rows(folder / PREFERENCES, preferences(judgements, handed_out, rows))
     document = {**asdict(found), "identical": handed_out.identical, "rows": handed_out.rows}
     (folder / "result.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
     return Built(

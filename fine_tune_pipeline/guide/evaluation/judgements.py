@@ -84,7 +84,7 @@ def result(judgements: Sequence[Judgement], handed_out: HandOut, *, level: float
     key = handed_out.key
     by_item: dict[str, list[float]] = defaultdict(list)
     for judgement in judgements:
-        by_item[key[judgement.pair].example].append(_points(judgement, key))
+        by_item[key[judgement.pair].example].append(points_of(judgement, key))
     items = [sum(points) / len(points) for points in by_item.values()]
     sides = [judgement.choice for judgement in judgements if judgement.choice in ("A", "B")]
     return Result(
@@ -119,7 +119,7 @@ def _row(line: str, *, known: Mapping[str, Secret]) -> tuple[dict[str, Any], tup
     return row, None
 
 
-def _points(judgement: Judgement, key: Mapping[str, Secret]) -> float:
+def points_of(judgement: Judgement, key: Mapping[str, Secret]) -> float:
     """1 when the fine-tuned model's answer was chosen, 0 when the other was, one half for neither."""
     if judgement.choice not in ("A", "B"):
         return 0.5
@@ -127,7 +127,7 @@ def _points(judgement: Judgement, key: Mapping[str, Secret]) -> float:
 
 
 def _consistent(judgements: Sequence[Judgement], key: Mapping[str, Secret]) -> float | None:
-    points = {(judgement.pair, judgement.by): _points(judgement, key) for judgement in judgements}
+    points = {(judgement.pair, judgement.by): points_of(judgement, key) for judgement in judgements}
     same = [
         points[first, by] == score
         for (pair, by), score in points.items()

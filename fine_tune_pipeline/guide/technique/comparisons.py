@@ -10,7 +10,7 @@ from fine_tune_pipeline.spec.training import TrainingSpec
 
 
 def work_of(train: Sequence[Example], validation: Sequence[Example], *, training: TrainingSpec) -> Workload:
-    """The figures of a training set as it will be learned from. A pair is one row with the tokens of both answers; for kto each answer is one.
+    """The figures of a training set as it will be learned from: a pair is one row with the tokens of both, for kto each answer is one.
 
     Raises:
         NoComparisons: answers are to be compared, and training or validation rows have none.

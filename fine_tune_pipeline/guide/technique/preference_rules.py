@@ -30,11 +30,9 @@ def preference_of(training: TrainingSpec, work: Workload) -> Preference | None:
     return Preference(type=wanted.type, beta=wanted.beta, undesirable_weight=weight)
 
 
-def preference_rules(wanted: Preference | None) -> tuple[Rule, ...]:
-    """What gave each number."""
+def preference_rule(wanted: Preference | None) -> Rule:
+    """What gave it."""
     if wanted is None:
-        return ()
-    rules = (Rule("preference", wanted.type, "as written"), Rule("beta", wanted.beta, "as written, or the default"))
-    if wanted.type != "kto":
-        return rules
-    return (*rules, Rule("undesirable_weight", wanted.undesirable_weight, "wanted rows by unwanted: both sides weigh the same"))
+        return Rule("preference", None, "as written, or the default: the right answers alone are learned")
+    balanced = "; wanted rows by unwanted, so that both sides weigh the same" if wanted.type == "kto" else ""
+    return Rule("preference", wanted, f"as written, beta 0.1 by default{balanced}")

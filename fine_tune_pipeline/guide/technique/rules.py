@@ -5,7 +5,7 @@ from typing import Any
 
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.technique.chosen import experts_of, layers_of, refuse_what_has_no_room
-from fine_tune_pipeline.guide.technique.preference_rules import RATE_SHARES, Rule, preference_of, preference_rules
+from fine_tune_pipeline.guide.technique.preference_rules import RATE_SHARES, Rule, preference_of, preference_rule
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
 from fine_tune_pipeline.spec.technique import LowRank, TechniqueSpec
@@ -98,7 +98,7 @@ def resolve(spec: TrainingSpec, technique: Technique, model: Architecture, work:
         **fixed,
     )
     written = (Rule(name, value, "as written, or the default") for name, value in fixed.items())
-    return Resolved(hyperparameters, (rate, epochs, batch, length, *written, *preference_rules(hyperparameters.preference)))
+    return Resolved(hyperparameters, (rate, epochs, batch, length, *written, preference_rule(hyperparameters.preference)))
 
 
 def _learning_rate(spec: TrainingSpec, technique: Technique, model: Architecture) -> Rule:

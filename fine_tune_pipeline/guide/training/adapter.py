@@ -198,7 +198,8 @@ def loss_picture(curve: Sequence[dict[str, Any]], result: TrainResult) -> str:
     # A loss that is no number has no place in a picture; the check says it.
     finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in lines.items()}
     shown = {name: points for name, points in finite.items() if points}
-    return markdown_picture(shown, title="loss in nats per token", across="steps") if shown else "no finite loss"
+    each = "comparison" if result.validation_figures else "token"
+    return markdown_picture(shown, title=f"loss in nats per {each}", across="steps") if shown else "no finite loss"
 
 
 def run_link(tracking: Tracking, run_id: str | None) -> str:

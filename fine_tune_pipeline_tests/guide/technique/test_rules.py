@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
 from fine_tune_pipeline.guide.technique.rules import capacity_rank, resolve, techniques
 from fine_tune_pipeline.guide.technique.workload import Workload
-from fine_tune_pipeline.programs.requests import Technique
+from fine_tune_pipeline.programs.requests import Preference, Technique
 from fine_tune_pipeline.spec.technique import Auto, Full, Lora, Qlora
 from fine_tune_pipeline.spec.training import TrainingSpec
 
@@ -55,6 +57,27 @@ def test_what_is_written_is_kept_as_written():
     found = resolved(spec)
     assert (found.epochs, found.learning_rate, found.effective_batch, found.max_length) == (1.5, 2e-4, 32, 512)
     assert (found.warmup_share, found.schedule, found.seed) == (0.1, "linear", 7)
+
+
+@pytest.mark.parametrize(
+    ("type", "technique", "model", "rate"),
+    [
+        ("dpo", "lora", SMALL, 1e-5),
+        ("kto", "full", SMALL, 1e-6),
+        ("dpo", "qlora", LARGE, 3e-6),
+        ("orpo", "lora", SMALL, 1e-4),
+        ("orpo", "full", LARGE, 3e-6),
+    ],
+)
+def test_compared_answers_are_learned_from_more_slowly(type, technique, model, rate):
+    spec = TrainingSpec(preference={"type": type})
+    assert resolved(spec, technique=technique, model=model, data=replace(work(), unwanted=100)).learning_rate == pytest.approx(rate)
+
+
+def test_unwanted_answers_weigh_as_much_as_wanted_ones():
+    spec = TrainingSpec(preference={"type": "kto", "beta": 0.3})
+    assert resolved(spec, data=replace(work(500), unwanted=100)).preference == Preference(type="kto", beta=0.3, undesirable_weight=4.0)
+    assert resolved(TrainingSpec(preference={"type": "dpo"}), data=work()).preference == Preference(type="dpo")
 
 
 def test_every_setting_is_shown_with_the_rule_that_gave_it():

@@ -210,5 +210,7 @@ def _mended(example: Example, spec: CleanSpec) -> tuple[Example, list[str]]:
     completion, second = mend_answer(example.completion, skip=spec.skip)
     turns = {text: mend(text, skip=spec.skip) for message in example.history for text in words(message)}
     history = [with_words(message, {text: mended for text, (mended, _) in turns.items()}) for message in example.history]
-    done = [*first, *second, *(repair for _, repairs in turns.values() for repair in repairs)]
-    return replace(example, prompt=prompt, completion=completion, history=history), list(dict.fromkeys(done))
+    rejected, third = (None, []) if example.rejected is None else mend_answer(example.rejected, skip=spec.skip)
+    done = [*first, *second, *third, *(repair for _, repairs in turns.values() for repair in repairs)]
+    new = replace(example, prompt=prompt, completion=completion, history=history, rejected=rejected)
+    return new, list(dict.fromkeys(done))

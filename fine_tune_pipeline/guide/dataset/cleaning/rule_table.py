@@ -19,6 +19,7 @@ SAID = {
     "repetition": "one word makes up half of the text",
     "refusal": "the answer refuses to answer",
     "invalid_answer": "the task does not allow the answer",
+    "no_preference": "the answer that is to be liked less is empty, or the preferred one",
     "other_language": "the prompt is in none of clean.languages",
     "exact_duplicate": "same prompt and answer as another row, but for case, punctuation and gaps",
     "near_duplicate": "nearly the prompt of another row, with the same answer",

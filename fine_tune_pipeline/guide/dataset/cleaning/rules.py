@@ -30,12 +30,11 @@ RULES = (
     Rule("empty_completion", lambda example, spec, task: None if example.completion else "the completion is empty"),
     Rule("no_words", lambda example, spec, task: None if _WORD.search(example.prompt) else "the prompt holds neither letters nor digits"),
     Rule("too_short", lambda example, spec, task: _below(len(example.question), spec.min_characters)),
-    Rule(
-        "too_long", lambda example, spec, task: _above({"prompt": example.question, "completion": example.completion}, spec.max_characters)
-    ),
+    Rule("too_long", lambda example, spec, task: _above(_texts(example, example.question), spec.max_characters)),
     Rule("repetition", lambda example, spec, task: _repeated({"prompt": example.prompt, "completion": example.completion})),
     Rule("refusal", lambda example, spec, task: _refusal(example.completion)),
     Rule("invalid_answer", lambda example, spec, task: task.problem(example.completion)),
+    Rule("no_preference", lambda example, spec, task: _not_compared(example)),
     Rule("other_language", lambda example, spec, task: _foreign(example.prompt, spec.languages)),
 )
 """In this order: an example goes for the first reason that holds."""
@@ -65,6 +64,11 @@ def refused(example: Example, spec: CleanSpec, task: Task) -> Quarantined | None
     return None
 
 
+def _texts(example: Example, asked: str) -> dict[str, str]:
+    found = {"prompt": asked, "completion": example.completion}
+    return found if example.rejected is None else {**found, "rejected answer": example.rejected}
+
+
 def _below(characters: int, least: int) -> str | None:
     return f"the prompt has {characters} characters, want at least {least}" if characters < least else None
 
@@ -91,6 +95,15 @@ def refusal_in(text: str) -> str | None:
     """The words by which a text refuses to answer, None if it does not."""
     found = _REFUSAL.search(text)
     return found.group() if found else None
+
+
+def _not_compared(example: Example) -> str | None:
+    """Repairs may have made two answers one."""
+    if example.rejected is None:
+        return None
+    if not example.rejected:
+        return "the rejected answer is empty"
+    return "the rejected answer is the preferred one" if example.rejected == example.completion else None
 
 
 def _refusal(completion: str) -> str | None:

@@ -165,7 +165,10 @@ def _applied(example: Example, found: Settled | None, *, spec: ReviewSpec, asked
     if verdict.verdict == "reject":
         return _Applied("reject", example, Why("rejected_by_expert", f"by {by}: {verdict.note or _answers(found) or 'no note'}"))
     completion = example.completion if verdict.completion is None else verdict.completion
-    return _Applied(verdict.verdict, replace(example, completion=completion, metadata={**example.metadata, "reviewed_by": by}), None)
+    # An expert may find the answer right that people liked less: then there is nothing to compare.
+    rejected = None if example.rejected == completion else example.rejected
+    new = replace(example, completion=completion, rejected=rejected, metadata={**example.metadata, "reviewed_by": by})
+    return _Applied(verdict.verdict, new, None)
 
 
 def _answers(found: Settled) -> str:

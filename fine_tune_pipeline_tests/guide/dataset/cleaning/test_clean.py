@@ -80,6 +80,21 @@ def test_a_good_message_breaks_no_rule_about_what_it_says(prompt, completion):
     assert clean([example("a", prompt, completion)], spec=LONG, task=OPEN).quarantine == []
 
 
+def test_a_rejected_answer_is_mended_like_the_preferred_one_and_must_differ_from_it():
+    rows = [example("a", ENGLISH, "Yes.", rejected=" cafÃ© \n"), example("b", ENGLISH + " Now.", "Yes.", rejected="Yes.\u200b ")]
+    rows += [
+        example("c", "a rather short one", "Yes.", rejected="  "),
+        example("d", "another of these", "Yes.", rejected="no " * 1000 + "!"),
+    ]
+    result = clean(rows, spec=CleanSpec(), task=OPEN)
+    assert [(row.id, row.rejected) for row in result.kept] == [("a", "café")]
+    assert result.fixed["mojibake"] == 1
+    found = {row.id: (row.reason, row.detail) for row in result.quarantine}
+    assert found["b"] == ("no_preference", "the rejected answer is the preferred one")
+    assert found["c"] == ("no_preference", "the rejected answer is empty")
+    assert found["d"] == ("too_long", "the rejected answer has 3,001 characters, want at most 2,000")
+
+
 def test_a_prompt_in_any_language_stays_if_none_is_named():
     assert clean([example("a", "Meine Karte wurde gestern gestohlen, was tun?", "Yes.")], spec=CleanSpec(), task=OPEN).quarantine == []
 
@@ -91,7 +106,7 @@ def test_a_repair_that_is_skipped_mends_nothing():
 
 
 def test_every_rule_is_in_the_tables_above_and_may_be_skipped_unless_nothing_works_without_it():
-    always = {"empty_prompt", "empty_completion", "no_words", "invalid_answer"}
+    always = {"empty_prompt", "empty_completion", "no_words", "invalid_answer", "no_preference"}
     assert {rule.reason for rule in RULES} == always | {"too_short", "too_long", "repetition", "refusal", "other_language"}
     repairs = {"mojibake", "unicode_form", "invisible_characters", "html", "mail_footer", "whitespace", "boilerplate"}
     assert set(get_args(CleanRule)) == {rule.reason for rule in RULES} - always | repairs | {"label_disagrees"}

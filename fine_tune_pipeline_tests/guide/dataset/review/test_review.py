@@ -2,7 +2,7 @@
 
 import json
 
-from fine_tune_pipeline.artifacts.examples import read_rows
+from fine_tune_pipeline.artifacts.examples import read_examples, read_rows
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
 from fine_tune_pipeline.guide.dataset.review.sample import content_of
 from fine_tune_pipeline.guide.dataset.steps import read_steps
@@ -91,6 +91,15 @@ def test_people_see_the_answer_that_is_to_be_liked_less(tmp_path):
     room = Room(tmp_path, [example("m", "odd", metadata={"marked": "x"}, rejected="a stone")])
     room.run()
     assert room.handout[0]["why"] == "x; the answer that is to be liked less: a stone"
+
+
+def test_a_correction_that_is_the_rejected_answer_leaves_nothing_to_compare(tmp_path):
+    room = Room(tmp_path, [example("m", "odd", metadata={"marked": "x"}, rejected="pear"), *rows()], experts(share=1.0))
+    room.run()
+    room.answer([accept(id_, verdict="fix", completion="pear") if id_ == "m" else accept(id_) for id_ in room.handed_out])
+    room.run()
+    [found] = [row for row in read_examples(room.out / "examples.jsonl") if row.id == "m"]
+    assert (found.completion, found.rejected) == ("pear", None)
 
 
 def test_a_row_that_still_holds_personal_data_goes_out_and_counts_as_residue(tmp_path):
