@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from mlflow import MlflowClient
 
-from fine_tune_pipeline.artifacts.examples import read_rows
+from fine_tune_pipeline.artifacts.examples import Example, read_rows
 from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.technique.assets import training_plan
 from fine_tune_pipeline.guide.training.assets import adapter
@@ -14,6 +14,7 @@ from fine_tune_pipeline.programs.models import is_peft_folder, weights_sha256
 from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.technique.stand_ins import (
+    answer,
     artifact_store,
     examples,
     kept_base_model,
@@ -65,3 +66,37 @@ def test_a_tiny_model_is_planned_tried_out_and_trained(tmp_path):
     materialize()
     again = store.current("triage", "adapter").metadata
     assert abs(again["peak_error"]) < 0.15 < abs(trained.metadata["peak_error"])
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_compared_answers_are_planned_tried_out_and_learned_from(tmp_path):
+    def compared(copies: int, prefix: str) -> list[Example]:
+        return [replace(row, rejected=answer("cash" if "card" in row.prompt else "card")) for row in examples(copies=copies, prefix=prefix)]
+
+    store = artifact_store(tmp_path)
+    single = examples(copies=1, prefix="single")[:3]
+    kept_dataset(store, [*compared(4, "train"), *single], compared(1, "validation"), test=examples(copies=1, prefix="test"))
+    kept_base_model(store, tiny_model(tmp_path / "model"))
+    spec = use_case(tmp_path, training={"learning_rate": 0.003, "preference": {"type": "dpo", "beta": 0.2}})
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    result = dg.materialize(
+        [training_plan(spec), environment(spec), adapter(spec), *upstream_assets("objective", "base_model", "dataset", "baselines")],
+        resources={
+            "store": store,
+            "compute": PlacedCompute(),
+            "tracking": ExperimentTracking(uri=uri, artifacts=str(tmp_path / "mlruns")),
+        },
+    )
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+    plan, trained = (store.current("triage", name) for name in ("training_plan", "adapter"))
+    assert plan.metadata["compared"] == "32 of 35 training rows have a rejected answer"
+    assert {row["setting"]: row["value"] for row in plan.metadata["hyperparameters"]}["preference"] == "dpo, beta 0.2"
+    found = trained.metadata
+    assert (found["rows"], found["rows_without_comparison"]) == (32, 3)
+    assert found["validation_loss_before"] == pytest.approx(0.6931, abs=1e-3)
+    assert found["validation_reward_accuracy_after"] == 1
+    assert abs(found["validation_reward_margin_before"]) < 0.01 < found["validation_reward_margin_after"]
+    assert read_rows(trained.file("curve.jsonl"))[-1]["reward_margin"] > 0
+    metrics = MlflowClient(tracking_uri=uri).get_run(found["mlflow_run_id"]).data.metrics
+    assert {"reward_accuracy", "reward_margin", "validation_reward_accuracy"} <= metrics.keys()
+    assert not list((tmp_path / "store").rglob("references.json"))
