@@ -57,9 +57,14 @@ class Row:
         return len(self.input_ids)
 
     @property
-    def labelled(self) -> int:
-        """Tokens that count. The first never does: nothing stands before it to predict it from."""
+    def own_labelled(self) -> int:
+        """Tokens of `input_ids` that count. The first never does: nothing stands before it to predict it from."""
         return sum(label != IGNORED for label in self.labels[1:])
+
+    @property
+    def labelled(self) -> int:
+        """Tokens that count, of everything that goes through the model for it."""
+        return self.own_labelled
 
 
 def tokenised_rows(

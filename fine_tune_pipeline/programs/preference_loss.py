@@ -116,7 +116,7 @@ class OrpoLoss(_Pairs):
     def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> float:
         """Rows per supervised token of the step: its supervised part is a mean over tokens, the other one a mean over rows."""
         pairs = [pair for rows in passes for pair in _pairs(rows)]
-        return len(pairs) / sum(pair.preferred.labelled for pair in pairs)
+        return len(pairs) / sum(pair.own_labelled for pair in pairs)
 
     def summed(self, model: nn.Module, rows: Sequence[Row], batch: dict[str, Any], begun: float) -> Summed:
         found = answers_of(model, self.sequences(rows), batch)

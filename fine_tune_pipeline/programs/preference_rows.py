@@ -24,7 +24,7 @@ class Pair(Row):
     @property
     def labelled(self) -> int:
         """Of both answers."""
-        return self.preferred.labelled + self.rejected.labelled
+        return self.own_labelled + self.rejected.own_labelled
 
     @property
     def preferred(self) -> Row:
@@ -49,6 +49,11 @@ class Learned(NamedTuple):
     def said(self) -> str:
         """For people."""
         return f"{len(self.left_out)} rows have no rejected answer and are not learned from: {shown_ids(self.left_out)}"
+
+
+def every_answer(rows: Sequence[Row]) -> list[Row]:
+    """What is learned from, or away from, as rows of their own."""
+    return [answer for row in rows for answer in ((row.preferred, row.rejected) if isinstance(row, Pair) else (row,))]
 
 
 def learned_rows(

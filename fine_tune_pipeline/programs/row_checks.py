@@ -42,7 +42,7 @@ def refuse_unlearnable(rows: "Sequence[Row]", *, source: str, tokenizer: PreTrai
             "give them a completion, or quarantine them"
         )
     if long := beyond_context(rows, limits):
-        longest = max(len(row.input_ids) for row in rows)
+        longest = max(row.length for row in rows)
         raise BeyondContext(
             f"{source}: {len(long)} of {len(rows)} rows are longer than the model's context of {limits.context_tokens} tokens (the longest "
             f"has {longest}): {some(long)}; shorten or quarantine them, or choose a base model with a longer context"
@@ -65,7 +65,7 @@ def unanswered(rows: "Sequence[Row]", *, tokenizer: PreTrainedTokenizerBase) -> 
 
 def beyond_context(rows: "Sequence[Row]", limits: ModelLimits) -> list[str]:
     """Ids of rows with more tokens than the model can look back on; none where its config does not say."""
-    return [] if limits.context_tokens is None else [row.id for row in rows if len(row.input_ids) > limits.context_tokens]
+    return [] if limits.context_tokens is None else [row.id for row in rows if row.length > limits.context_tokens]
 
 
 def without_place(rows: "Sequence[Row]", limits: ModelLimits) -> list[str]:

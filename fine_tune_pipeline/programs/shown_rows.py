@@ -29,15 +29,15 @@ def part_tokens(part: str, rows: Sequence[Row], *, max_length: int) -> PartToken
     wholes = [row.length for row in rows]
     answers = [whole - prompt for whole, prompt in zip(wholes, prompts, strict=True)]
     found = {"prompt": prompts, "completion": answers, "whole": wholes}
-    long_rows = tuple(LongRow(id=row.id, tokens=len(row.input_ids)) for row in rows if len(row.input_ids) > max_length)
-    least = sorted(rows, key=lambda row: row.labelled / len(row.input_ids))[:LEAST_LABELLED]
+    long_rows = tuple(LongRow(id=row.id, tokens=row.length) for row in rows if row.length > max_length)
+    least = sorted(rows, key=lambda row: row.own_labelled / len(row.input_ids))[:LEAST_LABELLED]
     return PartTokens(
         part=part,
         lengths={name: TokenLengths(**asdict(lengths(values))) for name, values in found.items()},
         over_long=len(long_rows),
         long_rows=long_rows,
-        labelled=sum(row.labelled for row in rows),
-        least_labelled=tuple(LabelledRow(id=row.id, labelled=row.labelled, tokens=len(row.input_ids)) for row in least),
+        labelled=sum(row.own_labelled for row in rows),
+        least_labelled=tuple(LabelledRow(id=row.id, labelled=row.own_labelled, tokens=len(row.input_ids)) for row in least),
     )
 
 

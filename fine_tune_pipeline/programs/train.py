@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from fine_tune_pipeline.programs.attempt import Attempt, Work
 from fine_tune_pipeline.programs.batches import TEXT_FIELDS, check_rows
@@ -15,14 +16,16 @@ from fine_tune_pipeline.programs.freed_memory import map_large_blocks_alone
 from fine_tune_pipeline.programs.keeping import found
 from fine_tune_pipeline.programs.models import held_memory_bytes, load_tokenizer
 from fine_tune_pipeline.programs.preemption import Preemption
-from fine_tune_pipeline.programs.preference_rows import learned_rows
+from fine_tune_pipeline.programs.preference_rows import Learned, every_answer, learned_rows
 from fine_tune_pipeline.programs.progress import request_sha256
 from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.references import FILE as REFERENCES
 from fine_tune_pipeline.programs.reporting import RESULT, Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
+from fine_tune_pipeline.programs.row_checks import refuse_unlearnable
 from fine_tune_pipeline.programs.rows import read_rows
 from fine_tune_pipeline.programs.steadiness import Diverged
+from fine_tune_pipeline.programs.tokenizer_fit import model_limits
 from fine_tune_pipeline.programs.tracked_run import tracked_run
 
 CHECKPOINTS = "checkpoints"
@@ -46,23 +49,21 @@ def run(request: TrainRequest, reporter: Reporter, preemption: Preemption | None
         torch.set_num_threads(request.placement.threads)
     fixed_bytes = held_memory_bytes()
     tokenizer = load_tokenizer(request.model)
-    learned, held_out = (
-        learned_rows(
-            read_rows(path, text_fields=TEXT_FIELDS, unique=("id",)),
-            source=path,
-            tokenizer=tokenizer,
-            format=request.format,
-            hyperparameters=request.hyperparameters,
-        )
-        for path in (request.train, request.validation)
-    )
-    for checked in (learned, held_out):
-        check_rows(checked.rows, max_length=request.hyperparameters.max_length)
-        if checked.left_out:
-            reporter.log(checked.said())
+    learned, held_out = (_rows(path, request, tokenizer, reporter) for path in (request.train, request.validation))
     checkpoints = Checkpoints(Path(request.output) / CHECKPOINTS, keep=request.checkpoints.keep)
     work = Work(request, reporter, preemption or Preemption(), tokenizer, learned.rows, held_out.rows, checkpoints)
     return _trained(work, fixed_bytes=fixed_bytes).model_copy(update={"without_comparison": learned.left_out})
+
+
+def _rows(path: str, request: TrainRequest, tokenizer: PreTrainedTokenizerBase, reporter: Reporter) -> Learned:
+    examples = read_rows(path, text_fields=TEXT_FIELDS, unique=("id",))
+    wanted = request.hyperparameters
+    found = learned_rows(examples, source=path, tokenizer=tokenizer, format=request.format, hyperparameters=wanted)
+    refuse_unlearnable(every_answer(found.rows), source=path, tokenizer=tokenizer, limits=model_limits(request.model))
+    check_rows(found.rows, max_length=wanted.max_length)
+    if found.left_out:
+        reporter.log(found.said())
+    return found
 
 
 def _trained(work: Work, *, fixed_bytes: int) -> TrainResult:

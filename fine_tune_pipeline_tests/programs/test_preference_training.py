@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from fine_tune_pipeline.artifacts.comparisons import NoComparisons
 from fine_tune_pipeline.programs import attempt, preference_loss, preflight, train
-from fine_tune_pipeline.programs.batches import RowsTooLong
+from fine_tune_pipeline.programs.batches import NoLabelledTokens, RowsTooLong
 from fine_tune_pipeline.programs.models import load_model
 from fine_tune_pipeline.programs.preemption import Preempted, Preemption
 from fine_tune_pipeline.programs.requests import Placement, Preference, Technique, TrainRequest, TrainResult
@@ -147,6 +147,15 @@ def test_data_without_comparisons_is_refused(ask: Callable[..., TrainRequest], t
     plain = write_rows(tmp_path / "plain.jsonl")
     with pytest.raises(NoComparisons, match="none of 24 rows"):
         train.run(ask("out", "dpo").model_copy(update={"train": str(plain)}), Recorder())
+
+
+def test_a_rejected_answer_without_words_is_refused(ask: Callable[..., TrainRequest], data: Path, tmp_path: Path):
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    rows[3]["rejected"] = "  "
+    blank = tmp_path / "blank.jsonl"
+    blank.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(NoLabelledTokens, match=r"1 of 48 rows have no token to learn from.*row0-3"):
+        train.run(ask("out", "dpo").model_copy(update={"train": str(blank)}), Recorder())
 
 
 def test_a_rejected_answer_that_is_too_long_is_too_long(ask: Callable[..., TrainRequest], data: Path, tmp_path: Path):

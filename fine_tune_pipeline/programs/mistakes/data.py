@@ -81,8 +81,8 @@ def beyond_context(rows: Sequence[Row], *, max_length: int, limits: ModelLimits)
     """Of the rows that training would keep, those that the model cannot look back on: most models give no error, and learn noise."""
     if limits.context_tokens is None:
         return not_applicable("the model's config.json names no context")
-    kept = [row for row in rows if len(row.input_ids) <= max_length]
-    longest = max((len(row.input_ids) for row in kept), default=0)
+    kept = [row for row in rows if row.length <= max_length]
+    longest = max((row.length for row in kept), default=0)
     if long := row_checks.beyond_context(kept, limits):
         return wrong(
             f"{len(long)} of {len(rows)} rows are longer than the model's context of {limits.context_tokens} tokens, the longest has "
@@ -112,7 +112,7 @@ def empty_label_mask(rows: Sequence[Row], *, tokenizer: PreTrainedTokenizerBase)
     if empty:
         named = [row.id for row in rows if row.id in empty]
         return wrong(f"{len(named)} of {len(rows)} rows have no token to learn from: {shown_ids(named)}", "give them a completion")
-    labelled = sum(label != IGNORED for row in rows for label in row.labels[1:])
+    labelled = sum(row.own_labelled for row in rows)
     return fine(f"{labelled} of {sum(len(row.input_ids) for row in rows)} tokens are learned from, at least one in each row")
 
 
