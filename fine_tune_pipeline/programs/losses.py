@@ -131,7 +131,9 @@ class _TiledLoss(torch.autograd.Function):
         grad_hidden = None if grad_ND is None else grad_ND * grad_N1
         grad_weight = grad_bias = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            grad_weight, grad_bias = _head_gradient(hidden_ND, targets_N, log_sum_N, head=ctx.head, grad_N1=grad_N1, smoothing=ctx.smoothing)
+            grad_weight, grad_bias = _head_gradient(
+                hidden_ND, targets_N, log_sum_N, head=ctx.head, grad_N1=grad_N1, smoothing=ctx.smoothing
+            )
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
