@@ -207,9 +207,9 @@ def test_weights_that_are_broken_in_any_format(data: Path, tmp_path: Path):
 def test_a_step_that_divides_by_the_labels_of_one_micro_batch(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     own = StepGradient._pass
 
-    def mean_of_means(self: StepGradient, batch: dict[str, Any], *, labelled: int) -> Any:
+    def mean_of_means(self: StepGradient, rows: Any, batch: dict[str, Any], *, weight: int, begun: float) -> Any:
         passes = -(-4 // self.micro_batch)
-        return own(self, batch, labelled=counted_labels(batch["labels"]) * passes)
+        return own(self, rows, batch, weight=counted_labels(batch["labels"]) * passes, begun=begun)
 
     monkeypatch.setattr(StepGradient, "_pass", mean_of_means)
     result = tried(tmp_path, model=model, data=data)
