@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 
 from fine_tune_pipeline.programs.adapters import evaluate
 from fine_tune_pipeline.programs.batches import Collate, Row, as_records
+from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.programs.preference_rows import Judged, Pair
 from fine_tune_pipeline.programs.progress import request_sha256
 from fine_tune_pipeline.programs.recipe import Recipe, computing, on_device
 from fine_tune_pipeline.programs.references import References, compared, computed, kept
-from fine_tune_pipeline.programs.requests import Preference
 from fine_tune_pipeline.programs.sequence_logps import answers_of
 from fine_tune_pipeline.programs.step_loss import Batched, CompletionLoss, StepLoss, Summed
 

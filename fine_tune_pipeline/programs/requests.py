@@ -5,35 +5,18 @@ written last and atomically: its presence means that everything beside it is who
 """
 
 import json
-import os
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from fine_tune_pipeline.programs.contract import Contract
+from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline.spec.training import Precision
-
-
-class Contract(BaseModel):
-    """A frozen, strict JSON document."""
-
-    # A loss may be no number, and JSON has none that says so.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-    @classmethod
-    def read(cls, path: str | Path) -> Self:
-        return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
-
-    def write(self, path: str | Path) -> None:
-        """Write atomically: a reader sees the old file or the new one, never half of it."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(self.model_dump_json(indent=2), encoding="utf-8")
-        os.replace(partial, path)
 
 
 class Access(Enum):
@@ -126,24 +109,6 @@ class Technique(Contract):
         name = ("rs" if self.use_rslora else "") + name + ("+" if self.lora_plus_ratio else "")
         some = "" if self.experts is None else f"{len(self.experts)} "
         return name + (f" + {some}experts" if self.expert_rank else "") + (" + router" if self.router == "train" else "")
-
-
-class Preference(Contract):
-    """Learning from compared answers. `beta`: how strongly the model is held to the reference; of orpo, the weight of the comparison.
-    `undesirable_weight`: of kto, a row that is not wanted counts so much."""
-
-    type: Literal["dpo", "orpo", "kto"]
-    beta: float = 0.1
-    undesirable_weight: float = 1.0
-
-    def __str__(self) -> str:
-        weight = f", undesirable weight {self.undesirable_weight:.3g}" if self.type == "kto" else ""
-        return f"{self.type}, beta {self.beta:g}{weight}"
-
-    @property
-    def answers(self) -> int:
-        """Of a row, that go through the model together."""
-        return 1 if self.type == "kto" else 2
 
 
 class Hyperparameters(Contract):

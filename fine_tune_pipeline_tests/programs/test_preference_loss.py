@@ -19,9 +19,10 @@ from fine_tune_pipeline.artifacts.comparisons import NoComparisons
 from fine_tune_pipeline.programs.batches import Collate, Row, as_records
 from fine_tune_pipeline.programs.flat_rows import use_rows_attention
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
+from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.programs.preference_loss import loss_of
 from fine_tune_pipeline.programs.preference_rows import Judged, Pair, learned_rows
-from fine_tune_pipeline.programs.requests import Hyperparameters, Preference, PromptFormat, Technique, TrainRequest
+from fine_tune_pipeline.programs.requests import Hyperparameters, PromptFormat, Technique, TrainRequest
 from fine_tune_pipeline_tests.comparisons import write_pairs
 from fine_tune_pipeline_tests.small_training import train_request
 from fine_tune_pipeline_tests.tiny import tiny_model

@@ -14,7 +14,8 @@ from fine_tune_pipeline.programs import attempt, preference_loss, preflight, tra
 from fine_tune_pipeline.programs.batches import NoLabelledTokens, RowsTooLong
 from fine_tune_pipeline.programs.models import load_model
 from fine_tune_pipeline.programs.preemption import Preempted, Preemption
-from fine_tune_pipeline.programs.requests import Placement, Preference, Technique, TrainRequest, TrainResult
+from fine_tune_pipeline.programs.preference import Preference
+from fine_tune_pipeline.programs.requests import Placement, Technique, TrainRequest, TrainResult
 from fine_tune_pipeline.programs.trainer import CompletionTrainer
 from fine_tune_pipeline_tests.comparisons import write_pairs
 from fine_tune_pipeline_tests.programs.test_endurance import EndsAfter, learned

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fine_tune_pipeline.guide.technique.workload import Workload
-from fine_tune_pipeline.programs.requests import Preference
+from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.spec.training import TrainingSpec
 
 _HELD = "1e-6 for all weights is TRL's default, and a higher one leaves the reference soon"

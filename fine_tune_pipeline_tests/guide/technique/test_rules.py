@@ -5,7 +5,8 @@ import pytest
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
 from fine_tune_pipeline.guide.technique.rules import capacity_rank, resolve, techniques
 from fine_tune_pipeline.guide.technique.workload import Workload
-from fine_tune_pipeline.programs.requests import Preference, Technique
+from fine_tune_pipeline.programs.preference import Preference
+from fine_tune_pipeline.programs.requests import Technique
 from fine_tune_pipeline.spec.technique import Auto, Full, Lora, Qlora
 from fine_tune_pipeline.spec.training import TrainingSpec
 
