@@ -13,7 +13,7 @@ from fine_tune_pipeline.guide.base_model.price import stale
 from fine_tune_pipeline.guide.technique.fit import fits
 from fine_tune_pipeline.guide.technique.placement import placement_rules
 from fine_tune_pipeline.guide.technique.plan import FILE, Job, Place, Plan, make_plan
-from fine_tune_pipeline.guide.technique.rules import Rule
+from fine_tune_pipeline.guide.technique.rules import Rule, technique_rules
 from fine_tune_pipeline.guide.technique.workload import workload
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -27,7 +27,7 @@ def build_plan(folder: Path, *, spec: UseCaseSpec, place: Place, dataset: Artifa
         "technique": plan.technique.label,
         "reason": plan.reason,
         "options": [option.row() for option in plan.options],
-        "hyperparameters": [_row(rule) for rule in resolved.rules],
+        "hyperparameters": [_row(rule) for rule in (*_adapter_rules(plan, job), *resolved.rules)],
         "placement": [_row(rule) for rule in _placing(plan, job)],
         "training_rows": job.work.rows,
         "predicted_tokens_per_epoch": job.work.tokens,
@@ -60,6 +60,10 @@ def job_of(spec: UseCaseSpec, *, dataset: Artifact, base: Artifact) -> Job:
 def read_plan(artifact: Artifact) -> Plan:
     """The plan of an artifact of `training_plan`."""
     return Plan.read(artifact.file(FILE))
+
+
+def _adapter_rules(plan: Plan, job: Job) -> tuple[Rule, ...]:
+    return technique_rules(plan.technique, written=job.technique, model=job.model, work=job.work)
 
 
 def _placing(plan: Plan, job: Job) -> tuple[Rule, ...]:

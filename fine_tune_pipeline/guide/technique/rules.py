@@ -1,10 +1,11 @@
 """`auto` becomes a number here, each by a stated rule that is shown beside it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.technique.chosen import experts_of, layers_of, refuse_what_has_no_room
+from fine_tune_pipeline.guide.technique.data_size import data_factor
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
 from fine_tune_pipeline.spec.technique import LowRank, TechniqueSpec
@@ -17,6 +18,9 @@ RANKS = (16, 32, 64, 128)
 
 ENOUGH_STEPS = 100
 """Optimizer steps below which a smaller batch serves better: adapters suffer from large batches, and a short schedule from few steps."""
+
+TINY_STEPS = 30
+"""Optimizer steps below which it is made smaller once more: the rate would rise and fall before anything is learned."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,11 @@ def resolve(spec: TrainingSpec, technique: Technique, model: Architecture, work:
     Args:
         context: tokens that the base model can read.
     """
-    rate = _learning_rate(spec, technique, model)
     epochs = _epochs(spec, work)
     batch = _effective_batch(spec, work, epochs=epochs.value)
+    rate = _learning_rate(spec, technique, model)
+    if spec.learning_rate == "auto":
+        rate = _fitted(rate, technique, rows=epochs.value * work.rows, batch=batch.value)
     length = _max_length(spec, work, context=context)
     fixed = {name: getattr(spec, name) for name in ("warmup_share", "schedule", "weight_decay", "max_grad_norm", "loss_on", "seed")}
     hyperparameters = Hyperparameters(
@@ -118,6 +124,12 @@ def _learning_rate(spec: TrainingSpec, technique: Technique, model: Architecture
     return Rule("learning_rate", adapters, f"adapters, {size}: {adapters:g}, nearly whatever the rank")
 
 
+def _fitted(rate: Rule, technique: Technique, *, rows: float, batch: int) -> Rule:
+    """The rate for so many rows, to two digits."""
+    factor, why = data_factor(adapters=technique.type != "full", steps=rows / batch, rows=rows)
+    return replace(rate, value=float(f"{factor * rate.value:.2g}"), rule=f"{rate.rule}; {why}" if why else rate.rule)
+
+
 def _epochs(spec: TrainingSpec, work: Workload) -> Rule:
     if spec.epochs != "auto":
         return _written("epochs", float(spec.epochs))
@@ -133,7 +145,23 @@ def _effective_batch(spec: TrainingSpec, work: Workload, *, epochs: float) -> Ru
     steps = work.rows * epochs / 16
     if steps >= ENOUGH_STEPS:
         return Rule("effective_batch", 16, f"16 gives {steps:.0f} steps")
-    return Rule("effective_batch", 8, f"16 would give only {steps:.0f} steps, below {ENOUGH_STEPS}")
+    if 2 * steps >= TINY_STEPS:
+        return Rule("effective_batch", 8, f"16 would give only {steps:.0f} steps, below {ENOUGH_STEPS}")
+    return Rule("effective_batch", 4, f"8 would give only {2 * steps:.0f} steps, below {TINY_STEPS}")
+
+
+def technique_rules(technique: Technique, *, written: TechniqueSpec, model: Architecture, work: Workload) -> tuple[Rule, ...]:
+    """Why the adapters are as large and as strong as they are; nothing where all weights learn."""
+    if technique.type == "full":
+        return ()
+    if isinstance(written, LowRank):
+        return (Rule("rank", technique.rank, "as written, or the default"), Rule("alpha", technique.alpha, "as written, or the default"))
+    numbers, tokens = model.lora_parameters(technique.rank), work.labelled_tokens
+    if numbers >= tokens:
+        why = f"{numbers:,} numbers, one for each of {tokens:,} labelled tokens; {RANKS[0]} at least"
+    else:
+        why = f"the most; {numbers:,} numbers are fewer than the {tokens:,} labelled tokens"
+    return (Rule("rank", technique.rank, why), Rule("alpha", technique.alpha, "the same for every rank, so that the rate need not change"))
 
 
 def _max_length(spec: TrainingSpec, work: Workload, *, context: int) -> Rule:
