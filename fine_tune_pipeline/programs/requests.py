@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
-from fine_tune_pipeline.spec.training import Precision
+from fine_tune_pipeline.spec.training import Precision, off
 
 
 class Contract(BaseModel):
@@ -141,6 +141,7 @@ class Hyperparameters(Contract):
     max_grad_norm: float = 1.0
     loss_on: Literal["completion", "all"] = "completion"
     seed: int = 0
+    neftune_alpha: float | None = Field(default=None, description="Of the noise on embeddings; None: none.", exclude_if=off)
 
 
 class Placement(Contract):

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, as_records, real_tokens, shown_ids
+from fine_tune_pipeline.programs.embedding_noise import EmbeddingNoise
 from fine_tune_pipeline.programs.losses import batch_nll
 from fine_tune_pipeline.programs.preemption import Preemption
 from fine_tune_pipeline.programs.randomness import restore, states
@@ -72,6 +73,8 @@ class StepGradient:
     def __post_init__(self) -> None:
         self.micro_batch = min(self.recipe.placement.micro_batch, self.recipe.hyperparameters.effective_batch)
         self._records = as_records(self.rows)
+        wanted = self.recipe.hyperparameters
+        self._noise = EmbeddingNoise(self.trained, alpha=wanted.neftune_alpha, seed=wanted.seed)
 
     def of(self, places: Sequence[int], *, step: int) -> StepTotals:
         """Leave in every parameter's `grad` the gradient of the mean loss over all labelled tokens of these rows.
@@ -86,7 +89,7 @@ class StepGradient:
         """
         begun = states()
         while True:
-            seen = self._summed(places)
+            seen = self._summed(places, step=step)
             if isinstance(seen, StepTotals):
                 return seen
             # Outside of the handler, whose traceback holds the tensors of the pass that failed.
@@ -94,7 +97,7 @@ class StepGradient:
             self._halve(seen, places, step=step)
             restore(begun)
 
-    def _summed(self, places: Sequence[int]) -> StepTotals | str:
+    def _summed(self, places: Sequence[int], *, step: int) -> StepTotals | str:
         """What was seen, or what the allocator said."""
         labelled = sum(self.rows[place].labelled for place in places)
         losses: list[Tensor] = []
@@ -104,7 +107,7 @@ class StepGradient:
                 records = [self._records[place] for place in places[first : first + self.micro_batch]]
                 batch = on_device(self.collate(records), self.accelerator.device)
                 with self.preemption.interruptible():
-                    losses.append(self._pass(batch, labelled=labelled))
+                    losses.append(self._pass(batch, labelled=labelled, step=step))
                 tokens += real_tokens(batch)
                 numel += batch["input_ids"].numel()
                 self._count(batch, places[first : first + self.micro_batch])
@@ -119,8 +122,8 @@ class StepGradient:
         ids = [self.rows[place].id for number in wrong for place in places[number * self.micro_batch : (number + 1) * self.micro_batch]]
         return StepTotals(sum(found), labelled, tokens, numel, tuple(ids))
 
-    def _pass(self, batch: dict[str, Any], *, labelled: int) -> Tensor:
-        with computing(self.recipe):
+    def _pass(self, batch: dict[str, Any], *, labelled: int, step: int) -> Tensor:
+        with computing(self.recipe), self._noise.over(batch, step=step):
             nll = batch_nll(self.trained, batch)
         self.accelerator.backward(nll / labelled)
         return nll.detach()

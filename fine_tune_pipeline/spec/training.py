@@ -12,6 +12,11 @@ Precision = Literal["float32", "bfloat16"]
 """Of the numbers that a model computes with."""
 
 
+def off(value: object) -> bool:
+    """For `exclude_if` of an option that came later: not written down while it is off, so that fingerprints stay what they were."""
+    return not value
+
+
 class CheckpointSpec(Section):
     """When a training writes down where it is, so that what ends it costs no more than what came after."""
 
@@ -51,6 +56,12 @@ class TrainingSpec(Section):
         default="auto", description="Of the computation; auto: bfloat16 where the device has units for it. Adapters are kept in float32."
     )
     seed: int = 0
+    neftune_alpha: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        default=None,
+        description="NEFTune: noise on the embeddings while training, against learning answers by their wording; 5 to 15 is usual. "
+        "None: no noise.",
+        exclude_if=off,
+    )
     checkpoints: CheckpointSpec = CheckpointSpec()
     stall_minutes: float = Field(
         default=30.0, gt=0, description="Without any progress, after which a training says where it stands, ends, and is tried again."

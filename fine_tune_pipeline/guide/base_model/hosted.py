@@ -47,6 +47,7 @@ AT_THE_PROVIDER = {
     "max_grad_norm": "the provider decides",
     "loss_on": "the provider learns from the answers only",
     "dtype": "the provider decides",
+    "neftune_alpha": "the provider decides",
 }
 """Fields of `training` that a provider does not take, and what to do instead."""
 

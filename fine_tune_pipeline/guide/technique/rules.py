@@ -19,6 +19,9 @@ RANKS = (16, 32, 64, 128)
 ENOUGH_STEPS = 100
 """Optimizer steps below which a smaller batch serves better: adapters suffer from large batches, and a short schedule from few steps."""
 
+AS_WRITTEN = ("warmup_share", "schedule", "weight_decay", "max_grad_norm", "loss_on", "seed", "neftune_alpha")
+"""Settings that no rule changes."""
+
 TINY_STEPS = 30
 """Optimizer steps below which it is made smaller once more: the rate would rise and fall before anything is learned."""
 
@@ -102,7 +105,7 @@ def resolve(spec: TrainingSpec, technique: Technique, model: Architecture, work:
     if spec.learning_rate == "auto":
         rate = _fitted(rate, technique, rows=epochs.value * work.rows, batch=batch.value)
     length = _max_length(spec, work, context=context)
-    fixed = {name: getattr(spec, name) for name in ("warmup_share", "schedule", "weight_decay", "max_grad_norm", "loss_on", "seed")}
+    fixed = {name: getattr(spec, name) for name in AS_WRITTEN}
     hyperparameters = Hyperparameters(
         learning_rate=rate.value, epochs=epochs.value, effective_batch=batch.value, max_length=length.value, **fixed
     )
