@@ -21,6 +21,7 @@ class Seen(Contract):
     most_tokens: int = 0
     most_labelled: int = 0
     validation_losses: tuple[tuple[int, float], ...] = ()
+    scores: tuple[tuple[int, float], ...] = ()
 
 
 class Progress(Contract):

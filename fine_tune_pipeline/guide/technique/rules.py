@@ -7,7 +7,7 @@ from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.technique.chosen import experts_of, layers_of, refuse_what_has_no_room
 from fine_tune_pipeline.guide.technique.data_size import data_factor
 from fine_tune_pipeline.guide.technique.workload import Workload
-from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
+from fine_tune_pipeline.programs.requests import EarlyStopping, Hyperparameters, Technique
 from fine_tune_pipeline.spec.technique import LowRank, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
 
@@ -102,19 +102,26 @@ def resolve(spec: TrainingSpec, technique: Technique, model: Architecture, work:
     epochs = _epochs(spec, work)
     batch = _effective_batch(spec, work, epochs=epochs.value)
     rate = _learning_rate(spec, technique, model)
-    if spec.learning_rate == "auto":
+    if isinstance(spec.learning_rate, str):
         rate = _fitted(rate, technique, rows=epochs.value * work.rows, batch=batch.value)
     length = _max_length(spec, work, context=context)
     fixed = {name: getattr(spec, name) for name in AS_WRITTEN}
+    range_test = _range_test(spec, rate)
+    fixed["early_stopping"] = None if spec.early_stopping is None else EarlyStopping(**spec.early_stopping.model_dump())
     hyperparameters = Hyperparameters(
-        learning_rate=rate.value, epochs=epochs.value, effective_batch=batch.value, max_length=length.value, **fixed
+        learning_rate=rate.value,
+        epochs=epochs.value,
+        effective_batch=batch.value,
+        max_length=length.value,
+        range_test=range_test.value,
+        **fixed,
     )
     written = (Rule(name, value, "as written, or the default") for name, value in fixed.items())
-    return Resolved(hyperparameters, (rate, epochs, batch, length, *written))
+    return Resolved(hyperparameters, (rate, range_test, epochs, batch, length, *written))
 
 
 def _learning_rate(spec: TrainingSpec, technique: Technique, model: Architecture) -> Rule:
-    if spec.learning_rate != "auto":
+    if not isinstance(spec.learning_rate, str):
         return _written("learning_rate", spec.learning_rate)
     small = model.parameters <= SMALL_MODEL
     adapters = 1e-3 if small else 3e-4
@@ -131,6 +138,17 @@ def _fitted(rate: Rule, technique: Technique, *, rows: float, batch: int) -> Rul
     """The rate for so many rows, to two digits."""
     factor, why = data_factor(adapters=technique.type != "full", steps=rows / batch, rows=rows)
     return replace(rate, value=float(f"{factor * rate.value:.2g}"), rule=f"{rate.rule}; {why}" if why else rate.rule)
+
+
+def _range_test(spec: TrainingSpec, rate: Rule) -> Rule:
+    wanted = spec.learning_rate == "range_test"
+    low, high = rate.value / 3, rate.value * 3
+    why = (
+        f"looks for the rate between {low:.2g} and {high:.2g} before the training; the asset adapter shows it"
+        if wanted
+        else "not asked for"
+    )
+    return Rule("range_test", wanted, why)
 
 
 def _epochs(spec: TrainingSpec, work: Workload) -> Rule:

@@ -56,6 +56,14 @@ def test_the_rate_is_higher_for_few_steps_and_lower_for_more_rows_than_were_swep
     assert rule.rule.endswith(said) or said in rule.rule
 
 
+def test_a_range_test_begins_at_the_rules_rate():
+    found = resolve(TrainingSpec(learning_rate="range_test"), Technique(type="lora"), SMALL, work(), context=32768)
+    assert (found.hyperparameters.learning_rate, found.hyperparameters.range_test) == (1e-3, True)
+    said = {rule.setting: rule.rule for rule in found.rules}
+    assert said["range_test"].startswith("looks for the rate between 0.00033 and 0.003")
+    assert not resolved().range_test
+
+
 def test_a_written_rate_is_not_fitted_to_the_data():
     assert resolved(TrainingSpec(learning_rate=2e-4), data=work(20)).learning_rate == 2e-4
 
