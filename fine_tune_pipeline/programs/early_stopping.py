@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -25,6 +26,10 @@ Looks = Sequence[tuple[int, float]]
 
 class EnoughLearned(Exception):
     """Raised out of a training that gets no better; what was learned by then is whole."""
+
+
+class BestNotKept(OSError):
+    """There is no room for the best weights, without which stopping early makes no sense."""
 
 
 class Standing(NamedTuple):
@@ -53,11 +58,22 @@ class BestWeights:
         self.path = path
 
     def keep(self, model: nn.Module) -> None:
-        """As it is now; the file is the old one or the new one, never half of it."""
+        """As it is now; the file is the old one or the new one, never half of it.
+
+        Raises:
+            BestNotKept: the disk is full.
+        """
         learned = {name: parameter.detach().contiguous() for name, parameter in _learning(model)}
         partial = self.path.with_name(self.path.name + ".partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(learned, str(partial))
+        try:
+            save_file(learned, str(partial))
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise BestNotKept(
+                f"{self.path}: the best weights cannot be written ({error}); make room there and start again, which goes on from the last "
+                "checkpoint, or leave training.early_stopping out"
+            ) from error
         os.replace(partial, self.path)
 
     @torch.no_grad()

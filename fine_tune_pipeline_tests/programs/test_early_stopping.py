@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from fine_tune_pipeline.guide.objective.metrics import scorer
-from fine_tune_pipeline.programs import predict, train
+from fine_tune_pipeline.programs import early_stopping, predict, train
 from fine_tune_pipeline.programs.early_stopping import standing
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 from fine_tune_pipeline.programs.preemption import Preempted, Preemption
@@ -267,6 +268,26 @@ def test_the_score_is_that_of_the_predict_program_on_the_kept_adapter(ask: Calla
     assert mean > result.scores[0][1]
     assert f"exact_match {mean:.4f} on a sample of validation rows after step {result.best_step}" in recorder.lines
     assert [step for step, _ in result.scores] == [step for step, _ in result.validation_losses]
+
+
+def test_a_full_disk_says_what_to_do_and_keeps_the_best_before(ask: Callable[..., TrainRequest], monkeypatch: pytest.MonkeyPatch):
+    written: list[str] = []
+    save = early_stopping.save_file
+
+    def full(tensors: dict[str, torch.Tensor], path: str) -> None:
+        if len(written) == 2:
+            Path(path).write_bytes(b"half")
+            raise SafetensorError("No space left on device")
+        written.append(path)
+        save(tensors, path)
+
+    monkeypatch.setattr(early_stopping, "save_file", full)
+    request = ask("full", stopping=LOSS)
+    with pytest.raises(early_stopping.BestNotKept, match=r"cannot be written \(No space left on device\); make room there"):
+        train.run(request, Recorder())
+    assert "best.safetensors.partial" not in files_of(Path(request.output) / "checkpoints")
+    monkeypatch.setattr(early_stopping, "save_file", save)
+    assert learned(train.run(request, Recorder())) == learned(train.run(ask("whole", stopping=LOSS), Recorder()))
 
 
 def test_answering_in_between_does_not_change_what_is_learned(ask: Callable[..., TrainRequest]):

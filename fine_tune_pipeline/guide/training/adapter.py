@@ -139,7 +139,8 @@ def falling(result: TrainResult) -> Check:
     assert result.final_loss is not None
     losses = [result.first_loss, result.final_loss, *(loss for _, loss in result.validation_losses)]
     before, after = result.validation_losses[0][1], result.kept_loss
-    said = f"validation loss {before:.4f} before training, {after:.4f} after {result.steps} steps"
+    kept = result.steps if result.best_step is None else result.best_step
+    said = f"validation loss {before:.4f} before training, {after:.4f} after {kept} steps"
     finite = all(math.isfinite(loss) for loss in losses)
     if not finite:
         said += "; a loss is not a number: lower training.learning_rate"

@@ -49,7 +49,7 @@ def test_what_counts_after_early_stopping_are_the_weights_that_are_kept():
     assert not falling(risen).passed
     kept = falling(risen.model_copy(update={"best_step": 5}))
     assert kept.passed
-    assert "4.0000 before training, 1.0000 after" in kept.description
+    assert "4.0000 before training, 1.0000 after 5 steps" in kept.description
 
 
 def test_over_long_rows_are_left_out_and_the_others_kept_whole(tmp_path):
