@@ -37,7 +37,7 @@ class EmbeddingNoise:
 
     @contextmanager
     def over(self, batch: dict[str, Any], *, step: int) -> Iterator[None]:
-        """Around the forward pass of a micro-batch of `step`."""
+        """Around the passes of a micro-batch of `step`: the backward one too, which may compute layers again."""
         self._over = (batch, step)
         try:
             yield

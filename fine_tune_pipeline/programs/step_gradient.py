@@ -106,8 +106,8 @@ class StepGradient:
             for first in range(0, len(places), self.micro_batch):
                 records = [self._records[place] for place in places[first : first + self.micro_batch]]
                 batch = on_device(self.collate(records), self.accelerator.device)
-                with self.preemption.interruptible():
-                    losses.append(self._pass(batch, labelled=labelled, step=step))
+                with self.preemption.interruptible(), self._noise.over(batch, step=step):
+                    losses.append(self._pass(batch, labelled=labelled))
                 tokens += real_tokens(batch)
                 numel += batch["input_ids"].numel()
                 self._count(batch, places[first : first + self.micro_batch])
@@ -122,8 +122,8 @@ class StepGradient:
         ids = [self.rows[place].id for number in wrong for place in places[number * self.micro_batch : (number + 1) * self.micro_batch]]
         return StepTotals(sum(found), labelled, tokens, numel, tuple(ids))
 
-    def _pass(self, batch: dict[str, Any], *, labelled: int, step: int) -> Tensor:
-        with computing(self.recipe), self._noise.over(batch, step=step):
+    def _pass(self, batch: dict[str, Any], *, labelled: int) -> Tensor:
+        with computing(self.recipe):
             nll = batch_nll(self.trained, batch)
         self.accelerator.backward(nll / labelled)
         return nll.detach()
