@@ -77,6 +77,7 @@ class Hyperparameters(Contract):
     loss_on: Literal["completion", "all"] = "completion"
     seed: int = 0
     neftune_alpha: float | None = Field(default=None, description="Of the noise on embeddings; None: none.", exclude_if=unset)
+    label_smoothing: float = Field(default=0.0, description="Reported losses stay without it.", exclude_if=unset)
     early_stopping: EarlyStopping | None = Field(default=None, exclude_if=unset)
     range_test: bool = Field(default=False, description="Whether `learning_rate` is only where a range test begins.", exclude_if=unset)
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, as_records, real_tokens, shown_ids
 from fine_tune_pipeline.programs.embedding_noise import EmbeddingNoise
-from fine_tune_pipeline.programs.losses import batch_nll
+from fine_tune_pipeline.programs.losses import batch_loss
 from fine_tune_pipeline.programs.preemption import Preemption
 from fine_tune_pipeline.programs.randomness import restore, states
 from fine_tune_pipeline.programs.recipe import Recipe, computing, on_device
@@ -124,9 +124,9 @@ class StepGradient:
 
     def _pass(self, batch: dict[str, Any], *, labelled: int) -> Tensor:
         with computing(self.recipe):
-            nll = batch_nll(self.trained, batch)
-        self.accelerator.backward(nll / labelled)
-        return nll.detach()
+            loss = batch_loss(self.trained, batch, label_smoothing=self.recipe.hyperparameters.label_smoothing)
+        self.accelerator.backward(loss.trained / labelled)
+        return loss.nll.detach()
 
     def _count(self, batch: dict[str, Any], places: Sequence[int]) -> None:
         self.passes.count += 1

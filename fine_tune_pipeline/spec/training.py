@@ -76,6 +76,13 @@ class TrainingSpec(Section):
         "None: no noise.",
         exclude_if=unset,
     )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the probability that is wanted for all other tokens together; 0.1 is usual. Losses are shown without it.",
+        exclude_if=unset,
+    )
     early_stopping: EarlyStopping | None = Field(
         default=None, description="End when it gets no better, and keep the best; None: always train to the end.", exclude_if=unset
     )

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
+from fine_tune_pipeline.programs.adapters import with_technique
 from fine_tune_pipeline.programs.batches import tokenised_rows
-from fine_tune_pipeline.programs.models import load_tokenizer
+from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 from fine_tune_pipeline.programs.requests import Hyperparameters, PromptFormat, Technique, TrainRequest
 from fine_tune_pipeline.programs.trainer import build_trainer, rate_factor
 from fine_tune_pipeline_tests.small_training import train_request, write_rows
@@ -113,3 +115,29 @@ def test_a_gradient_is_clipped_in_its_length_and_not_in_its_direction(model: Pat
 def test_a_gradient_below_the_bound_stays_as_it_is(model: Path, data: Path, tmp_path: Path):
     free, bound = (seen(train_request(tmp_path, model=model, train=data, max_grad_norm=most)).gradients[0] for most in (1e9, 1e6))
     assert all(torch.equal(bound[name], gradient) for name, gradient in free.items())
+
+
+@pytest.mark.parametrize("technique", [Technique(type="lora", rank=4), Technique(type="full")], ids=["lora", "full"])
+def test_a_smoothed_gradient_is_that_of_torchs_cross_entropy_and_the_loss_that_is_shown_is_plain(
+    technique: Technique, model: Path, data: Path, tmp_path: Path
+):
+    request = train_request(tmp_path, model=model, train=data, technique=technique, label_smoothing=0.1)
+    tokenizer = load_tokenizer(request.model)
+    rows = tokenised_rows(request.train, tokenizer=tokenizer, format=PromptFormat(), loss_on="completion")[:8]
+    trainer = build_trainer(request, rows=rows, tokenizer=tokenizer)
+    shown = trainer.gradient.of(range(8), step=1).loss
+    got = {name: parameter.grad for name, parameter in trainer.trained.named_parameters() if parameter.grad is not None}
+    base = load_model(model)
+    assert isinstance(base, PreTrainedModel)
+    network = with_technique(base, technique=technique, seed=0)
+    logits, labels = [], []
+    for row in rows:
+        logits.append(network(input_ids=torch.tensor([row.input_ids])).logits[0, :-1])
+        labels.append(torch.tensor(row.labels[1:]))
+    all_logits, all_labels = torch.cat(logits), torch.cat(labels)
+    cross_entropy(all_logits, all_labels, label_smoothing=0.1).backward()
+    assert shown == pytest.approx(float(cross_entropy(all_logits.detach(), all_labels)), rel=1e-4)
+    wanted = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert got.keys() == wanted.keys()
+    for name, gradient in got.items():
+        assert (gradient - wanted[name]).norm() <= 1e-3 * wanted[name].norm() + 1e-7, name

@@ -48,6 +48,7 @@ AT_THE_PROVIDER = {
     "loss_on": "the provider learns from the answers only",
     "dtype": "the provider decides",
     "neftune_alpha": "the provider decides",
+    "label_smoothing": "the provider decides",
     "early_stopping": "the provider decides",
 }
 """Fields of `training` that a provider does not take, and what to do instead."""

@@ -19,7 +19,7 @@ RANKS = (16, 32, 64, 128)
 ENOUGH_STEPS = 100
 """Optimizer steps below which a smaller batch serves better: adapters suffer from large batches, and a short schedule from few steps."""
 
-AS_WRITTEN = ("warmup_share", "schedule", "weight_decay", "max_grad_norm", "loss_on", "seed", "neftune_alpha")
+AS_WRITTEN = ("warmup_share", "schedule", "weight_decay", "max_grad_norm", "loss_on", "seed", "neftune_alpha", "label_smoothing")
 """Settings that no rule changes."""
 
 TINY_STEPS = 30

@@ -57,4 +57,5 @@ def test_options_that_are_off_leave_fingerprints_as_they_were_before_there_were_
     }  # fmt: skip
     assert set(hashed(TrainingSpec())) == before
     assert set(hashed(TrainingSpec(neftune_alpha=5.0, early_stopping=EarlyStopping()))) == before | {"neftune_alpha", "early_stopping"}
-    assert not {"neftune_alpha", "early_stopping"} & set(TrainingSpec().model_dump())
+    assert set(hashed(TrainingSpec(label_smoothing=0.1))) == before | {"label_smoothing"}
+    assert not {"label_smoothing", "neftune_alpha", "early_stopping"} & set(TrainingSpec().model_dump())
