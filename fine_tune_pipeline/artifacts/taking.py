@@ -7,7 +7,7 @@ from pathlib import Path
 
 def taken_folder(source: Path, target: Path) -> None:
     """The same files in another folder, without a second copy where the file system allows; for files that nobody writes into again."""
-    shutil.copytree(source, target, copy_function=_linked)
+    shutil.copytree(source, target, copy_function=linked)
 
 
 def taken_file(source: Path, target: Path) -> None:
@@ -15,7 +15,8 @@ def taken_file(source: Path, target: Path) -> None:
     shutil.copy2(source, target)
 
 
-def _linked(source: str, target: str) -> None:
+def linked(source: str | Path, target: str | Path) -> None:
+    """One file under two names, or a copy where the file system has no links."""
     try:
         os.link(source, target)
     except OSError:

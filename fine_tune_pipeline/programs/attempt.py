@@ -7,9 +7,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from fine_tune_pipeline.programs.adapters import save, trainable_parameters
+from fine_tune_pipeline.programs.answer_scores import stopping
 from fine_tune_pipeline.programs.batches import Row
 from fine_tune_pipeline.programs.checkpoints import Checkpoints
 from fine_tune_pipeline.programs.curve import CurveFile, Validation, Validations, Watch
+from fine_tune_pipeline.programs.early_stopping import BEST, BestWeights, EnoughLearned, Stopping
 from fine_tune_pipeline.programs.expert_load import NoVisits, Shares, expert_shares, loads
 from fine_tune_pipeline.programs.keeping import CURVE, Found, Keeper, check_fits, learning
 from fine_tune_pipeline.programs.models import peak_memory_bytes, weights_sha256
@@ -31,15 +33,23 @@ STACKS = "stacks.txt"
 
 @dataclass(frozen=True)
 class Work:
-    """What every try of one training has in common."""
+    """What every try of one training has in common.
+
+    Args:
+        request: with the learning rate that is taken.
+        sha256: of the identity of what was asked.
+        range_test: its file, if there was one.
+    """
 
     request: TrainRequest
+    sha256: str
     reporter: Reporter
     preemption: Preemption
     tokenizer: PreTrainedTokenizerBase
     rows: Sequence[Row]
     held_out: Sequence[Row]
     checkpoints: Checkpoints
+    range_test: Path | None = None
 
     @property
     def output(self) -> Path:
@@ -112,12 +122,15 @@ class Attempt:
             check_fits(self._at, trainer)
             watch = Watch(trainer, reporter=work.reporter, curve=curve, seen=seen, listeners=listeners)
             sample = Validation(work.held_out, training_rows=len(work.rows))
-            validations = Validations(trainer, sample, endurance=self._endurance, seen=seen, listeners=listeners)
+            stopping = self._stopping(trainer)
+            validations = Validations(trainer, sample, endurance=self._endurance, seen=seen, listeners=listeners, stopping=stopping)
             if self._tracked is not None and not self._tracked.reopened:
                 request = work.request
                 self._tracked.parameters(technique=request.technique, hyperparameters=request.hyperparameters, placement=request.placement)
             before = self._shares(trainer, sample)
             self._train(trainer, watch, validations)
+            if stopping is not None:
+                stopping.weights.restore(trainer.trained)
             load = loads(trainer.trained, work.request.technique, before=before, after=self._shares(trainer, sample))
             adapter = work.output / ADAPTER
             save(trainer.trained, adapter, tokenizer=work.tokenizer)
@@ -125,7 +138,8 @@ class Attempt:
                 _keep(self._tracked, adapter=adapter, curve=curve.path)
         progress = self._progress(trainer, watch, validations, step=trainer.state.global_step)
         result = _result(trainer, watch, progress, adapter=adapter, fixed_bytes=fixed_bytes)
-        return result.model_copy(update={"expert_load": load})
+        result = result.model_copy(update={"expert_load": load, "range_test": None if work.range_test is None else str(work.range_test)})
+        return result if stopping is None else _stopped(result, stopping, trainer, validations)
 
     def _shares(self, trainer: CompletionTrainer, sample: Validation) -> Shares:
         """Where the tokens of the sample go, of the weights as they are; nothing, with a word, where the architecture does not show it."""
@@ -136,6 +150,24 @@ class Attempt:
             self._work.reporter.log(f"the load of experts is not measured: {error}")
             return {}
 
+    def _stopping(self, trainer: CompletionTrainer) -> Stopping | None:
+        work = self._work
+        wanted = work.request.hyperparameters.early_stopping
+        if wanted is None:
+            return None
+        weights = BestWeights(work.checkpoints.folder / BEST)
+        weights.take_from(self._at.checkpoint)
+        return stopping(
+            wanted,
+            weights,
+            request=work.request,
+            rows=work.held_out,
+            trainer=trainer,
+            tokenizer=work.tokenizer,
+            endurance=self._endurance,
+            seen=self._at.progress.seen,
+        )
+
     def _train(self, trainer: CompletionTrainer, watch: Watch, validations: Validations) -> None:
         work = self._work
         keeper = Keeper(
@@ -145,7 +177,9 @@ class Attempt:
             curve=self._curve,
             progress=lambda step: self._progress(trainer, watch, validations, step=step),
             say=work.reporter.log,
+            best=None if validations.stopping is None else validations.stopping.weights,
         )
+        validations.looked = keeper.note_again
         # In this order: a step is counted, then it may be written down, and what is lost by a signal while validating is made up.
         for callback in (watch, keeper, validations):
             trainer.add_callback(callback)
@@ -153,6 +187,8 @@ class Attempt:
         with work.preemption.guarded():
             try:
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            except EnoughLearned as outcome:
+                work.reporter.log(str(outcome))
             except Interrupted:
                 kept = keeper.write()
                 what = "the next try begins anew" if kept is None else f"checkpoint {kept} is written, and the next try goes on from there"
@@ -174,6 +210,7 @@ class Attempt:
             most_labelled=max(earlier.most_labelled, passes.most_labelled),
             validation_losses=tuple(validations.losses),
             validation_figures=tuple(validations.figures),
+            scores=() if validations.stopping is None else tuple(validations.stopping.scores),
         )
         return Progress(
             request_sha256=self._at.progress.request_sha256,
@@ -199,6 +236,18 @@ def _keep(tracked: TrackedRun, *, adapter: Path, curve: Path) -> None:
     tracked.flush()
     tracked.keep(str(curve))
     tracked.keep(str(adapter), folder=ADAPTER)
+
+
+def _stopped(result: TrainResult, stopping: Stopping, trainer: CompletionTrainer, validations: Validations) -> TrainResult:
+    """With what early stopping did."""
+    last, losses = trainer.state.max_steps, validations.losses
+    return result.model_copy(
+        update={
+            "scores": tuple(stopping.scores),
+            "best_step": stopping.standing(losses).step,
+            "outcome": stopping.outcome(step=trainer.state.global_step, last=last, losses=losses),
+        }
+    )
 
 
 def _result(trainer: CompletionTrainer, watch: Watch, progress: Progress, *, adapter: Path, fixed_bytes: int) -> TrainResult:
@@ -232,4 +281,5 @@ def _result(trainer: CompletionTrainer, watch: Watch, progress: Progress, *, ada
         remedies=progress.remedies,
         continued_from=progress.continued_from,
         request_sha256=progress.request_sha256,
+        learning_rate=trainer.recipe.hyperparameters.learning_rate,
     )

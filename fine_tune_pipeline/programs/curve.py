@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from fine_tune_pipeline.programs.adapters import evaluate
 from fine_tune_pipeline.programs.batches import Row, as_records
+from fine_tune_pipeline.programs.early_stopping import Stopping
 from fine_tune_pipeline.programs.models import peak_memory_bytes
 from fine_tune_pipeline.programs.progress import Seen
 from fine_tune_pipeline.programs.recipe import computing, on_device
@@ -206,7 +207,10 @@ class Watch(TrainerCallback):
 
 
 class Validations(TrainerCallback):
-    """The validation loss before training, some times in every epoch and at the end; one that an earlier try did not come to is made up."""
+    """The validation loss before training, some times in every epoch and at the end; one that an earlier try did not come to is made up.
+
+    `stopping` judges the training by them; `looked` is called after each.
+    """
 
     def __init__(
         self,
@@ -216,9 +220,12 @@ class Validations(TrainerCallback):
         endurance: Endurance,
         seen: Seen,
         listeners: Sequence[Listener] = (),
+        stopping: Stopping | None = None,
     ) -> None:
         self.losses = list(seen.validation_losses)
         self.figures = list(seen.validation_figures)
+        self.stopping = stopping
+        self.looked: Callable[[], None] = lambda: None
         self._trainer = trainer
         self._validation = validation
         self._endurance = endurance
@@ -239,13 +246,21 @@ class Validations(TrainerCallback):
         step = state.global_step
         every = max(1, round(len(self._trainer.steps) / VALIDATIONS_PER_EPOCH))
         due = step % every == 0 or step == state.max_steps
-        if not due or any(step == earlier for earlier, _ in self.losses):
-            return
+        if due and all(step != earlier for earlier, _ in self.losses):
+            self._measure(step)
+        if self.stopping is not None:
+            self.stopping.judge(step=step, last=state.max_steps, losses=self.losses)
+
+    def _measure(self, step: int) -> None:
         loss, figures = self._validation.loss(self._trainer, endurance=self._endurance)
         self.losses.append((step, loss))
         if figures:
             self.figures.append((step, figures))
-        for listener in self._listeners:
-            listener.numbers(step, {"validation_loss": loss, **{f"validation_{name}": value for name, value in figures.items()}})
         beside = "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
         self._endurance.log(f"validation loss {loss:.4f} {self._trainer.loss.unit}{beside} after step {step}")
+        numbers = {"validation_loss": loss, **{f"validation_{name}": value for name, value in figures.items()}}
+        if self.stopping is not None:
+            numbers |= self.stopping.looked(self._trainer.trained, step=step, losses=self.losses)
+        self.looked()
+        for listener in self._listeners:
+            listener.numbers(step, numbers)

@@ -16,6 +16,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from fine_tune_pipeline.programs.adapters import write
 from fine_tune_pipeline.programs.checkpoints import Checkpoints, DamagedCheckpoint, NoRoomForCheckpoint, verify
 from fine_tune_pipeline.programs.curve import CurveFile
+from fine_tune_pipeline.programs.early_stopping import BestWeights
 from fine_tune_pipeline.programs.progress import FILE, Progress
 from fine_tune_pipeline.programs.randomness import states
 from fine_tune_pipeline.programs.requests import CheckpointPolicy
@@ -41,7 +42,9 @@ class Keeper(TrainerCallback):
         curve: CurveFile,
         progress: Callable[[int], Progress],
         say: Callable[[str], None],
+        best: BestWeights | None = None,
     ) -> None:
+        self._best = best
         self._trainer = trainer
         self._checkpoints = checkpoints
         self._policy = policy
@@ -74,6 +77,11 @@ class Keeper(TrainerCallback):
         well = self._noted.in_a_row == 0
         if well and state.global_step < state.max_steps and self._due(state.global_step):
             self.write()
+
+    def note_again(self) -> None:
+        """After something more was measured of the same step: the checkpoint that may come next must know it."""
+        if self._noted is not None:
+            self._noted = self._progress(self._noted.step)
 
     def write(self) -> Path | None:
         """The state after the last whole step; None before the first one, or when there is no room or nothing worth keeping."""
@@ -112,6 +120,8 @@ class Keeper(TrainerCallback):
             trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         finally:
             trainer.state.log_history = log
+        if self._best is not None:
+            self._best.copy_to(folder)
         self._curve.copy(folder / CURVE)
         self._noted.write(folder / FILE)
 

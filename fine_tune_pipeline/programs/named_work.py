@@ -28,11 +28,21 @@ def work_of(function: str, settings: str) -> Work:
     Raises:
         NotOurs: it is not of this package.
     """
+    make: Callable[[Mapping[str, Any]], Work] = named(function)
+    return make(json.loads(settings))
+
+
+def named(function: str) -> Callable[..., Any]:
+    """The function of the package that is named `module:function`.
+
+    Raises:
+        NotOurs: it is not of this package.
+    """
     module, _, name = function.partition(":")
     if not module.startswith(OURS):
         raise NotOurs(f"function: got {function!r}, want one of {OURS}, such as {OURS}.guide.dataset.scrub:scrub_work")
-    make: Callable[[Mapping[str, Any]], Work] = getattr(importlib.import_module(module), name)
-    return make(json.loads(settings))
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def do_row(row: dict[str, Any], *, do: Callable[[Part], None]) -> dict[str, Any]:

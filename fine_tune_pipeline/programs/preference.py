@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fine_tune_pipeline.programs.contract import Contract
+from fine_tune_pipeline.programs.contracts import Contract
 
 
 class Preference(Contract):

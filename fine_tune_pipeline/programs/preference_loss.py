@@ -45,7 +45,7 @@ def loss_of(
     """
     wanted = recipe.hyperparameters.preference
     if wanted is None:
-        return CompletionLoss()
+        return CompletionLoss(label_smoothing=recipe.hyperparameters.label_smoothing)
     if wanted.type == "orpo":
         return OrpoLoss(wanted)
 

@@ -22,6 +22,7 @@ class Seen(Contract):
     most_labelled: int = 0
     validation_losses: tuple[tuple[int, float], ...] = ()
     validation_figures: tuple[tuple[int, dict[str, float]], ...] = ()
+    scores: tuple[tuple[int, float], ...] = ()
 
 
 class Progress(Contract):

@@ -4,71 +4,15 @@
 written last and atomically: its presence means that everything beside it is whole. Nothing here imports torch.
 """
 
-import json
-from collections.abc import Iterator
-from enum import Enum
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fine_tune_pipeline.programs.contract import Contract
+from fine_tune_pipeline.programs.contracts import Access, Contract, Read, Request, Written, identity
 from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline.spec.training import Precision
-
-
-class Access(Enum):
-    """What a program does with a file or folder that its request names: a place that is not this machine has to bring them there."""
-
-    READS = "reads"
-    WRITES = "writes"
-
-
-Read = Annotated[str, Access.READS]
-Written = Annotated[str, Access.WRITES]
-
-
-class Request(Contract):
-    """One run of one program; `output` is an existing folder of its own.
-
-    `resumable`: a program that was broken off goes on from what lies in `output`, and one that has finished is not run again.
-    `parallel`: it can run in several processes that work on one task.
-    """
-
-    module: ClassVar[str]
-    resumable: ClassVar[bool] = False
-    parallel: ClassVar[bool] = False
-    output: Written
-
-    def identity(self) -> str:
-        """What is asked, without where its run is tracked: canonical JSON, the same for each try of the same work."""
-        return identity(self.model_dump(mode="json"))
-
-    def variables(self) -> tuple[str, ...]:
-        """Names of the environment variables whose secrets the program needs: a place that does not inherit ours hands them on."""
-        return ()
-
-    def paths(self, access: Access) -> list[Path]:
-        """Every path of the request, and of the documents inside it, that the program reads or writes, in their order."""
-        return [Path(value) for how, value in _paths(self) if how == access]
-
-
-def identity(request: dict[str, Any]) -> str:
-    """As `Request.identity`, of a request that was read as plain JSON."""
-    return json.dumps({name: value for name, value in request.items() if name != "tracking"}, sort_keys=True)
-
-
-def _paths(document: Contract) -> Iterator[tuple[Access, str]]:
-    for name, field in type(document).model_fields.items():
-        value = getattr(document, name)
-        how = next((mark for mark in field.metadata if isinstance(mark, Access)), None)
-        if how is not None and value is not None:
-            yield from ((how, one) for one in ([value] if isinstance(value, str) else value))
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, Contract):
-                yield from _paths(part)
 
 
 class PromptFormat(Contract):
@@ -111,6 +55,15 @@ class Technique(Contract):
         return name + (f" + {some}experts" if self.expert_rank else "") + (" + router" if self.router == "train" else "")
 
 
+class EarlyStopping(Contract):
+    """When a training ends before its last step; see `spec.training.EarlyStopping`."""
+
+    metric: str
+    patience: int
+    min_delta: float
+    rows: int
+
+
 class Hyperparameters(Contract):
     """Resolved numbers of step 6: everything in it changes the mathematics."""
 
@@ -124,7 +77,11 @@ class Hyperparameters(Contract):
     max_grad_norm: float = 1.0
     loss_on: Literal["completion", "all"] = "completion"
     seed: int = 0
-    preference: Preference | None = Field(default=None, description="None: the right answers are learned.")
+    neftune_alpha: float | None = Field(default=None, description="Of the noise on embeddings; None: none.", exclude_if=unset)
+    label_smoothing: float = Field(default=0.0, description="Reported losses stay without it.", exclude_if=unset)
+    early_stopping: EarlyStopping | None = Field(default=None, exclude_if=unset)
+    range_test: bool = Field(default=False, description="Whether `learning_rate` is only where a range test begins.", exclude_if=unset)
+    preference: Preference | None = Field(default=None, description="None: the right answers are learned.", exclude_if=unset)
 
     @property
     def sequences(self) -> int:
@@ -208,6 +165,16 @@ class CheckpointPolicy(Contract):
     keep: int = 2
 
 
+class AnswerScoring(Contract):
+    """How answers are scored while training: `function` (`module:name` of the package) makes of `settings` a function of prediction and
+    reference."""
+
+    function: str
+    settings: dict[str, Any]
+    max_new_tokens: int
+    higher_is_better: bool
+
+
 class TrainRequest(Request):
     """Step 6: train `technique` on `train` (JSONL rows of id, prompt, completion), watching the loss on `validation`.
 
@@ -224,6 +191,9 @@ class TrainRequest(Request):
     technique: Technique
     hyperparameters: Hyperparameters
     placement: Placement
+    answers: AnswerScoring | None = Field(
+        default=None, description="For early stopping on a metric of the task; None: on the validation loss.", exclude_if=unset
+    )
     checkpoints: CheckpointPolicy = CheckpointPolicy()
     stall_seconds: float = Field(default=1800.0, description="Without any progress, after which the program says where it stands and ends.")
     tracking: Tracking | None = None
@@ -280,6 +250,16 @@ class TrainResult(Contract):
     request_sha256: str = Field(default="", description="Of the request's identity.")
     mlflow_run_id: str | None = None
     expert_load: tuple[LayerLoad, ...] = Field(default=(), description="Empty for a model without experts.")
+    learning_rate: float | None = Field(default=None, description="The highest: as planned, or as a range test has found it.")
+    range_test: str | None = Field(default=None, description="Its file, see `programs.range_test.RangeTest`.")
+    scores: tuple[tuple[int, float], ...] = Field(default=(), description="(step, metric of the task), if early stopping asks for it.")
+    best_step: int | None = Field(default=None, description="Whose weights are kept, if training was to stop early.")
+    outcome: str = Field(default="", description="Where it stopped and why, in words; empty without early stopping.")
+
+    @property
+    def kept_loss(self) -> float:
+        """Validation loss of the weights that are kept."""
+        return dict(self.validation_losses)[self.best_step] if self.best_step is not None else self.validation_losses[-1][1]
 
 
 class PredictJob(Contract):

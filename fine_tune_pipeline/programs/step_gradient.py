@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, as_records, real_tokens, shown_ids
+from fine_tune_pipeline.programs.embedding_noise import EmbeddingNoise
 from fine_tune_pipeline.programs.preemption import Preemption
 from fine_tune_pipeline.programs.randomness import restore, states
 from fine_tune_pipeline.programs.recipe import Recipe, computing, on_device
@@ -74,6 +75,8 @@ class StepGradient:
 
     def __post_init__(self) -> None:
         self.micro_batch = min(self.recipe.placement.micro_batch, self.recipe.hyperparameters.effective_batch)
+        wanted = self.recipe.hyperparameters
+        self._noise = EmbeddingNoise(self.trained, alpha=wanted.neftune_alpha, seed=wanted.seed)
 
     def of(self, places: Sequence[int], *, step: int) -> StepTotals:
         """Leave in every parameter's `grad` the gradient of the loss of these rows, for supervised learning the mean over their tokens.
@@ -88,7 +91,7 @@ class StepGradient:
         """
         begun = states()
         while True:
-            seen = self._summed(places)
+            seen = self._summed(places, step=step)
             if isinstance(seen, StepTotals):
                 return seen
             # Outside of the handler, whose traceback holds the tensors of the pass that failed.
@@ -96,7 +99,7 @@ class StepGradient:
             self._halve(seen, places, step=step)
             restore(begun)
 
-    def _summed(self, places: Sequence[int]) -> StepTotals | str:
+    def _summed(self, places: Sequence[int], *, step: int) -> StepTotals | str:
         """What was seen, or what the allocator said."""
         rows = [self.rows[place] for place in places]
         passes = [rows[first : first + self.micro_batch] for first in range(0, len(rows), self.micro_batch)]
@@ -106,9 +109,12 @@ class StepGradient:
         try:
             with self.preemption.interruptible(), computing(self.recipe):
                 begun = self.loss.begin(self.trained, passes, self._batched)
-            for rows_of_pass in passes:
+            for number, rows_of_pass in enumerate(passes):
                 batch = self._batched(self.loss.sequences(rows_of_pass))
-                with self.preemption.interruptible():
+                own = places[number * self.micro_batch : number * self.micro_batch + len(rows_of_pass)]
+                # The answers to one prompt are of one row, and have its noise.
+                batch[ROWS] = [*own] * (len(batch[ROWS]) // len(own))
+                with self.preemption.interruptible(), self._noise.over(batch, step=step):
                     sums.append(self._pass(rows_of_pass, batch, weight=weight, begun=begun))
                 tokens += real_tokens(batch)
                 numel += batch["input_ids"].numel()
@@ -160,7 +166,7 @@ class StepGradient:
 
 def flat(seen: Summed) -> Tensor:
     """Loss and figures side by side, without what a gradient needs."""
-    loss = seen.loss.detach()[None]
+    loss = (seen.loss if seen.told is None else seen.told).detach()[None]
     return loss if seen.figures is None else torch.cat([loss, seen.figures])
 
 

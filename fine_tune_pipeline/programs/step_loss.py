@@ -9,17 +9,19 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from fine_tune_pipeline.programs.batches import Row
-from fine_tune_pipeline.programs.losses import batch_nll
+from fine_tune_pipeline.programs.losses import batch_loss
 
 Batched = Callable[[Sequence[Row]], dict[str, Any]]
 """Makes the tensors of some sequences, where the model is."""
 
 
 class Summed(NamedTuple):
-    """Over the rows of one pass: the loss, a scalar that can be differentiated, and what `StepLoss.figures` names, [F], or None."""
+    """Over the rows of one pass: the loss, a scalar that can be differentiated; what `StepLoss.figures` names, [F], or None; and the loss
+    that is told, where it is another one."""
 
     loss: Tensor
     figures: Tensor | None = None
+    told: Tensor | None = None
 
 
 class StepLoss(Protocol):
@@ -56,6 +58,9 @@ class CompletionLoss:
     unit = "nats per token"
     figures: tuple[str, ...] = ()
 
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        self._label_smoothing = label_smoothing
+
     def weight(self, rows: Sequence[Row]) -> int:
         """Labelled tokens."""
         return sum(row.labelled for row in rows)
@@ -67,4 +72,5 @@ class CompletionLoss:
         return 0.0
 
     def summed(self, model: nn.Module, rows: Sequence[Row], batch: dict[str, Any], begun: float) -> Summed:
-        return Summed(batch_nll(model, batch))
+        seen = batch_loss(model, batch, label_smoothing=self._label_smoothing)
+        return Summed(seen.trained, told=seen.nll)

@@ -19,6 +19,8 @@ from fine_tune_pipeline.programs.preemption import Preemption
 from fine_tune_pipeline.programs.preference_rows import Learned, every_answer, learned_rows
 from fine_tune_pipeline.programs.progress import request_sha256
 from fine_tune_pipeline.programs.quiet import quiet_libraries
+from fine_tune_pipeline.programs.range_test import FILE as RANGE_TEST
+from fine_tune_pipeline.programs.range_test import tested, with_rate
 from fine_tune_pipeline.programs.references import FILE as REFERENCES
 from fine_tune_pipeline.programs.reporting import RESULT, Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
@@ -50,8 +52,14 @@ def run(request: TrainRequest, reporter: Reporter, preemption: Preemption | None
     fixed_bytes = held_memory_bytes()
     tokenizer = load_tokenizer(request.model)
     learned, held_out = (_rows(path, request, tokenizer, reporter) for path in (request.train, request.validation))
+    preemption = preemption or Preemption()
+    sha256, range_test = request_sha256(request), None
+    if request.hyperparameters.range_test:
+        test = tested(request, rows=learned.rows, tokenizer=tokenizer, reporter=reporter, preemption=preemption)
+        range_test = Path(request.output) / RANGE_TEST
+        request = with_rate(request, test.learning_rate)
     checkpoints = Checkpoints(Path(request.output) / CHECKPOINTS, keep=request.checkpoints.keep)
-    work = Work(request, reporter, preemption or Preemption(), tokenizer, learned.rows, held_out.rows, checkpoints)
+    work = Work(request, sha256, reporter, preemption, tokenizer, learned.rows, held_out.rows, checkpoints, range_test)
     return _trained(work, fixed_bytes=fixed_bytes).model_copy(update={"without_comparison": learned.left_out})
 
 
@@ -68,8 +76,7 @@ def _rows(path: str, request: TrainRequest, tokenizer: PreTrainedTokenizerBase, 
 
 def _trained(work: Work, *, fixed_bytes: int) -> TrainResult:
     """Tries until one comes to the end; each that diverges is followed by one with half the rate, from where it was still well."""
-    sha256 = request_sha256(work.request)
-    at = found(work.checkpoints, request_sha256=sha256, say=work.reporter.log)
+    at = found(work.checkpoints, request_sha256=work.sha256, say=work.reporter.log)
     if at.checkpoint is not None:
         work.reporter.log(f"goes on after step {at.progress.step}, where an earlier try has left a checkpoint")
         at.progress = at.progress.model_copy(update={"continued_from": (*at.progress.continued_from, at.progress.step)})
@@ -85,7 +92,7 @@ def _trained(work: Work, *, fixed_bytes: int) -> TrainResult:
                     raise Diverged(f"{error}; the same at {scale * 2:g} of the planned rate") from error
                 if at.checkpoint is not None and not attempt.got_on:
                     work.checkpoints.forget(at.checkpoint)
-                at = found(work.checkpoints, request_sha256=sha256, say=work.reporter.log)
+                at = found(work.checkpoints, request_sha256=work.sha256, say=work.reporter.log)
                 told = attempt.told(at.progress, f"{error}; once more from step {at.progress.step}, at {scale:g} of the planned rate")
 
 

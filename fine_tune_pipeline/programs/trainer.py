@@ -107,7 +107,7 @@ class CompletionTrainer(SFTTrainer):
         callbacks: Sequence[TrainerCallback] = (),
         endurance: Endurance | None = None,
     ) -> None:
-        self.loss = loss or CompletionLoss()
+        self.loss = loss or CompletionLoss(label_smoothing=recipe.hyperparameters.label_smoothing)
         self.trained = model
         self.rows = rows
         self.recipe = recipe

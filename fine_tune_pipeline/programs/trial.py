@@ -3,14 +3,12 @@
 Mistakes that only a model shows are looked for on the way, on a few short rows.
 """
 
-import gc
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -31,7 +29,7 @@ from fine_tune_pipeline.programs.mistakes.serving import (
 from fine_tune_pipeline.programs.mistakes.steps import checkpoint_not_resumable, gradient_accumulation
 from fine_tune_pipeline.programs.mistakes.text import generation_never_stops, saved_tokenizer
 from fine_tune_pipeline.programs.mistakes.texts import Texts
-from fine_tune_pipeline.programs.models import is_peft_folder, load_tokenizer, peak_memory_bytes, weight_files
+from fine_tune_pipeline.programs.models import free_memory, is_peft_folder, load_tokenizer, peak_memory_bytes, weight_files
 from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
 from fine_tune_pipeline.programs.recipe import pad_id
 from fine_tune_pipeline.programs.reporting import Reporter
@@ -114,7 +112,7 @@ def try_training(request: PreflightRequest, texts: Texts, *, checks: Checklist, 
     scratch.mkdir()
     try:
         tried, kept = _train(request, texts, longest, scratch=scratch, tokenizer=texts.tokenizer, checks=checks)
-        _free()
+        free_memory()
         if kept is None:
             return tried
         reporter.log("preflight: the trained weights are loaded as the endpoint loads them")
@@ -156,7 +154,7 @@ def _train(
     except TargetNotFound as error:
         checks.set("target_modules_match_nothing", wrong(str(error), "name modules that the model has, or write all-linear"))
     except LossNotFinite as error:
-        _free()
+        free_memory()
         cause, collate = error, Collate(pad_id=pad_id(tokenizer), flat=False)
         checks.look(
             "dtype_overflow",
@@ -280,10 +278,3 @@ def _asked(texts: Texts) -> list[list[int]]:
     """The shortest prompts, of rows that are not learned from if there are any."""
     rows = sorted(texts.parts[_held_out(texts)], key=lambda row: row.prompt_tokens)
     return [row.input_ids[: row.prompt_tokens] for row in rows[:ASKED]]
-
-
-def _free() -> None:
-    """Give memory back that a trainer held: its parts hold each other."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

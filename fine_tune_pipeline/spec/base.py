@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 def unset(value: Any) -> bool:
     """For `exclude_if` of a field that came later: left out of what is written down while nobody has set it, so that what was made before
     the field was there keeps its fingerprint."""
-    return value is None or value is False or value in ("frozen", "all")
+    return not value or value in ("frozen", "all")
 
 
 class Section(BaseModel):

@@ -4,12 +4,29 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.base import Section, unset
 
 Auto = Literal["auto"]
 
 Precision = Literal["float32", "bfloat16"]
 """Of the numbers that a model computes with."""
+
+
+VALIDATION_LOSS = "validation_loss"
+"""What early stopping looks at unless it is told a metric of the task."""
+
+
+class EarlyStopping(Section):
+    """Ends a training that gets no better any more. The weights of the best look are kept, also when it trains to the end."""
+
+    metric: str = Field(
+        default=VALIDATION_LOSS,
+        description="validation_loss, or a metric of the task, such as exact_match: then answers to some validation rows are generated at "
+        "every look, which there are three of in an epoch.",
+    )
+    patience: int = Field(default=2, ge=1, description="Looks in a row without a gain, after which training ends.")
+    min_delta: float = Field(default=0.0, ge=0, description="A gain that is not larger is none.")
+    rows: int = Field(default=64, ge=1, description="Validation rows that are answered for a metric of the task.")
 
 
 class CheckpointSpec(Section):
@@ -45,8 +62,10 @@ class TrainingSpec(Section):
     epochs: Auto | Annotated[float, Field(gt=0, le=20)] = Field(
         default="auto", description="Passes over the training set; 1 to 3 is usual."
     )
-    learning_rate: Auto | Annotated[float, Field(gt=0, le=0.1)] = Field(
-        default="auto", description="LoRA wants about ten times that of full tuning."
+    learning_rate: Auto | Literal["range_test"] | Annotated[float, Field(gt=0, le=0.1)] = Field(
+        default="auto",
+        description="LoRA wants about ten times that of full tuning. range_test: a short run before the training looks for it, between a "
+        "third and three times what auto would take.",
     )
     effective_batch: Auto | Annotated[int, Field(ge=1, le=4096)] = Field(
         default="auto", description="Rows per optimizer step; 8 to 32 is usual."
@@ -69,6 +88,22 @@ class TrainingSpec(Section):
         default="auto", description="Of the computation; auto: bfloat16 where the device has units for it. Adapters are kept in float32."
     )
     seed: int = 0
+    neftune_alpha: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        default=None,
+        description="NEFTune: noise on the embeddings while training, against learning answers by their wording; 5 to 15 is usual. "
+        "None: no noise.",
+        exclude_if=unset,
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the probability that is wanted for all other tokens together; 0.1 is usual. Losses are shown without it.",
+        exclude_if=unset,
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="End when it gets no better, and keep the best; None: always train to the end.", exclude_if=unset
+    )
     checkpoints: CheckpointSpec = CheckpointSpec()
     stall_minutes: float = Field(
         default=30.0, gt=0, description="Without any progress, after which a training says where it stands, ends, and is tried again."

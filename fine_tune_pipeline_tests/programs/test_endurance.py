@@ -16,6 +16,7 @@ import torch
 from fine_tune_pipeline.programs import step_loss, train
 from fine_tune_pipeline.programs.checkpoints import Checkpoints
 from fine_tune_pipeline.programs.keeping import CheckpointOfAnotherModel
+from fine_tune_pipeline.programs.losses import SummedLoss
 from fine_tune_pipeline.programs.preemption import Preempted, Preemption
 from fine_tune_pipeline.programs.progress import Progress
 from fine_tune_pipeline.programs.requests import CheckpointPolicy, Placement, Technique, TrainRequest, TrainResult
@@ -218,10 +219,10 @@ class Memory:
     def __init__(self, rows: int, *, from_pass: int = 0) -> None:
         self._rows = rows
         self._left = from_pass
-        self._nll = step_loss.batch_nll
+        self._loss = step_loss.batch_loss
 
-    def __call__(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
-        loss = self._nll(model, batch)
+    def __call__(self, model: Any, batch: dict[str, Any], **options: float) -> SummedLoss:
+        loss = self._loss(model, batch, **options)
         if not torch.is_grad_enabled():
             return loss
         self._left -= 1
@@ -234,7 +235,7 @@ def test_out_of_memory_in_the_middle_of_a_step_halves_the_micro_batch_and_change
     ask: Callable[..., TrainRequest], monkeypatch: pytest.MonkeyPatch
 ):
     whole = train.run(ask("whole", technique=Technique(type="lora", rank=8)), Recorder())
-    monkeypatch.setattr(step_loss, "batch_nll", Memory(rows=1, from_pass=3))
+    monkeypatch.setattr(step_loss, "batch_loss", Memory(rows=1, from_pass=3))
     result = train.run(ask("small", technique=Technique(type="lora", rank=8)), Recorder())
     assert result.micro_batch == 1
     assert [line.partition(";")[0] for line in result.remedies] == [
@@ -247,7 +248,7 @@ def test_out_of_memory_in_the_middle_of_a_step_halves_the_micro_batch_and_change
 
 
 def test_what_does_not_fit_row_by_row_is_an_error_that_names_the_longest(ask: Callable[..., TrainRequest], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(step_loss, "batch_nll", Memory(rows=0))
+    monkeypatch.setattr(step_loss, "batch_loss", Memory(rows=0))
     with pytest.raises(
         OutOfMemory, match=r"step 1: out of memory with 1 rows a pass, the longest of \d+ tokens \(row\d-\d\): .*training\.max_length"
     ):
@@ -261,21 +262,21 @@ class Spoiled:
         self._value = value
         self._wanted = passes
         self._count = -1
-        self._nll = step_loss.batch_nll
+        self._loss = step_loss.batch_loss
 
-    def __call__(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
-        loss = self._nll(model, batch)
+    def __call__(self, model: Any, batch: dict[str, Any], **options: float) -> SummedLoss:
+        loss = self._loss(model, batch, **options)
         if not torch.is_grad_enabled():
             return loss
         self._count += 1
-        return loss * self._value if self._wanted(self._count) else loss
+        return SummedLoss(loss.trained * self._value, loss.nll * self._value) if self._wanted(self._count) else loss
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_step_without_a_finite_loss_is_skipped_counted_and_named(
     value: float, ask: Callable[..., TrainRequest], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(step_loss, "batch_nll", Spoiled(value, lambda number: number == 2))
+    monkeypatch.setattr(step_loss, "batch_loss", Spoiled(value, lambda number: number == 2))
     recorder = Recorder()
     result = train.run(ask("skipped"), recorder)
     ((step, why),) = result.skipped_steps
@@ -287,7 +288,7 @@ def test_a_step_without_a_finite_loss_is_skipped_counted_and_named(
 
 
 def test_a_leap_of_the_loss_is_skipped(ask: Callable[..., TrainRequest], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(step_loss, "batch_nll", Spoiled(1e4, lambda number: number in (40, 41)))
+    monkeypatch.setattr(step_loss, "batch_loss", Spoiled(1e4, lambda number: number in (40, 41)))
     result = train.run(ask("leap", epochs=8.0), Recorder())
     assert [step for step, _ in result.skipped_steps] == [21]
     assert "the loss leaps to" in result.skipped_steps[0][1]
@@ -296,7 +297,7 @@ def test_a_leap_of_the_loss_is_skipped(ask: Callable[..., TrainRequest], monkeyp
 def test_a_diverging_training_is_tried_from_where_it_was_well_with_half_the_rate(
     ask: Callable[..., TrainRequest], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(step_loss, "batch_nll", Spoiled(float("nan"), lambda number: 4 <= number < 10))
+    monkeypatch.setattr(step_loss, "batch_loss", Spoiled(float("nan"), lambda number: 4 <= number < 10))
     request = ask("diverged", schedule="constant", warmup_share=0.0)
     result = train.run(request, Recorder())
     assert [step for step, _ in result.skipped_steps] == [3, 4, 5]

@@ -48,6 +48,9 @@ AT_THE_PROVIDER = {
     "loss_on": "the provider learns from the answers only",
     "preference": "compared answers are learned from here only, not at a provider",
     "dtype": "the provider decides",
+    "neftune_alpha": "the provider decides",
+    "label_smoothing": "the provider decides",
+    "early_stopping": "the provider decides",
 }
 """Fields of `training` that a provider does not take, and what to do instead."""
 

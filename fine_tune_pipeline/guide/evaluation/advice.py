@@ -150,7 +150,7 @@ def _loss_steps(training: TrainResult) -> Iterator[str]:
     if len(losses) < 2:
         return
     last, lowest, final = losses[-1], min(losses), training.final_loss
-    if last > 1.05 * lowest:
+    if last > 1.05 * lowest and training.best_step is None:
         yield f"validation loss rose from {lowest:.3f} to {last:.3f} at the end: fewer epochs, or a lower rank."
     elif final is not None and last > 2 * final and last - final > 0.05:
         yield f"validation loss {last:.3f} is far above training loss {final:.3f}: more data, fewer epochs, or a lower rank."

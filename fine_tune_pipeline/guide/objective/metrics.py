@@ -13,7 +13,7 @@ from math import inf
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fine_tune_pipeline.guide.objective.task import ExtractionTask, Task, TaskType, normalised_label, parsed
+from fine_tune_pipeline.guide.objective.task import ExtractionTask, Task, TaskType, normalised_label, parsed, task_of
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -77,6 +77,20 @@ def score_one(prediction: str, reference: str, *, task: Task, metrics: Sequence[
         UnknownMetric: a name is not one of the task.
     """
     return {name: metric_named(name, task).score(prediction, reference, task) for name in metrics}
+
+
+def scorer(settings: Mapping[str, Any]) -> Callable[[str, str], float]:
+    """A function of prediction and reference, from settings that fit into JSON: what a program is given to score with.
+
+    Args:
+        settings: `task` as `Task.described` says it, and the name of a `metric`.
+
+    Raises:
+        UnknownMetric: it is not one of the task.
+    """
+    task = task_of(settings["task"])
+    metric = metric_named(settings["metric"], task)
+    return lambda prediction, reference: metric.score(prediction, reference, task)
 
 
 def _label_match(prediction: str, reference: str, _task: Task) -> float:

@@ -10,16 +10,19 @@ from fine_tune_pipeline.guide.base_model.hardware import speed
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.memory import GIB
 from fine_tune_pipeline.guide.base_model.price import stale
+from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.comparisons import said, work_of
 from fine_tune_pipeline.guide.technique.fit import fits
 from fine_tune_pipeline.guide.technique.placement import placement_rules
 from fine_tune_pipeline.guide.technique.plan import FILE, Job, Place, Plan, make_plan
-from fine_tune_pipeline.guide.technique.rules import Rule
+from fine_tune_pipeline.guide.technique.rules import Rule, technique_rules
+from fine_tune_pipeline.guide.technique.stopping import check_stopping
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 
 def build_plan(folder: Path, *, spec: UseCaseSpec, place: Place, dataset: Artifact, base: Artifact, today: date) -> Built:
     """Write `plan.json` into `folder`, and show every option with its predicted memory, time, energy and cost."""
+    check_stopping(spec.training.early_stopping, read_task(spec))
     job = job_of(spec, dataset=dataset, base=base)
     plan, resolved = make_plan(job, place)
     plan.write(folder / FILE)
@@ -27,7 +30,7 @@ def build_plan(folder: Path, *, spec: UseCaseSpec, place: Place, dataset: Artifa
         "technique": plan.technique.label,
         "reason": plan.reason,
         "options": [option.row() for option in plan.options],
-        "hyperparameters": [_row(rule) for rule in resolved.rules],
+        "hyperparameters": [_row(rule) for rule in (*_adapter_rules(plan, job), *resolved.rules)],
         "placement": [_row(rule) for rule in _placing(plan, job)],
         "training_rows": job.work.rows,
         "compared": said(read_examples(dataset.file("train.jsonl"))) if spec.training.preference else None,
@@ -61,6 +64,10 @@ def job_of(spec: UseCaseSpec, *, dataset: Artifact, base: Artifact) -> Job:
 def read_plan(artifact: Artifact) -> Plan:
     """The plan of an artifact of `training_plan`."""
     return Plan.read(artifact.file(FILE))
+
+
+def _adapter_rules(plan: Plan, job: Job) -> tuple[Rule, ...]:
+    return technique_rules(plan.technique, written=job.technique, model=job.model, work=job.work)
 
 
 def _placing(plan: Plan, job: Job) -> tuple[Rule, ...]:

@@ -1,7 +1,8 @@
 """Training: the planned run on the rows that fit, and what came of it."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,15 @@ from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.artifacts.taking import taken_file, taken_folder
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.memory import GIB
+from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.build_plan import job_of
 from fine_tune_pipeline.guide.technique.calibration import Run, errors, observed
 from fine_tune_pipeline.guide.technique.plan import Plan
+from fine_tune_pipeline.guide.technique.stopping import answer_scoring, stops_on_answers
 from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.guide.training.curve import markdown_picture
 from fine_tune_pipeline.guide.training.expert_load import load_rows, moved
-from fine_tune_pipeline.programs.requests import CheckpointPolicy, Tracking, TrainRequest, TrainResult
+from fine_tune_pipeline.programs.requests import AnswerScoring, CheckpointPolicy, Tracking, TrainRequest, TrainResult
 from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.spec.technique import LowRank
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -32,6 +35,7 @@ ADAPTER = "adapter"
 CURVE = "curve.jsonl"
 FILE = "train.json"
 OBSERVATION = "observation.json"
+RANGE_TEST = "range_test.json"
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,14 @@ class Training:
 
 def content(plan: Plan, spec: UseCaseSpec) -> dict[str, Any]:
     """What of the plan decides the adapter: the mathematics, not where or in how small pieces it is done."""
-    return {
+    what = {
         "technique": plan.technique,
         "training": plan.hyperparameters,
         "training_plan.dtype": plan.placement.dtype,
         "dataset.format.style": spec.dataset.format.style,
     }
+    # Otherwise the task decides nothing of what is learned.
+    return {**what, "objective.task": read_task(spec).described()} if stops_on_answers(spec.training.early_stopping) else what
 
 
 def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, work: Path, training: Training) -> Built:
@@ -75,6 +81,7 @@ def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folde
         technique=plan.technique,
         hyperparameters=plan.hyperparameters,
         placement=plan.placement,
+        answers=_scoring(training),
         checkpoints=CheckpointPolicy(**training.spec.training.checkpoints.model_dump()),
         stall_seconds=60 * training.spec.training.stall_minutes,
         tracking=training.tracking,
@@ -84,9 +91,15 @@ def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folde
     taken_file(Path(result.curve), folder / CURVE)
     # Inside the artifact, paths begin at its folder.
     kept = result.model_copy(update={"adapter": ADAPTER, "curve": CURVE})
+    if result.range_test is not None:
+        taken_file(Path(result.range_test), folder / RANGE_TEST)
+        kept = kept.model_copy(update={"range_test": RANGE_TEST})
     kept.write(folder / FILE)
     built = _built(kept, training, curve=read_rows(folder / CURVE))
-    return built.model_copy(update={"metadata": {**built.metadata, **_compared(kept, training, folder)}})
+    tested = {} if kept.range_test is None else {"range_test": range_test_picture(json.loads((folder / RANGE_TEST).read_text("utf-8")))}
+    return built.model_copy(
+        update={"metadata": {**built.metadata, **_compared(kept, training, folder)}, "markdown": {**built.markdown, **tested}}
+    )
 
 
 def _compared(result: TrainResult, training: Training, folder: Path) -> dict[str, float]:
@@ -101,6 +114,11 @@ def _compared(result: TrainResult, training: Training, folder: Path) -> dict[str
 def read_train_result(artifact: Artifact) -> TrainResult:
     """What training gave, of an artifact of `adapter`; paths begin at its folder."""
     return TrainResult.read(artifact.file(FILE))
+
+
+def _scoring(training: Training) -> AnswerScoring | None:
+    answers = [row["completion"] for row in read_rows(training.dataset.file("train.jsonl"))]
+    return answer_scoring(training.spec.training.early_stopping, read_task(training.spec), answers)
 
 
 def _fitting(training: Training, name: str, work: Path) -> Path:
@@ -120,8 +138,9 @@ def falling(result: TrainResult) -> Check:
     assert result.first_loss is not None
     assert result.final_loss is not None
     losses = [result.first_loss, result.final_loss, *(loss for _, loss in result.validation_losses)]
-    before, after = result.validation_losses[0][1], result.validation_losses[-1][1]
-    said = f"validation loss {before:.4f} before training, {after:.4f} after {result.steps} steps"
+    before, after = result.validation_losses[0][1], result.kept_loss
+    kept = result.steps if result.best_step is None else result.best_step
+    said = f"validation loss {before:.4f} before training, {after:.4f} after {kept} steps"
     finite = all(math.isfinite(loss) for loss in losses)
     if not finite:
         said += "; a loss is not a number: lower training.learning_rate"
@@ -149,17 +168,20 @@ def _built(result: TrainResult, training: Training, *, curve: list[dict[str, Any
             "first_loss": result.first_loss,
             "final_loss": result.final_loss,
             "validation_loss_before": result.validation_losses[0][1],
-            "validation_loss_after": result.validation_losses[-1][1],
+            "validation_loss_after": result.kept_loss,
+            **({} if result.best_step is None else {"best_step": result.best_step, "stopped": result.outcome}),
             **compared(result),
             "peak_memory_gib": result.peak_memory_bytes / GIB,
             "trainable_parameters": result.trainable_parameters,
             "trainable_share": result.trainable_parameters / max(option.trainable_parameters for option in plan.options),
+            "learning_rate": result.learning_rate,
             "adapter_sha256": result.adapter_sha256,
             "mlflow_run_id": result.mlflow_run_id,
             **({"expert_load": load_rows(result.expert_load)} if result.expert_load else {}),
         },
         markdown={
             "loss": loss_picture(curve, result),
+            **({"score": score_picture(result, training)} if result.scores else {}),
             "trouble": trouble(result),
             "mlflow_run": run_link(training.tracking, result.mlflow_run_id),
         },
@@ -200,6 +222,25 @@ def loss_picture(curve: Sequence[dict[str, Any]], result: TrainResult) -> str:
     shown = {name: points for name, points in finite.items() if points}
     each = "comparison" if result.validation_figures else "token"
     return markdown_picture(shown, title=f"loss in nats per {each}", across="steps") if shown else "no finite loss"
+
+
+def score_picture(result: TrainResult, training: Training) -> str:
+    """The task's metric on the rows that were answered while training."""
+    wanted = training.plan.hyperparameters.early_stopping
+    assert wanted is not None
+    points = [(float(step), score) for step, score in result.scores]
+    return markdown_picture({wanted.metric: points}, title=f"{wanted.metric} of {wanted.rows} validation rows at most", across="steps")
+
+
+def range_test_picture(found: Mapping[str, Any]) -> str:
+    """Loss over the rising rate, the rate that was taken, and why."""
+    said = f"learning rate {found['learning_rate']:.3g}: {found['why']}"
+    lines = {
+        name: [(math.log10(point["learning_rate"]), float(point[name])) for point in found["points"] if math.isfinite(float(point[name]))]
+        for name in ("loss", "smoothed")
+    }
+    shown = {name: points for name, points in lines.items() if points}
+    return f"{said}\n\n{markdown_picture(shown, title='loss by learning rate', across='log10 of the rate')}" if shown else said
 
 
 def run_link(tracking: Tracking, run_id: str | None) -> str:

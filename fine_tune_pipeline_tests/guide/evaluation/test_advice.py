@@ -151,6 +151,11 @@ def test_losses_propose_longer_or_shorter_training(losses: tuple[tuple[int, floa
     assert said in found[0]
 
 
+def test_a_loss_that_rose_is_no_advice_when_the_best_weights_were_kept():
+    rose = train_result(validation_losses=((0, 3.0), (10, 0.4), (20, 0.6)), final_loss=0.3, best_step=10)
+    assert steps(answers(200), training=rose) == []
+
+
 def test_classes_that_hold_the_errors_are_named_with_their_training_rows():
     texts = ["b" if row.completion == "c" and place % 2 else row.completion for place, row in enumerate(ROWS)]
     found = steps(texts)

@@ -127,11 +127,11 @@ def test_the_plan_is_kept_with_every_setting_as_a_number(tmp_path, upstream):
     assert result.success
     artifact = current(tmp_path, "training_plan")
     plan = read_plan(artifact)
-    assert (plan.technique.type, plan.hyperparameters.epochs, plan.hyperparameters.effective_batch) == ("lora", 3, 8)
+    assert (plan.technique.type, plan.hyperparameters.epochs, plan.hyperparameters.effective_batch) == ("lora", 3, 4)
     assert plan.placement.threads == 2
     document = json.loads(artifact.file("plan.json").read_text())
     assert {"technique", "hyperparameters", "placement", "options", "reason"} <= set(document)
-    assert {row["setting"] for row in artifact.metadata["hyperparameters"]} >= {"epochs", "learning_rate", "max_length"}
+    assert {row["setting"] for row in artifact.metadata["hyperparameters"]} >= {"epochs", "learning_rate", "max_length", "rank", "alpha"}
 
 
 def test_another_place_is_another_plan_and_the_same_place_the_same(tmp_path, upstream):

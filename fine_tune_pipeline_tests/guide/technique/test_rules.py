@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
-from fine_tune_pipeline.guide.technique.rules import capacity_rank, resolve, techniques
+from fine_tune_pipeline.guide.technique.rules import capacity_rank, resolve, technique_rules, techniques
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.programs.requests import Technique
@@ -33,11 +33,61 @@ def test_the_rate_follows_technique_and_size(technique, model, rate):
 
 @pytest.mark.parametrize(
     ("rows", "epochs", "batch"),
-    [(100, 3, 8), (299, 3, 8), (300, 2, 8), (500, 2, 8), (800, 2, 16), (1999, 2, 16), (2000, 1, 16), (50_000, 1, 16)],
+    [(1, 3, 4), (79, 3, 4), (80, 3, 8), (299, 3, 8), (300, 2, 8), (500, 2, 8), (800, 2, 16), (1999, 2, 16), (2000, 1, 16), (50_000, 1, 16)],
 )
 def test_passes_and_batch_follow_the_number_of_rows(rows, epochs, batch):
     found = resolved(data=work(rows))
     assert (found.epochs, found.effective_batch) == (epochs, batch)
+
+
+@pytest.mark.parametrize(
+    ("technique", "rows", "rate", "said"),
+    [
+        ("lora", 266, 1.5e-3, "1.5 times that, as there are only 100 steps, below 100"),
+        ("lora", 267, 1e-3, "nearly whatever the rank"),
+        ("full", 50, 1e-4, "a tenth of the 0.001 that adapters want"),
+        ("lora", 100_000, 1e-3, "nearly whatever the rank"),
+        ("lora", 1_000_000, 4.8e-4, "0.48 of that, as 1000000 rows are seen, more than 100000"),
+        ("full", 1_000_000, 4.8e-5, "0.48 of that"),
+        ("lora", 10**9, 3.3e-4, "0.33 of that"),
+    ],
+)
+def test_the_rate_is_higher_for_few_steps_and_lower_for_more_rows_than_were_swept(technique, rows, rate, said):
+    found = resolve(TrainingSpec(), Technique(type=technique), SMALL, work(rows), context=32768)
+    (rule,) = [rule for rule in found.rules if rule.setting == "learning_rate"]
+    assert rule.value == found.hyperparameters.learning_rate == pytest.approx(rate)
+    assert rule.rule.endswith(said) or said in rule.rule
+
+
+def test_a_range_test_begins_at_the_rules_rate():
+    found = resolve(TrainingSpec(learning_rate="range_test"), Technique(type="lora"), SMALL, work(), context=32768)
+    assert (found.hyperparameters.learning_rate, found.hyperparameters.range_test) == (1e-3, True)
+    said = {rule.setting: rule.rule for rule in found.rules}
+    assert said["range_test"].startswith("looks for the rate between 0.00033 and 0.003")
+    assert not resolved().range_test
+
+
+def test_a_written_rate_is_not_fitted_to_the_data():
+    assert resolved(TrainingSpec(learning_rate=2e-4), data=work(20)).learning_rate == 2e-4
+
+
+def test_the_demo_keeps_its_numbers():
+    """About 1,500 rows, two passes, steps of 8."""
+    found = resolved(TrainingSpec(epochs=2, effective_batch=8), data=work(1500))
+    assert (found.learning_rate, found.epochs, found.effective_batch) == (1e-3, 2, 8)
+
+
+def test_rank_and_alpha_are_shown_with_their_rule_too():
+    lora = Technique(type="lora", rank=16)
+    few, many = work(labelled=100), work(labelled=10**9)
+    assert [rule.setting for rule in technique_rules(lora, written=Auto(), model=SMALL, work=few)] == ["rank", "alpha"]
+    assert "one for each of 100 labelled tokens; 16 at least" in technique_rules(lora, written=Auto(), model=SMALL, work=few)[0].rule
+    most = technique_rules(Technique(type="lora", rank=128), written=Auto(), model=SMALL, work=many)[0]
+    assert (most.value, most.rule.partition(";")[0]) == (128, "the most")
+    assert technique_rules(Technique(type="lora", rank=4), written=Lora(type="lora", rank=4), model=SMALL, work=few)[0].rule.startswith(
+        "as w"
+    )
+    assert technique_rules(Technique(type="full"), written=Auto(), model=SMALL, work=few) == ()
 
 
 def test_a_written_number_of_passes_decides_the_batch():

@@ -3,7 +3,7 @@ from math import inf, nan
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
-from fine_tune_pipeline.guide.training.adapter import falling, kept_rows, loss_picture, run_link
+from fine_tune_pipeline.guide.training.adapter import falling, kept_rows, loss_picture, range_test_picture, run_link
 from fine_tune_pipeline.programs.requests import Tracking, TrainResult
 
 
@@ -44,6 +44,14 @@ def test_the_validation_loss_must_be_finite_and_fall(found, passed, said):
     assert said in check.description
 
 
+def test_what_counts_after_early_stopping_are_the_weights_that_are_kept():
+    risen = result(4.0, 1.0, 5.0)
+    assert not falling(risen).passed
+    kept = falling(risen.model_copy(update={"best_step": 5}))
+    assert kept.passed
+    assert "4.0000 before training, 1.0000 after 5 steps" in kept.description
+
+
 def test_over_long_rows_are_left_out_and_the_others_kept_whole(tmp_path):
     rows = [{"id": str(number), "prompt": "p", "completion": "c"} for number in range(4)]
     write_rows(tmp_path / "train.jsonl", rows)
@@ -62,6 +70,14 @@ def test_over_long_rows_are_left_out_and_the_others_kept_whole(tmp_path):
 )
 def test_the_mlflow_run_can_be_found(uri, run_id, said):
     assert said in run_link(Tracking(uri=uri, experiment="triage", run_name="triage 1"), run_id)
+
+
+def test_a_range_test_is_shown_with_its_rate_and_why():
+    points = [{"learning_rate": 10.0**-power, "loss": nan if power == 1 else 2.0, "smoothed": 2.0} for power in (4, 3, 2, 1)]
+    shown = range_test_picture({"learning_rate": 1e-3, "why": "a tenth of 0.01", "points": points})
+    assert shown.startswith("learning rate 0.001: a tenth of 0.01")
+    assert "data:image/svg+xml" in shown
+    assert range_test_picture({"learning_rate": 1e-3, "why": "as planned", "points": []}) == "learning rate 0.001: as planned"
 
 
 def test_losses_that_are_no_numbers_are_left_out_of_the_picture():

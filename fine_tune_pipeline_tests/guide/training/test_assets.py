@@ -157,3 +157,17 @@ def test_experts_that_learn_are_shown_with_their_load_and_must_have_moved(tmp_pa
     assert (check.passed, check.severity) == (passed, dg.AssetCheckSeverity.WARN)
     assert trained(tmp_path)[0]["technique"]["experts"] == [0, 1]
     assert current(tmp_path).metadata["expert_load"][0]["busiest after"] == "0: 50%, 1: 50%, 2: 0%, 3: 0%"
+
+
+def test_early_stopping_on_a_metric_of_the_task_is_asked_of_the_program_and_trains_again(tmp_path, upstream):
+    run(tmp_path)
+    assert "answers" not in trained(tmp_path)[0]
+    assert run(tmp_path, sections={"training": {"early_stopping": {"metric": "exact_match", "patience": 4}}}).success
+    asked = trained(tmp_path)[1]
+    assert asked["hyperparameters"]["early_stopping"] == {"metric": "exact_match", "patience": 4, "min_delta": 0.0, "rows": 64}
+    assert asked["answers"]["settings"]["metric"] == "exact_match"
+
+
+def test_early_stopping_on_a_metric_that_the_task_does_not_have_ends_before_the_training(tmp_path, upstream):
+    assert not run(tmp_path, sections={"training": {"early_stopping": {"metric": "rouge_l"}}}).success
+    assert trained(tmp_path) == []

@@ -31,7 +31,7 @@ def test_a_tiny_model_is_planned_tried_out_and_trained(tmp_path):
     store = artifact_store(tmp_path)
     kept_dataset(store, examples(copies=4), examples(copies=1, prefix="validation"), test=examples(copies=1, prefix="test"))
     kept_base_model(store, tiny_model(tmp_path / "model"))
-    spec = use_case(tmp_path, training={"learning_rate": 0.01})
+    spec = use_case(tmp_path, training={"learning_rate": 0.01, "effective_batch": 8})
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
 
     def materialize() -> dg.ExecuteInProcessResult:
