@@ -148,11 +148,9 @@ def request(setting: Setting) -> Any:
 
 def ours(setting: Setting) -> Measured:
     clock = Clock(setting.folder)
-    from fine_tune_pipeline.programs.freed_memory import map_large_blocks_alone
     from fine_tune_pipeline.programs.models import load_tokenizer
     from fine_tune_pipeline.programs.trainer import build_trainer
 
-    map_large_blocks_alone()
     tokenizer = load_tokenizer(setting.folder / "model")
     build_trainer(request(setting), rows=setting.rows, tokenizer=tokenizer, max_steps=setting.steps, callbacks=[callback(clock)]).train()
     return clock.measured(setting.rows)

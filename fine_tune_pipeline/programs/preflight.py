@@ -7,7 +7,6 @@ import torch
 
 from fine_tune_pipeline.programs.access import tracking_problem, try_output
 from fine_tune_pipeline.programs.batches import Row, over_long
-from fine_tune_pipeline.programs.freed_memory import map_large_blocks_alone
 from fine_tune_pipeline.programs.learned_text import log_lines
 from fine_tune_pipeline.programs.machine import cpu_cores, device_exists, device_name, devices, disk_free_bytes, driver, memory, versions
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist
@@ -126,7 +125,6 @@ def main() -> None:
     request = parse(PreflightRequest)
     end_on_signals()
     quiet_libraries()
-    map_large_blocks_alone()
     with session() as reporter:
         finish(request, run(request, reporter))
 

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from fine_tune_pipeline.programs.attempt import Attempt, Work
 from fine_tune_pipeline.programs.batches import TEXT_FIELDS, check_rows
 from fine_tune_pipeline.programs.checkpoints import Checkpoints
-from fine_tune_pipeline.programs.freed_memory import map_large_blocks_alone
 from fine_tune_pipeline.programs.keeping import found
 from fine_tune_pipeline.programs.models import held_memory_bytes, load_tokenizer
 from fine_tune_pipeline.programs.preemption import Preemption
@@ -108,7 +107,6 @@ def main() -> None:
     preemption.listen()
     request = parse(TrainRequest)
     quiet_libraries()
-    map_large_blocks_alone()
     with session() as reporter:
         if answered(request):
             reporter.log(f"an earlier try has finished this training; its result is in {request.output}")

@@ -98,7 +98,7 @@ BROKEN = {
     "wrong word": (
         "  dataset:\n",
         "  training: {learning_rate: fast}\n  dataset:\n",
-        "attributes.training.learning_rate: got 'fast', want 'auto' or a valid number",
+        "attributes.training.learning_rate: got 'fast', want 'auto' or 'range_test' or a valid number",
     ),
     "text for a list": (
         "  dataset:\n",
