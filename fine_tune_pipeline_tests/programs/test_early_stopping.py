@@ -1,7 +1,6 @@
 """Training ends when it gets no better, keeps the best, and is the same training after every break."""
 
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,9 @@ from fine_tune_pipeline.programs.requests import (
     TrainRequest,
     TrainResult,
 )
-from fine_tune_pipeline_tests.programs.killing import files_of, started, train_to_the_end
+from fine_tune_pipeline_tests.programs.killing import files_of, killed_at_random, started, train_to_the_end
 from fine_tune_pipeline_tests.small_training import ROWS, Recorder, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import tiny_model
-from fine_tune_pipeline_tests.waiting import wait_until
 
 LABELS = ["duplicate_charge", "lost_card", "change_address"]
 
@@ -223,14 +221,7 @@ def test_kills_at_random_moments_change_nothing(ask: Callable[..., TrainRequest]
     request = ask("killed", stopping=LOSS)
     output = Path(request.output)
     request.write(output / "request.json")
-    draw = random.Random(0)
-    for _ in range(5):
-        process = started(train_to_the_end, str(output / "request.json"))
-        some = points_of(output) + draw.randrange(3)
-        wait_until(lambda: points_of(output) >= some or process.exitcode is not None, what="some steps")  # noqa: B023
-        process.join(draw.uniform(0.0, 0.3))
-        process.kill()
-        process.join()
+    killed_at_random(output, times=5, most_steps=3)
     process = started(train_to_the_end, str(output / "request.json"))
     process.join()
     assert process.exitcode == 0
@@ -238,11 +229,6 @@ def test_kills_at_random_moments_change_nothing(ask: Callable[..., TrainRequest]
     assert learned(result) == learned(train.run(ask("whole", stopping=LOSS), Recorder()))
     assert result.continued_from
     assert files_of(output) == ["adapter", "curve.jsonl", "request.json", "result.json"]
-
-
-def points_of(output: Path) -> int:
-    curve = output / "curve.jsonl"
-    return len(curve.read_text(encoding="utf-8").splitlines()) if curve.exists() else 0
 
 
 def test_the_score_is_that_of_the_predict_program_on_the_kept_adapter(ask: Callable[..., TrainRequest], model: Path, tmp_path: Path):

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import random
 import shutil
 import signal
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from fine_tune_pipeline.programs.progress import Progress
 from fine_tune_pipeline.programs.requests import CheckpointPolicy, Placement, Technique, TrainRequest, TrainResult
 from fine_tune_pipeline.programs.steadiness import Diverged
 from fine_tune_pipeline.programs.step_gradient import OutOfMemory
-from fine_tune_pipeline_tests.programs.killing import files_of, started, train_to_the_end
+from fine_tune_pipeline_tests.programs.killing import files_of, killed_at_random, started, train_to_the_end
 from fine_tune_pipeline_tests.small_training import Recorder, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import tiny_model
 from fine_tune_pipeline_tests.waiting import wait_until
@@ -105,15 +104,7 @@ def test_twenty_kills_at_random_moments_change_nothing(ask: Callable[..., TrainR
     request = ask("killed", epochs=25.0)
     output = Path(request.output)
     request.write(output / "request.json")
-    draw = random.Random(0)
-    for _ in range(20):
-        process = started(train_to_the_end, str(output / "request.json"))
-        some = points_of(output) + draw.randrange(4)
-        wait_until(lambda: points_of(output) >= some or process.exitcode is not None, what="some steps")  # noqa: B023
-        process.join(draw.uniform(0.0, 0.3))
-        assert process.exitcode is None, "too short a training: it has ended before the kill"
-        process.kill()
-        process.join()
+    assert killed_at_random(output, times=20, most_steps=4) == 20, "too short a training: it has ended before a kill"
     process = started(train_to_the_end, str(output / "request.json"))
     process.join()
     assert process.exitcode == 0
@@ -122,11 +113,6 @@ def test_twenty_kills_at_random_moments_change_nothing(ask: Callable[..., TrainR
     assert learned(result) == learned(whole)
     assert len(result.continued_from) > 5
     assert files_of(output) == ["adapter", "curve.jsonl", "request.json", "result.json"]
-
-
-def points_of(output: Path) -> int:
-    curve = output / "curve.jsonl"
-    return len(curve.read_text(encoding="utf-8").splitlines()) if curve.exists() else 0
 
 
 def test_a_finished_training_is_not_run_again(ask: Callable[..., TrainRequest]):
