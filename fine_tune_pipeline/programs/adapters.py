@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from fine_tune_pipeline.programs.models import load_model, refuse_incomplete, weight_files
@@ -97,7 +97,9 @@ def trainable_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def save(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrainedTokenizerBase) -> None:
+def save(
+    model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None = None
+) -> None:
     """Write a PEFT adapter, or a whole model with its tokenizer; `folder` appears whole or not at all.
 
     An adapter of an earlier try in the same place is replaced.
@@ -106,7 +108,7 @@ def save(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrai
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with without_start(model) as start:
-            write(model, partial, start=start)
+            write(model, partial, start=start, weights=weights)
         if not isinstance(model, PeftModel):
             tokenizer.save_pretrained(str(partial))
         if folder.exists():
@@ -116,11 +118,12 @@ def save(model: PreTrainedModel | PeftModel, folder: Path, *, tokenizer: PreTrai
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write(model: PreTrainedModel | PeftModel, folder: Path, *, start: str | None = None) -> None:
+def write(model: PreTrainedModel | PeftModel, folder: Path, *, start: str | None = None, weights: dict[str, Tensor] | None = None) -> None:
     """What was learned, as files of `folder`: a PEFT adapter, or all weights.
 
     Args:
         start: see `without_start`; None writes the adapter as it is trained, which is what a checkpoint wants.
+        weights: of a model that lies in parts.
     """
     if isinstance(model, PeftModel):
         # Embeddings are never saved whole; to find that out by itself, PEFT would ask the hub for the base model's configuration.
@@ -132,4 +135,4 @@ def write(model: PreTrainedModel | PeftModel, folder: Path, *, start: str | None
         # PEFT's model card is an empty form.
         (folder / "README.md").unlink(missing_ok=True)
     else:
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), state_dict=weights)

@@ -1,5 +1,6 @@
 """One try of a training: from its beginning, or from the checkpoint that an earlier try has left, to its end."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from fine_tune_pipeline.programs.curve import CurveFile, Validation, Validations
 from fine_tune_pipeline.programs.early_stopping import BEST, BestWeights, EnoughLearned, Stopping
 from fine_tune_pipeline.programs.expert_load import NoVisits, Shares, expert_shares, loads
 from fine_tune_pipeline.programs.keeping import CURVE, Found, Keeper, check_fits, learning
+from fine_tune_pipeline.programs.mates import watched
 from fine_tune_pipeline.programs.models import peak_memory_bytes, weights_sha256
 from fine_tune_pipeline.programs.preemption import Interrupted, Preempted, Preemption
 from fine_tune_pipeline.programs.progress import Progress, Seen
@@ -23,6 +25,7 @@ from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
 from fine_tune_pipeline.programs.stall import StallWatch
 from fine_tune_pipeline.programs.steadiness import Steadiness
 from fine_tune_pipeline.programs.step_gradient import HALVINGS
+from fine_tune_pipeline.programs.team import Team
 from fine_tune_pipeline.programs.tracked_run import TrackedRun
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, Endurance, Skipped, build_trainer
 
@@ -36,13 +39,14 @@ class Work:
     """What every try of one training has in common.
 
     Args:
-        request: with the learning rate that is taken.
+        request: with the learning rate that is taken, and the placement of this process.
         sha256: of the identity of what was asked.
         range_test: its file, if there was one.
     """
 
     request: TrainRequest
     sha256: str
+    team: Team
     reporter: Reporter
     preemption: Preemption
     tokenizer: PreTrainedTokenizerBase
@@ -54,6 +58,14 @@ class Work:
     @property
     def output(self) -> Path:
         return Path(self.request.output)
+
+    @property
+    def curve(self) -> Path:
+        return self.output / CURVE if self.team.first else Path(os.devnull)
+
+    @property
+    def stacks(self) -> Path:
+        return self.output / (STACKS if self.team.first else f"{self.team.rank}-{STACKS}")
 
 
 class Attempt:
@@ -70,7 +82,7 @@ class Attempt:
         self._at = at
         self._tracked = tracked
         self._continued_from = told.continued_from
-        self._curve = CurveFile(work.output / CURVE, earlier=at.curve)
+        self._curve = CurveFile(work.curve, earlier=at.curve)
         self._before = len(self._curve.points)
         self._endurance = Endurance(
             log=work.reporter.log,
@@ -100,7 +112,7 @@ class Attempt:
         )
 
     def result(self, *, fixed_bytes: int) -> TrainResult:
-        """Train to the end, and save.
+        """Train to the end, and save; the first process of a team does so for all.
 
         Raises:
             CheckpointOfAnotherModel: what was written down does not fit.
@@ -108,7 +120,7 @@ class Attempt:
         """
         work, seen = self._work, self._at.progress.seen
         listeners = [] if self._tracked is None else [self._tracked]
-        stall = StallWatch(seconds=work.request.stall_seconds, stacks=work.output / STACKS)
+        stall = StallWatch(seconds=work.request.stall_seconds, stacks=work.stacks)
         self._endurance.beat = stall.beat
         with stall, self._curve as curve:
             trainer = build_trainer(
@@ -118,6 +130,7 @@ class Attempt:
                 endurance=self._endurance,
                 also=work.held_out,
                 references=work.output / REFERENCES,
+                team=work.team,
             )
             check_fits(self._at, trainer)
             watch = Watch(trainer, reporter=work.reporter, curve=curve, seen=seen, listeners=listeners)
@@ -132,19 +145,22 @@ class Attempt:
             if stopping is not None:
                 stopping.weights.restore(trainer.trained)
             load = loads(trainer.trained, work.request.technique, before=before, after=self._shares(trainer, sample))
-            adapter = work.output / ADAPTER
-            save(trainer.trained, adapter, tokenizer=work.tokenizer)
+            adapter, weights = work.output / ADAPTER, trainer.whole_weights()
+            if work.team.first:
+                save(trainer.trained, adapter, tokenizer=work.tokenizer, weights=weights)
             if self._tracked is not None:
                 _keep(self._tracked, adapter=adapter, curve=curve.path)
         progress = self._progress(trainer, watch, validations, step=trainer.state.global_step)
-        result = _result(trainer, watch, progress, adapter=adapter, fixed_bytes=fixed_bytes)
+        result = work.team.from_first(lambda: _result(trainer, watch, progress, adapter=adapter, fixed_bytes=fixed_bytes))
         result = result.model_copy(update={"expert_load": load, "range_test": None if work.range_test is None else str(work.range_test)})
         return result if stopping is None else _stopped(result, stopping, trainer, validations)
 
     def _shares(self, trainer: CompletionTrainer, sample: Validation) -> Shares:
-        """Where the tokens of the sample go, of the weights as they are; nothing, with a word, where the architecture does not show it."""
+        """Where the tokens of the sample go, of the weights as they are; nothing, with a word, where that cannot be seen."""
         micro_batch, beat = trainer.gradient.micro_batch, self._endurance.beat
         try:
+            if self._work.team.sharded:
+                raise NoVisits("the model lies in parts")
             return expert_shares(trainer.trained, sample.rows, collate=trainer.collate, micro_batch=micro_batch, beat=beat)
         except NoVisits as error:
             self._work.reporter.log(f"the load of experts is not measured: {error}")
@@ -178,13 +194,14 @@ class Attempt:
             progress=lambda step: self._progress(trainer, watch, validations, step=step),
             say=work.reporter.log,
             best=None if validations.stopping is None else validations.stopping.weights,
+            resumed=self._at.checkpoint,
         )
         validations.looked = keeper.note_again
         # In this order: a step is counted, then it may be written down, and what is lost by a signal while validating is made up.
         for callback in (watch, keeper, validations):
             trainer.add_callback(callback)
         checkpoint = self._at.checkpoint
-        with work.preemption.guarded():
+        with work.preemption.guarded(), watched(work.team):
             try:
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             except EnoughLearned as outcome:
@@ -204,7 +221,7 @@ class Attempt:
             tokens=watch.tokens,
             labelled=watch.labelled,
             places=watch.places,
-            passes=earlier.passes + passes.count,
+            passes=earlier.passes + passes.made,
             passes_rows=earlier.passes_rows + passes.rows,
             most_tokens=max(earlier.most_tokens, passes.most_tokens),
             most_labelled=max(earlier.most_labelled, passes.most_labelled),
@@ -282,4 +299,5 @@ def _result(trainer: CompletionTrainer, watch: Watch, progress: Progress, *, ada
         continued_from=progress.continued_from,
         request_sha256=progress.request_sha256,
         learning_rate=trainer.recipe.hyperparameters.learning_rate,
+        processes=trainer.team.size,
     )

@@ -28,12 +28,15 @@ class DamagedCheckpoint(ValueError):
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of one training, in `folder`, which belongs to them alone."""
+    """The newest `keep` checkpoints of one training, in `folder`, which belongs to them alone.
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    `writes`: whether it is this process that does; another one of the same training only reads, and tidies up nothing.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, writes: bool = True) -> None:
         self.folder = folder
         self._keep = keep
-        for left in (*folder.glob(f"*{_UNFINISHED}"), *folder.glob(f"*{_LEAVING}")):
+        for left in (*folder.glob(f"*{_UNFINISHED}"), *folder.glob(f"*{_LEAVING}")) if writes else ():
             shutil.rmtree(left)
 
     def write(self, fill: Callable[[Path], None]) -> Path:

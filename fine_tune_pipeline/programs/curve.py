@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fine_tune_pipeline.programs.adapters import evaluate
-from fine_tune_pipeline.programs.batches import Row, as_records
+from fine_tune_pipeline.programs.batches import Row
 from fine_tune_pipeline.programs.early_stopping import Stopping
 from fine_tune_pipeline.programs.models import peak_memory_bytes
 from fine_tune_pipeline.programs.progress import Seen
-from fine_tune_pipeline.programs.recipe import computing, on_device
 from fine_tune_pipeline.programs.reporting import Reporter
-from fine_tune_pipeline.programs.step_gradient import StepTotals, flat
+from fine_tune_pipeline.programs.step_gradient import StepGradient, StepTotals, flat
 from fine_tune_pipeline.programs.trainer import CompletionTrainer, Endurance
 
 VALIDATIONS_PER_EPOCH = 3
@@ -105,32 +105,35 @@ class Validation:
         self.rows = sorted(random.Random(0).sample(list(rows), size), key=lambda row: row.length)
 
     @torch.no_grad()
-    def loss(self, trainer: CompletionTrainer, *, endurance: Endurance) -> Validated:
+    def loss(self, trainer: CompletionTrainer) -> Validated:
         """In the unit of the trainer's loss; no logits are kept.
 
         Raises:
             Interrupted: a signal wants the program to end.
         """
-        model, micro_batch = trainer.trained, trainer.recipe.placement.micro_batch
-        evaluate(model)
-        device = next(model.parameters()).device
-        passes = [self.rows[first : first + micro_batch] for first in range(0, len(self.rows), micro_batch)]
-        sums = []
+        gradient, wanted = trainer.gradient, trainer.loss
+        micro_batch = trainer.recipe.placement.micro_batch
+        evaluate(trainer.trained)
+        ahead = gradient.meet(lambda: gradient.ahead(self.rows, micro_batch=micro_batch))
+        begun = wanted.begun([number for each in ahead for number in each], self.rows)
+        sums = gradient.meet(lambda: self._sums(gradient, micro_batch=micro_batch, begun=begun))
+        if gradient.whole is not None:
+            gradient.whole.part()
+        trainer.trained.train()
+        summed, *figures = (sum(column) for column in zip(*sums, strict=True))
+        means = {name: figure / len(self.rows) for name, figure in zip(wanted.figures, figures, strict=True)}
+        return Validated(summed / wanted.weight(self.rows), means)
 
-        def batched(sequences: Sequence[Row]) -> dict[str, Any]:
-            endurance.beat()
-            return on_device(trainer.collate(as_records(sequences)), device)
-
-        with endurance.preemption.interruptible(), computing(trainer.recipe):
-            begun = trainer.loss.begin(model, passes, batched)
-        for rows in passes:
-            batch = batched(trainer.loss.sequences(rows))
-            with endurance.preemption.interruptible(), computing(trainer.recipe):
-                sums.append(flat(trainer.loss.summed(model, rows, batch, begun)))
-        model.train()
-        summed, *figures = torch.stack(sums).sum(0).tolist()
-        means = {name: figure / len(self.rows) for name, figure in zip(trainer.loss.figures, figures, strict=True)}
-        return Validated(summed / trainer.loss.weight(self.rows), means)
+    def _sums(self, gradient: StepGradient, *, micro_batch: int, begun: float) -> list[float]:
+        """Loss and figures of this process' share of the rows."""
+        sums = list[Tensor]()
+        for each in gradient.team.passes(self.rows, micro_batch):
+            batch = gradient.batched(gradient.loss.sequences(each.rows))
+            with gradient.interruptible():
+                seen = flat(gradient.seen(each.rows, batch, begun))
+            if each.counts:
+                sums.append(seen)
+        return torch.stack(sums).sum(0).tolist() if sums else [0.0] * (1 + len(gradient.loss.figures))
 
 
 class Watch(TrainerCallback):
@@ -252,7 +255,7 @@ class Validations(TrainerCallback):
             self.stopping.judge(step=step, last=state.max_steps, losses=self.losses)
 
     def _measure(self, step: int) -> None:
-        loss, figures = self._validation.loss(self._trainer, endurance=self._endurance)
+        loss, figures = self._validation.loss(self._trainer)
         self.losses.append((step, loss))
         if figures:
             self.figures.append((step, figures))

@@ -5,3 +5,6 @@ PREEMPTED = 75
 
 STALLED = 76
 """Made no progress any more."""
+
+MATE_LOST = 77
+"""Another process of the same training has died."""

@@ -22,6 +22,7 @@ from fine_tune_pipeline.programs.recipe import Recipe, computing, on_device
 from fine_tune_pipeline.programs.references import References, compared, computed, kept
 from fine_tune_pipeline.programs.sequence_logps import answers_of
 from fine_tune_pipeline.programs.step_loss import Batched, CompletionLoss, StepLoss, Summed
+from fine_tune_pipeline.programs.team import ALONE, Team
 
 SUREST = -1e-6
 """Mean log-probability above which float32 cannot tell 1 - p from nothing."""
@@ -35,6 +36,7 @@ def loss_of(
     collate: Collate,
     file: Path | None = None,
     beat: Callable[[], None] = lambda: None,
+    team: Team = ALONE,
 ) -> StepLoss:
     """What the recipe wants to make small; where it needs a reference, that is `base` as it is now.
 
@@ -42,6 +44,7 @@ def loss_of(
         rows: all that will be looked at.
         file: keeps the reference for other tries of the same work.
         beat: called after every pass.
+        team: shares the work of the reference.
     """
     wanted = recipe.hyperparameters.preference
     if wanted is None:
@@ -54,12 +57,15 @@ def loss_of(
         return on_device(collate(as_records(sequences)), base.device)
 
     sha256 = request_sha256(recipe)
-    references = None if file is None else kept(file, request_sha256=sha256)
+    references = team.from_first(lambda: None if file is None else kept(file, request_sha256=sha256))
     if references is None:
         evaluate(base)
+        own = compared(rows)[team.rank :: team.size]
         with computing(recipe):
-            references = computed(base, compared(rows), batched, rows_a_pass=2 * recipe.placement.micro_batch, request_sha256=sha256)
-        if file is not None:
+            found = computed(base, own, batched, rows_a_pass=2 * recipe.placement.micro_batch)
+        logps = {key: value for each in team.everyone(found) for key, value in each.items()}
+        references = References(request_sha256=sha256, logps=logps)
+        if file is not None and team.first:
             references.write(file)
     return DpoLoss(wanted, references) if wanted.type == "dpo" else KtoLoss(wanted, references)
 
@@ -73,7 +79,10 @@ class _Compared:
     def weight(self, rows: Sequence[Row]) -> int:
         return len(rows)
 
-    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> float:
+    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> Sequence[float]:
+        return ()
+
+    def begun(self, numbers: Sequence[float], rows: Sequence[Row]) -> float:
         return 0.0
 
 
@@ -113,10 +122,9 @@ class OrpoLoss(_Pairs):
     def __init__(self, wanted: Preference) -> None:
         self._beta = wanted.beta
 
-    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> float:
+    def begun(self, numbers: Sequence[float], rows: Sequence[Row]) -> float:
         """Rows per supervised token of the step: its supervised part is a mean over tokens, the other one a mean over rows."""
-        pairs = [pair for rows in passes for pair in _pairs(rows)]
-        return len(pairs) / sum(pair.own_labelled for pair in pairs)
+        return len(rows) / sum(pair.own_labelled for pair in _pairs(rows))
 
     def summed(self, model: nn.Module, rows: Sequence[Row], batch: dict[str, Any], begun: float) -> Summed:
         found = answers_of(model, self.sequences(rows), batch)
@@ -143,8 +151,8 @@ class KtoLoss(_Compared):
         return rows
 
     @torch.no_grad()
-    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> float:
-        """What a mean answer to another question has gained, at least nothing."""
+    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> Sequence[float]:
+        """What each answer to another question has gained."""
         training = model.training
         evaluate(model)
         gained = []
@@ -154,7 +162,11 @@ class KtoLoss(_Compared):
             gained.append(logps - self._references.of(others, logps))
         if training:
             model.train()
-        return max(0.0, float(torch.cat(gained).mean()))
+        return torch.cat(gained).tolist() if gained else ()
+
+    def begun(self, numbers: Sequence[float], rows: Sequence[Row]) -> float:
+        """What a mean one has gained, at least nothing."""
+        return max(0.0, float(torch.tensor(numbers).mean()))
 
     def summed(self, model: nn.Module, rows: Sequence[Row], batch: dict[str, Any], begun: float) -> Summed:
         logps = answers_of(model, rows, batch).logps

@@ -41,14 +41,14 @@ def compared(rows: Iterable[Row]) -> list[Row]:
 
 
 @torch.no_grad()
-def computed(model: nn.Module, sequences: Sequence[Row], batched: Batched, *, rows_a_pass: int, request_sha256: str) -> References:
-    """By the model as it is now."""
+def computed(model: nn.Module, sequences: Sequence[Row], batched: Batched, *, rows_a_pass: int) -> dict[str, float]:
+    """`References.logps` by the model as it is now."""
     logps: dict[str, float] = {}
     for first in range(0, len(sequences), rows_a_pass):
         some = sequences[first : first + rows_a_pass]
         found = answers_of(model, some, batched(some)).logps.tolist()
         logps |= {_key(row): value for row, value in zip(some, found, strict=True)}
-    return References(request_sha256=request_sha256, logps=logps)
+    return logps
 
 
 def kept(path: Path, *, request_sha256: str) -> References | None:

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import TypeVar, get_args
 
+import psutil
 from dagster_pipes import PipesContext, open_dagster_pipes
 from tqdm import tqdm
 
-from fine_tune_pipeline.programs.requests import Contract, Request
+from fine_tune_pipeline.programs.requests import Contract, Parallel, Request
 
 RequestT = TypeVar("RequestT", bound=Request)
 
@@ -35,12 +36,15 @@ POLL_SECONDS = 1.0
 class Reporter:
     """Live progress of one program."""
 
-    def __init__(self, pipes: PipesContext | None) -> None:
+    def __init__(self, pipes: PipesContext | None, *, speaks: bool = True) -> None:
         self._pipes = pipes
+        self._speaks = speaks
         self._bar: tqdm | None = None
 
     def progress(self, done: int, total: int, what: str, **numbers: float) -> None:
         """Show that `done` of `total` are finished; `numbers` go to Dagster as one live message (throttled there)."""
+        if not self._speaks:
+            return
         if self._bar is None or self._bar.desc != what or self._bar.total != total:
             self.close()
             self._bar = tqdm(total=total, desc=what, file=sys.stderr, mininterval=1.0, dynamic_ncols=True, leave=True)
@@ -53,7 +57,7 @@ class Reporter:
         """Say one line, in Dagster's event log or on stderr."""
         if self._pipes is not None:
             self._pipes.log.info(message)
-        else:
+        elif self._speaks:
             print(message, file=sys.stderr)
 
     def close(self) -> None:
@@ -64,18 +68,31 @@ class Reporter:
 
 def parse(request_type: type[RequestT]) -> RequestT:
     """The request named on the command line."""
+    return request_type.read(_parser(request_type).parse_args().request)
+
+
+def parse_parallel(request_type: type[RequestT]) -> tuple[RequestT, Parallel]:
+    """The same of a program that may be started in several processes, and how these share the work."""
+    parser = _parser(request_type)
+    parser.add_argument("--parallel", choices=get_args(Parallel), default="ddp", help="fsdp2: each process holds a part of the model")
+    parsed = parser.parse_args()
+    return request_type.read(parsed.request), parsed.parallel
+
+
+def _parser(request_type: type[RequestT]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=request_type.__doc__)
     parser.add_argument("--request", required=True, type=Path, help="JSON file, see fine_tune_pipeline.programs.requests")
-    return request_type.read(parser.parse_args().request)
+    return parser
 
 
 @contextmanager
-def session() -> Iterator[Reporter]:
-    """Report to whoever started this program; ends it when that one dies."""
+def session(*, speaks: bool = True) -> Iterator[Reporter]:
+    """Report to whoever started this program; ends it when that one dies. One of several processes that does not speak only does the
+    latter."""
     watch_parent()
     watch_lease()
-    if "DAGSTER_PIPES_CONTEXT" not in os.environ:
-        reporter = Reporter(None)
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ or not speaks:
+        reporter = Reporter(None, speaks=speaks)
         try:
             yield reporter
         finally:
@@ -106,7 +123,7 @@ def end_on_signals() -> None:
 
 
 def watch_parent() -> None:
-    """End this process group when the process that started it is gone, however it died.
+    """End this process group when the process that started it is gone, however it died; or a launcher between the two.
 
     The starter names its pid in the environment; without it (a person at a shell) nobody is watched.
     """
@@ -117,7 +134,8 @@ def watch_parent() -> None:
 
 
 def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
+    direct = os.getppid()
+    while os.getppid() == direct and (direct == parent or any(each.pid == parent for each in psutil.Process().parents())):
         time.sleep(POLL_SECONDS)
     # Nothing is said first: whoever read our output is gone too, and writing to it would end this thread instead.
     os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -14,6 +14,10 @@ from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline.spec.training import Precision
 
+Parallel = Literal["ddp", "fsdp2"]
+"""How several processes share a training. ddp: each has the whole model. fsdp2: each has a part of every weight, and gets the rest when it
+is needed."""
+
 
 class PromptFormat(Contract):
     """How an example becomes text. `instruction` is for systems that have not been trained on the task; empty for trained ones."""
@@ -248,6 +252,7 @@ class TrainResult(Contract):
     continued_from: tuple[int, ...] = Field(default=(), description="Steps at which a try went on where an earlier one had ended.")
     without_comparison: tuple[str, ...] = Field(default=(), description="Ids of training rows that have no second answer to compare.")
     request_sha256: str = Field(default="", description="Of the request's identity.")
+    processes: int = Field(default=1, description="That trained together; speeds are of all of them, seconds and memory of the first.")
     mlflow_run_id: str | None = None
     expert_load: tuple[LayerLoad, ...] = Field(default=(), description="Empty for a model without experts.")
     learning_rate: float | None = Field(default=None, description="The highest: as planned, or as a range test has found it.")

@@ -36,11 +36,18 @@ class StepLoss(Protocol):
     def sequences(self, rows: Sequence[Row]) -> Sequence[Row]:
         """What goes through the model for these rows, in this order."""
 
-    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> float:
-        """What must be known of all rows of a step before the first of its passes.
+    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> Sequence[float]:
+        """What the model has to be asked before the first pass of a step: a number of each row, or nothing.
 
         Args:
             passes: the rows of each.
+        """
+
+    def begun(self, numbers: Sequence[float], rows: Sequence[Row]) -> float:
+        """What `summed` must know of all rows of a step.
+
+        Args:
+            numbers: that `begin` has found, of all of them.
         """
 
     def summed(self, model: nn.Module, rows: Sequence[Row], batch: dict[str, Any], begun: float) -> Summed:
@@ -48,7 +55,7 @@ class StepLoss(Protocol):
 
         Args:
             batch: of the `sequences` of the rows.
-            begun: what `begin` found.
+            begun: of the whole step.
         """
 
 
@@ -68,7 +75,10 @@ class CompletionLoss:
     def sequences(self, rows: Sequence[Row]) -> Sequence[Row]:
         return rows
 
-    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> float:
+    def begin(self, model: nn.Module, passes: Sequence[Sequence[Row]], batched: Batched) -> Sequence[float]:
+        return ()
+
+    def begun(self, numbers: Sequence[float], rows: Sequence[Row]) -> float:
         return 0.0
 
     def summed(self, model: nn.Module, rows: Sequence[Row], batch: dict[str, Any], begun: float) -> Summed:

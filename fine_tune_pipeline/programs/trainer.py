@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from fine_tune_pipeline.programs.adapters import evaluate, load_base, with_technique
@@ -34,9 +34,12 @@ from fine_tune_pipeline.programs.preemption import Preemption
 from fine_tune_pipeline.programs.preference_loss import loss_of
 from fine_tune_pipeline.programs.recipe import Recipe, on_device, pad_id
 from fine_tune_pipeline.programs.requests import Hyperparameters
+from fine_tune_pipeline.programs.sharding import check_shardable, cut_when_loaded, number, sharded, weights
 from fine_tune_pipeline.programs.steadiness import Diverged, Steadiness
 from fine_tune_pipeline.programs.step_gradient import HALVINGS, StepGradient, StepTotals
 from fine_tune_pipeline.programs.step_loss import CompletionLoss, StepLoss
+from fine_tune_pipeline.programs.team import ALONE, Team
+from fine_tune_pipeline.programs.trainer_arguments import trainer_arguments
 
 
 class LossNotFinite(ArithmeticError):
@@ -45,10 +48,6 @@ class LossNotFinite(ArithmeticError):
 
 class LossNotTheModels(ValueError):
     """The model's own loss and the one computed here differ: the architecture does something unknown to this project."""
-
-
-class SeveralProcesses(ValueError):
-    """The program was started in several processes, which it does not do yet."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +105,11 @@ class CompletionTrainer(SFTTrainer):
         max_steps: int = -1,
         callbacks: Sequence[TrainerCallback] = (),
         endurance: Endurance | None = None,
+        team: Team = ALONE,
     ) -> None:
         self.loss = loss or CompletionLoss(label_smoothing=recipe.hyperparameters.label_smoothing)
         self.trained = model
+        self.team = team
         self.rows = rows
         self.recipe = recipe
         self.collate = collate
@@ -121,7 +122,7 @@ class CompletionTrainer(SFTTrainer):
         self._totals: StepTotals | None = None
         super().__init__(
             model=model,
-            args=_arguments(recipe, max_steps=max_steps),
+            args=trainer_arguments(recipe, max_steps=max_steps, sharded=team.sharded),
             data_collator=collate,
             train_dataset=Dataset.from_list(as_records(rows)),
             processing_class=tokenizer,
@@ -133,6 +134,9 @@ class CompletionTrainer(SFTTrainer):
             if parameter.requires_grad:
                 # SFTTrainer makes the adapters of a quantised base bfloat16, whose eight bits round small updates away.
                 parameter.data = parameter.data.float()
+        if team.size > 1:
+            # Here, without DDP around it: gradients are summed once a step, by `StepGradient`.
+            self.accelerator.prepare_model(model, device_placement=not team.sharded, evaluation_mode=True)
         self.gradient = self._gradient()
 
     def _gradient(self) -> StepGradient:
@@ -143,6 +147,7 @@ class CompletionTrainer(SFTTrainer):
             "collate": self.collate,
             "accelerator": self.accelerator,
             "loss": self.loss,
+            "team": self.team,
         }
         if (wanted := self.endurance) is None:
             return StepGradient(**known)
@@ -164,10 +169,22 @@ class CompletionTrainer(SFTTrainer):
         return DataLoader(places, batch_sampler=self.steps, collate_fn=lambda step: {ROWS: step})
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """AdamW, with two rates if the technique has them; see `optimizers`."""
+        """AdamW, with two rates if the technique has them; see `optimizers`.
+
+        What is trained in parts is cut now: after a checkpoint was read, before the optimizer holds on to the weights.
+        """
         if self.optimizer is None:
+            if self.team.sharded:
+                self.gradient.whole = sharded(self.trained, device=self.args.device, size=self.team.size)
             self.optimizer = adamw(model or self.trained, technique=self.recipe.technique, hyperparameters=self.recipe.hyperparameters)
+            if self.team.sharded:
+                cut_when_loaded(self.optimizer)
         return self.optimizer
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        """What `adapters.write` needs beside the model; every process has to ask for it."""
+        whole = self.gradient.whole
+        return None if whole is None or isinstance(self.trained, PeftModel) else weights(whole, keep=self.team.first)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """The schedule of the hyperparameters; see `rate_factor`."""
@@ -205,7 +222,7 @@ class CompletionTrainer(SFTTrainer):
 
     def _objection(self, totals: StepTotals) -> str | None:
         gradients = [parameter.grad for parameter in self.trained.parameters() if parameter.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients))
+        norm = number(nn.utils.get_total_norm(gradients))
         judge = Steadiness() if self.endurance is None else self.endurance.steadiness
         return judge.objection(totals.loss, norm)
 
@@ -252,38 +269,6 @@ def rate_factor(step: int, *, total: int, hyperparameters: Hyperparameters) -> f
             return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
-def _arguments(recipe: Recipe, *, max_steps: int) -> SFTConfig:
-    wanted = recipe.hyperparameters
-    return SFTConfig(
-        output_dir=recipe.output,
-        num_train_epochs=wanted.epochs,
-        max_steps=max_steps,
-        per_device_train_batch_size=wanted.effective_batch,
-        learning_rate=wanted.learning_rate,
-        weight_decay=wanted.weight_decay,
-        max_grad_norm=wanted.max_grad_norm,
-        optim="adamw_torch_fused",
-        seed=wanted.seed,
-        activation_checkpointing=recipe.placement.gradient_checkpointing,
-        bf16=recipe.placement.dtype == "bfloat16",
-        use_cpu=recipe.placement.device == "cpu",
-        # Rows come tokenised and checked: nothing is tokenised again, cut or given an end token.
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        # Kept in the configuration of a fully trained model, which would then generate without its cache.
-        use_cache=True,
-        dataloader_pin_memory=recipe.placement.device != "cpu",
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-
-
 def build_trainer(
     recipe: Recipe,
     *,
@@ -294,6 +279,7 @@ def build_trainer(
     endurance: Endurance | None = None,
     also: Sequence[Row] = (),
     references: Path | None = None,
+    team: Team = ALONE,
 ) -> CompletionTrainer:
     """Everything that a training and its preflight share: base model, technique, batches, loss.
 
@@ -306,14 +292,21 @@ def build_trainer(
         endurance: of a training; preflight wants to see what goes wrong.
         also: rows that will be looked at and not trained on.
         references: file that keeps what the untrained model makes of the answers, where they are compared.
+        team: the processes that train together.
 
     Raises:
         LossNotTheModels: our loss is not that of this architecture.
+        NotInParts: the team has a part of the model each, which does not go with this technique or architecture.
     """
-    base = load_base(recipe.model, technique=recipe.technique, placement=recipe.placement)
+    placement = recipe.placement
+    if team.sharded:
+        check_shardable(recipe.technique)
+        # A device may have room for its part only.
+        placement = placement.model_copy(update={"device": "cpu"})
+    base = load_base(recipe.model, technique=recipe.technique, placement=placement)
     collate = fitting_collate(base, rows=rows, pad_id=pad_id(tokenizer))
     beat = (lambda: None) if endurance is None else endurance.beat
-    loss = loss_of(recipe, base, [*rows, *also], collate=collate, file=references, beat=beat)
+    loss = loss_of(recipe, base, [*rows, *also], collate=collate, file=references, beat=beat, team=team)
     model = with_technique(base, technique=recipe.technique, seed=recipe.hyperparameters.seed)
     trainer = CompletionTrainer(
         model=model,
@@ -325,9 +318,11 @@ def build_trainer(
         max_steps=max_steps,
         callbacks=callbacks,
         endurance=endurance,
+        team=team,
     )
-    if trainer.accelerator.num_processes > 1:
-        raise SeveralProcesses(f"started in {trainer.accelerator.num_processes} processes; this program trains in one, on one device")
+    if team.size > 1:
+        # Other rows, other dropout.
+        set_seed(recipe.hyperparameters.seed, device_specific=True)
     return trainer
 
 

@@ -21,13 +21,13 @@ def started(work: Callable[..., object], *arguments: Any) -> BaseProcess:
     return process
 
 
-def train_to_the_end(request: str) -> None:
-    """As the program does, on the request in a file."""
+def train_to_the_end(request: str, *more: str) -> None:
+    """As the program does, on the request in a file, with more words on its command line."""
     import sys
 
     from fine_tune_pipeline.programs import train
 
-    sys.argv = ["train", "--request", request]
+    sys.argv = ["train", "--request", request, *more]
     train.main()
 
 

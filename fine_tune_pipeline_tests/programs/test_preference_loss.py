@@ -83,7 +83,7 @@ def ours(
     def batched(sequences: Sequence[Row]) -> dict[str, Any]:
         return collate(as_records(sequences))
 
-    begun = loss.begin(model, passes, batched)
+    begun = loss.begun(loss.begin(model, passes, batched), rows)
     total = 0.0
     for some in passes:
         summed = loss.summed(model, some, batched(loss.sequences(some)), begun).loss / loss.weight(rows)
@@ -214,7 +214,7 @@ def test_the_untrained_model_is_its_own_reference(type: Literal["dpo", "kto"], f
     def batched(sequences: Sequence[Row]) -> dict[str, Any]:
         return collate(as_records(sequences))
 
-    begun = loss.begin(model, [rows], batched)
+    begun = loss.begun(loss.begin(model, [rows], batched), rows)
     with torch.no_grad():
         seen = loss.summed(model, rows, batched(loss.sequences(rows)), begun)
     # ln 2 of a pair that is as likely this way as that; a half of an answer that has neither gained nor lost.

@@ -155,6 +155,7 @@ def _built(result: TrainResult, training: Training, *, curve: list[dict[str, Any
         metadata={
             "technique": plan.technique.label,
             "steps": result.steps,
+            "processes": result.processes,
             "rows": result.rows,
             "rows_left_out": len(over_long),
             "ids_left_out": list(over_long),

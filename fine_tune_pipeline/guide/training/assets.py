@@ -12,7 +12,7 @@ from fine_tune_pipeline.guide.environment.preflight import read_preflight
 from fine_tune_pipeline.guide.technique.build_plan import read_plan
 from fine_tune_pipeline.guide.technique.calibration import NOTES
 from fine_tune_pipeline.guide.technique.hosted_plan import read_hosted_plan
-from fine_tune_pipeline.guide.training.adapter import OBSERVATION, Training, build_adapter, content, experts_learn
+from fine_tune_pipeline.guide.training.adapter import OBSERVATION, Training, build_adapter, content, experts_learn, read_train_result
 from fine_tune_pipeline.guide.training.expert_load import ASKED, MOVED
 from fine_tune_pipeline.guide.training.hosted_adapter import HostedTraining, build_hosted_adapter, hosted_content
 from fine_tune_pipeline.programs.requests import Tracking
@@ -68,7 +68,8 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
             upstream=upstream,
             build_in_parts=lambda folder, work: build_adapter(context, compute, folder, work, training),
         )
-        if not kept.reused:
+        # What several devices took says nothing of the one that a plan forecasts.
+        if not kept.reused and read_train_result(kept.artifact).processes == 1:
             store.open().note(spec.name, NOTES, kept.artifact.fingerprint, kept.artifact.json(OBSERVATION))
             off = {f"plan/{name}": kept.artifact.metadata[name] for name in ("peak_error", "time_error")}
             tracking.add_numbers(kept.artifact.metadata["mlflow_run_id"], off)

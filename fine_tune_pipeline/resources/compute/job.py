@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from fine_tune_pipeline.programs.exit_codes import PREEMPTED, STALLED
+from fine_tune_pipeline.programs.exit_codes import MATE_LOST, PREEMPTED, STALLED
 from fine_tune_pipeline.programs.requests import Access, Placement, Request
 
 TAIL_LINES = 50
@@ -70,6 +70,7 @@ class Cause(StrEnum):
     LOST = "lost"
     PREEMPTED = "preempted"
     STALLED = "stalled"
+    MATE_LOST = "mate lost"
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,16 @@ class PlaceFailure(Exception):
     """A place cannot run programs as it is configured, or cannot be reached: what was seen, and what to do."""
 
 
-_OWN_CODES = {PREEMPTED: Cause.PREEMPTED, STALLED: Cause.STALLED}
+_OWN_CODES = {PREEMPTED: Cause.PREEMPTED, STALLED: Cause.STALLED, MATE_LOST: Cause.MATE_LOST}
 """Exit codes by which our programs say themselves why they have ended."""
 
-RESUMABLE = {Cause.LOST, Cause.PREEMPTED, Cause.STALLED}
+RESUMABLE = {Cause.LOST, Cause.PREEMPTED, Cause.STALLED, Cause.MATE_LOST}
 """Worth trying again unchanged."""
 
 _HINTS = {
     Cause.PREEMPTED: "It was told to stop and has written down where it was; running the asset again goes on from there.",
     Cause.STALLED: "What it was doing stands below; running the asset again goes on from its last checkpoint.",
+    Cause.MATE_LOST: "Another process of the same training has died; running the asset again goes on from its last checkpoint.",
     Cause.OUT_OF_MEMORY: "It took more memory than the place gives it: lower training.max_length, choose a smaller base model, or give "
     "the place more memory.",
     Cause.LOST: "The place lost it; running the asset again goes on where it can.",
@@ -133,6 +135,8 @@ def failure(job: Job, ended: Ended) -> dg.Failure:
             how = "was preempted"
         case Cause.STALLED, _:
             how = "made no progress any more"
+        case Cause.MATE_LOST, _:
+            how = "ended with one of its processes"
         case _, int() if status < 0:
             how = f"killed by signal {signal.Signals(-status).name}"
         case _:

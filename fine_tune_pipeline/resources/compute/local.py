@@ -16,7 +16,7 @@ from pydantic import Field
 from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE
 from fine_tune_pipeline.resources.compute.devices import held_devices, nvidia_devices, usable_devices
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
-from fine_tune_pipeline.resources.compute.job import Ended, Job
+from fine_tune_pipeline.resources.compute.job import Ended, Job, signalled
 from fine_tune_pipeline.resources.compute.output import Output
 from fine_tune_pipeline.resources.compute.place import Place
 
@@ -47,7 +47,7 @@ class Local(Place):
                     process.wait(timeout=self.timeout_seconds)
                 except subprocess.TimeoutExpired:
                     in_time = False
-        return Ended.by(process.returncode, output.tail()) if in_time else self.timed_out(output.tail())
+        return Ended.by(signalled(process.returncode), output.tail()) if in_time else self.timed_out(output.tail())
 
     def inventory(self) -> Inventory:
         memory = psutil.virtual_memory().total

@@ -22,6 +22,11 @@ class Place(dg.Config, ABC):
 
     launcher: str = Field(default="plain", pattern="^(plain|accelerate)$", description="accelerate: one process for each device.")
     processes: int | None = Field(default=None, ge=1, description="Of the accelerate launcher; as many as there are devices by default.")
+    parallel: str = Field(
+        default="ddp",
+        pattern="^(ddp|fsdp2)$",
+        description="Of several processes. ddp: each holds the whole model; fsdp2: a part of it, where one device has no room for all.",
+    )
     gpus: int = Field(default=0, ge=0, description="Accelerators that one program is given.")
     timeout_seconds: float | None = Field(default=None, gt=0, description="Longest time of one program; none by default.")
     hand_on: list[str] = Field(default=list(HANDED_ON), description="Names of environment variables that programs are given, if set.")
@@ -48,17 +53,18 @@ class Place(dg.Config, ABC):
         program = ["-m", job.request.module, "--request", str(job.request_file)]
         if self.launcher == "plain" or not job.request.parallel:
             return [python, *program]
-        return [python, *self._launcher(), *program]
+        how = [] if self.parallel == "ddp" else ["--parallel", self.parallel]
+        return [python, "-m", "fine_tune_pipeline.programs.launch", *self._launcher(), *program, *how]
 
     def _launcher(self) -> list[str]:
         devices = [device for device in self.inventory().devices if device.kind != "cpu"][: self.gpus]
         processes = self.processes or max(1, len(devices))
         if not devices:
             # On CPUs accelerate would start MPI; torch's own launcher sets the same variables.
-            return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+            return ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         several = ["--multi_gpu"] if processes > 1 else []
         shape = [f"--num_processes={processes}", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-        return ["-m", "accelerate.commands.launch", *several, *shape, "--main_process_port=0"]
+        return ["accelerate.commands.launch", *several, *shape, "--main_process_port=0"]
 
     def timed_out(self, tail: str) -> Ended:
         """The end of a program that ran into its time limit."""

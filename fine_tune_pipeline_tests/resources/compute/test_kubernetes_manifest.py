@@ -142,7 +142,7 @@ def test_accelerators_are_for_programs_that_compute_on_one():
     amounts = {"cpu": "4", "memory": "16384Mi"}
     assert container(on_cpu)["resources"] == {"requests": amounts, "limits": amounts}
     assert container(on_gpu)["resources"]["limits"] == {**amounts, "nvidia.com/gpu": "2"}
-    assert container(on_gpu)["command"][:3] == ["python", "-m", "accelerate.commands.launch"]
+    assert container(on_gpu)["command"][:4] == ["python", "-m", "fine_tune_pipeline.programs.launch", "accelerate.commands.launch"]
     assert {"--multi_gpu", "--num_processes=2"} <= set(container(on_gpu)["command"])
     assert container(on_cpu)["command"] == [
         "python", "-m", "fine_tune_pipeline.programs.embed", "--request", f"{STORE}/output/.exchange/request.json",
