@@ -171,7 +171,8 @@ def _check(tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int]) -> None:
             if id not in (found := tokenizer.encode(text, add_special_tokens=False)):
                 pieces = tokenizer.convert_ids_to_tokens(found)
                 raise TokenNotKept(
-                    f"base_model.added_tokens: {token!r} in {text!r} should be one token, and the tokenizer reads {pieces}; write it otherwise"
+                    f"base_model.added_tokens: {token!r} in {text!r} should be one token, and the tokenizer reads {pieces}; "
+                    "write it otherwise"
                 )
 
 

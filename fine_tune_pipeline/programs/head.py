@@ -5,7 +5,7 @@ Letters: N hidden states, D hidden size, V vocabulary.
 The head is most of the matrix work of a small model (63 % of Gemma 3 270M), and its logits its largest tensor: 64 rows of float32 logits
 are 67 MB. A tile stays in the cache while its maximum, sum or gradient is taken.
 """
-# ruff: noqa: N803 (capitals name the shape of a tensor)
+# ruff: noqa: N803, N806 (capitals name the shape of a tensor)
 
 from bisect import bisect_left
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ tile. `test_losses.py` and `test_own_losses.py` compare with torch's loss and wi
 The router of a mixture of experts has no loss of its own here (transformers adds one where `output_router_logits` is set): it is a mean
 over each micro-batch, so the place of a training would change what it computes.
 """
-# ruff: noqa: N803, N806 (capitals name the shape of a tensor)
+# ruff: noqa: N803, N806, N815 (capitals name the shape of a tensor)
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

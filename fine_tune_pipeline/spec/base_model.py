@@ -122,8 +122,8 @@ class BaseModelSpec(Section):
     added_tokens: list[str] = Field(
         default=[],
         max_length=1024,
-        description="Texts that become one token each, such as <intent>: the tokenizer learns to read them, and their rows of embedding and "
-        "head are trained, beside the adapters too. They begin as the mean of all other rows.",
+        description="Texts that become one token each, such as `<intent>`: the tokenizer learns to read them, and their rows of embedding "
+        "and head are trained, with adapters too. They begin as the mean of all other rows.",
         exclude_if=unset,
     )
 

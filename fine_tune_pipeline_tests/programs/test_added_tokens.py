@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fine_tune_pipeline.programs import train
 from fine_tune_pipeline.programs.adapters import load_base, with_technique
-from fine_tune_pipeline.programs.batches import Collate, Row, as_records
+from fine_tune_pipeline.programs.batches import Collate
 from fine_tune_pipeline.programs.decoding import generate_batch
 from fine_tune_pipeline.programs.export import run as export
 from fine_tune_pipeline.programs.export_requests import ExportRequest
@@ -262,7 +262,7 @@ def test_an_adapter_of_added_tokens_carries_their_tokenizer_and_is_refused_besid
     tokens = models("llama", True).tokens
     assert load_tokenizer(result.adapter).convert_tokens_to_ids(list(tokens)) == list(tokens.values())
     base = Path(models("llama", True).model).with_name("base")
-    with pytest.raises(AdapterMismatch, match="rows of added tokens for which .*base has no place"):
+    with pytest.raises(AdapterMismatch, match=r"rows of added tokens for which .*base has no place"):
         load_model(base, adapter=result.adapter)
     served_models = ServedModels(base, base_name="base", format=PromptFormat(), dtype="float32", device="cpu")
     with pytest.raises(UnusableAdapter, match="not a version of this base model"):
@@ -344,7 +344,7 @@ def test_exported_as_one_model_it_needs_nothing_else_and_answers_as_trained(tied
 def test_models_in_which_rows_cannot_learn_are_refused_before_the_first_step():
     with pytest.raises(HeadWithBias, match=r"the head of PhiForCausalLM has a bias, .* write technique: {type: full}"):
         adapted(built("biased head"))
-    with pytest.raises(NoRoomForTokens, match="got 300, and .* has rows for tokens 0 to 299"):
+    with pytest.raises(NoRoomForTokens, match=r"got 300, and .* has rows for tokens 0 to 299"):
         adapted(built("tied head"), (7, 300))
 
 
@@ -353,5 +353,5 @@ def test_full_tuning_needs_no_rows_of_its_own(models, tmp_path, monkeypatch):
     base = load_base(model.model, technique=Technique(type="full"), placement=Placement())
     assert not row_parameters(base)
     run = trained(Path(model.model), Technique(type="full"), tmp_path / "output", monkeypatch, rows=TAGGED, learning_rate=1e-3)
-    row = list(model.tokens.values())[0]
+    row = next(iter(model.tokens.values()))
     assert not torch.equal(load_model(run.result.adapter).get_input_embeddings().weight[row], base.get_input_embeddings().weight[row])
