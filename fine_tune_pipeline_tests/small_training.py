@@ -17,7 +17,12 @@ MESSAGES = (
     ("I moved", "change_address"),
 )
 
-ROWS = tuple((f"row{turn}-{place}", prompt + "!" * turn, answer) for turn in range(4) for place, (prompt, answer) in enumerate(MESSAGES))
+Rows = tuple[tuple[str, str, str], ...]
+"""Id, prompt, completion."""
+
+ROWS: Rows = tuple(
+    (f"row{turn}-{place}", prompt + "!" * turn, answer) for turn in range(4) for place, (prompt, answer) in enumerate(MESSAGES)
+)
 
 
 class Recorder(Reporter):
@@ -35,7 +40,7 @@ class Recorder(Reporter):
         self.lines.append(message)
 
 
-def write_rows(path: Path, rows: tuple[tuple[str, str, str], ...] = ROWS) -> Path:
+def write_rows(path: Path, rows: Rows = ROWS) -> Path:
     lines = [json.dumps({"id": id, "prompt": prompt, "completion": completion}) for id, prompt, completion in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

@@ -61,15 +61,18 @@ def tiny_model(
     chat: bool = False,
     architecture: Architecture = "gemma3",
     seed: int = 0,
+    tied: bool = True,
 ) -> Path:
     """Write model.safetensors, config and tokenizer into `folder`, and return it. Same arguments, same bytes."""
     tokenizer = tiny_tokenizer(texts, chat=chat)
     tokenizer.save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _build(architecture, tokenizer=tokenizer)
+        model = _build(architecture, tokenizer=tokenizer, tied=tied)
         # Far above the usual 0.02: the output head is tied to this matrix and frozen under LoRA, so it must be able to be sure of a token.
         torch.nn.init.normal_(model.get_parameter("model.embed_tokens.weight"), std=0.2)
+        if not tied:
+            torch.nn.init.normal_(model.get_parameter("lm_head.weight"), std=0.2)
     model.save_pretrained(folder)
     return folder
 
@@ -93,7 +96,7 @@ def tiny_tokenizer(texts: Sequence[str] = TEXTS, *, chat: bool = False) -> PreTr
     )
 
 
-def _build(architecture: Architecture, *, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _build(architecture: Architecture, *, tokenizer: PreTrainedTokenizerBase, tied: bool) -> PreTrainedModel:
     shape = {
         "vocab_size": len(tokenizer),
         "hidden_size": HIDDEN,
@@ -103,7 +106,7 @@ def _build(architecture: Architecture, *, tokenizer: PreTrainedTokenizerBase) ->
         "num_key_value_heads": 2,
         "head_dim": 16,
         "max_position_embeddings": 1024,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": tied,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": tokenizer.bos_token_id,

@@ -13,6 +13,7 @@ from fine_tune_pipeline.programs.models import load_model, refuse_incomplete, we
 from fine_tune_pipeline.programs.pissa import INITIALISATION, remember_start, without_start
 from fine_tune_pipeline.programs.requests import Placement, Technique
 from fine_tune_pipeline.programs.targets import check_adapted, leave_other_experts_at_zero, targets_of
+from fine_tune_pipeline.programs.token_rows import check_rows_learn, keep_rows, tied, token_options, token_wrappers
 
 
 def load_base(folder: str | Path, *, technique: Technique, placement: Placement) -> PreTrainedModel:
@@ -54,8 +55,8 @@ def with_technique(model: PreTrainedModel, *, technique: Technique, seed: int) -
     """The model with exactly the parameters trainable that the technique trains; adapters in float32, their start drawn from `seed`.
 
     Raises:
-        TargetNotFound, LayerNotFound, RankTooLarge, ExpertsNotAdapted, WouldRouteAnew, NotBesideParameters: what would learn is not what
-            the technique says.
+        TargetNotFound, LayerNotFound, RankTooLarge, ExpertsNotAdapted, WouldRouteAnew, NotBesideParameters, NoRoomForTokens,
+            HeadWithBias, RowsNotTrained: what would learn is not what the technique says.
     """
     if technique.type == "full":
         return model.requires_grad_(True)
@@ -66,10 +67,13 @@ def with_technique(model: PreTrainedModel, *, technique: Technique, seed: int) -
         use_rslora=technique.use_rslora,
         init_lora_weights=INITIALISATION if technique.use_pissa else True,
         **targets_of(model, technique).options(technique),
+        **token_options(model, technique.added_tokens),
     )
+    matrices = 1 if tied(model) else 2
     set_seed(seed)
     adapted = get_peft_model(model, config)
     check_adapted(adapted, technique)
+    check_rows_learn(adapted, technique.added_tokens, matrices=matrices)
     if technique.use_pissa:
         remember_start(adapted)
     if technique.experts is not None:
@@ -109,7 +113,8 @@ def save(
     try:
         with without_start(model) as start:
             write(model, partial, start=start, weights=weights)
-        if not isinstance(model, PeftModel):
+        # Added tokens travel with what has learned them: the base model's own publisher does not know them.
+        if not isinstance(model, PeftModel) or any(token_wrappers(model)):
             tokenizer.save_pretrained(str(partial))
         if folder.exists():
             shutil.rmtree(folder)
@@ -128,6 +133,8 @@ def write(model: PreTrainedModel | PeftModel, folder: Path, *, start: str | None
     if isinstance(model, PeftModel):
         # Embeddings are never saved whole; to find that out by itself, PEFT would ask the hub for the base model's configuration.
         model.save_pretrained(str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=start)
+        if start is not None:
+            keep_rows(model, folder)
         # The folder's name, not its place: an adapter is the same wherever it was trained.
         config = PeftConfig.from_pretrained(str(folder))
         config.base_model_name_or_path = Path(config.base_model_name_or_path or "").name

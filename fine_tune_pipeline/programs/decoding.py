@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftModel
+from peft.utils import TrainableTokensWrapper
 from torch import Tensor, nn
 from transformers import DynamicCache, DynamicLayer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -225,8 +226,8 @@ def _best_of(logits: Tensor) -> Best:
 def _tiled_head(model: PreTrainedModel | PeftModel) -> Head | None:
     """The head to walk in tiles; None on an accelerator, which wants few large kernels, and where the tiles would say something else."""
     base = base_of(model)
-    # An adapter on the head makes it another module: only its own forward knows what it computes.
-    if base.device.type != "cpu" or type(base.get_output_embeddings()) is not nn.Linear:
+    # Any other adapter on the head makes it another module: only its own forward knows what it computes.
+    if base.device.type != "cpu" or type(base.get_output_embeddings()) not in (nn.Linear, TrainableTokensWrapper):
         return None
     head = head_of(base)
     if base not in _TILES_FIT:

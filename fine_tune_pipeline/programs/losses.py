@@ -9,8 +9,9 @@ tile. `test_losses.py` and `test_own_losses.py` compare with torch's loss and wi
 The router of a mixture of experts has no loss of its own here (transformers adds one where `output_router_logits` is set): it is a mean
 over each micro-batch, so the place of a training would change what it computes.
 """
-# ruff: noqa: N803, N806 (capitals name the shape of a tensor)
+# ruff: noqa: N803, N806, N815 (capitals name the shape of a tensor)
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fine_tune_pipeline.programs.batches import IGNORED, ROWS
-from fine_tune_pipeline.programs.head import TILE_TOKENS, Head, base_of, head_of, tiles
+from fine_tune_pipeline.programs.head import TILE_TOKENS, Head, base_of, head_of, of_rows, tiles
 
 
 class SummedLoss(NamedTuple):
@@ -82,22 +83,29 @@ def labelled_loss(hidden_ND: Tensor, targets_N: Tensor, head: Head, *, label_smo
         head: its weight may be frozen; then no gradient of its size is made.
         label_smoothing: see `batch_loss`.
     """
-    trained_N, nll_N = _TiledLoss.apply(hidden_ND, head.weight, head.bias, targets_N, head.scale, head.softcap, label_smoothing)
+    trained_N, nll_N = _TiledLoss.apply(*_learnable(hidden_ND, head), targets_N, head, label_smoothing)
     return SummedLoss(trained_N.sum(), nll_N.sum())
 
 
 def token_nll(hidden_ND: Tensor, targets_N: Tensor, head: Head) -> Tensor:
     """As `labelled_nll`, of each token: [N]."""
-    nll_N, _ = _TiledLoss.apply(hidden_ND, head.weight, head.bias, targets_N, head.scale, head.softcap, 0.0)
+    nll_N, _ = _TiledLoss.apply(*_learnable(hidden_ND, head), targets_N, head, 0.0)
     assert isinstance(nll_N, Tensor)
     return nll_N
+
+
+def _learnable(hidden_ND: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What a gradient may be asked of; rows that stand instead of the head's learn only while all others rest."""
+    assert head.own is None or not head.weight.requires_grad
+    return hidden_ND, head.weight, head.bias, None if head.own is None else head.own.values
 
 
 class _TiledLoss(torch.autograd.Function):
     """Cross-entropy of each token, over tiles of the vocabulary.
 
     forward: with the running maximum m and sum s of exp(logit - m), the unnormalised gradient sum(exp(logit - m) * weight) is carried along
-    and rescaled when m grows. backward: scales it; for a head that learns, the tiles are computed once more, now with the final m and s.
+    and rescaled when m grows. backward: scales it; for a head that learns, the tiles are computed once more, now with the final m and s;
+    where only rows of its own learn, their logits alone.
     """
 
     @staticmethod
@@ -106,12 +114,11 @@ class _TiledLoss(torch.autograd.Function):
         hidden_ND: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor | None,
+        own_KD: Tensor | None,
         targets_N: Tensor,
-        scale: float,
-        softcap: float | None,
+        head: Head,
         smoothing: float,
     ) -> tuple[Tensor, Tensor]:
-        head = Head(weight_VD, bias_V, scale, softcap)
         hidden_ND = hidden_ND.to(_compute_dtype(weight_VD))
         with torch.autocast(hidden_ND.device.type, enabled=False):
             seen = _walk(hidden_ND, targets_N, head, wants_gradient=ctx.needs_input_grad[0], wants_mean=smoothing > 0)
@@ -129,12 +136,13 @@ class _TiledLoss(torch.autograd.Function):
         hidden_ND, targets_N, log_sum_N, grad_ND = ctx.saved_tensors
         grad_N1 = grad_N[:, None]
         grad_hidden = None if grad_ND is None else grad_ND * grad_N1
-        grad_weight = grad_bias = None
+        grad_weight = grad_bias = grad_own = None
+        score = _Score(targets_N, log_sum_N, grad_N1, head=ctx.head, smoothing=ctx.smoothing)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            grad_weight, grad_bias = _head_gradient(
-                hidden_ND, targets_N, log_sum_N, head=ctx.head, grad_N1=grad_N1, smoothing=ctx.smoothing
-            )
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+            grad_weight, grad_bias = _head_gradient(hidden_ND, score)
+        if ctx.needs_input_grad[3]:
+            grad_own = _own_gradient(hidden_ND, score)
+        return grad_hidden, grad_weight, grad_bias, grad_own, None, None, None
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:
@@ -190,7 +198,7 @@ def _hidden_gradient(seen: _Seen, targets_N: Tensor, head: Head, *, dtype: torch
     """Of the loss in the hidden states [N, D], float32; overwrites `seen.weighted`."""
     if seen.weighted is None:
         return None
-    rows_ND = head.weight.index_select(0, targets_N).to(dtype).float()
+    rows_ND = head.rows(targets_N, dtype=dtype).float()
     grad_ND = seen.weighted.sub_((1.0 - smoothing) * _slope(seen.wanted, head.softcap)[:, None] * rows_ND)
     if seen.even is not None:
         grad_ND.sub_(seen.even, alpha=smoothing)
@@ -202,20 +210,47 @@ def _slope(logits_N: Tensor, softcap: float | None) -> Tensor:
     return torch.ones_like(logits_N) if softcap is None else 1.0 - (logits_N / softcap).square()
 
 
-def _head_gradient(
-    hidden_ND: Tensor, targets_N: Tensor, log_sum_N: Tensor, *, head: Head, grad_N1: Tensor, smoothing: float
-) -> tuple[Tensor, Tensor | None]:
+@dataclass(frozen=True)
+class _Score:
+    """What a gradient in the head's rows is made of, beside the hidden states."""
+
+    targets_N: Tensor
+    log_sum_N: Tensor
+    grad_N1: Tensor
+    head: Head
+    smoothing: float
+
+    def gradient(self, logits: Tensor, slope: Tensor | None, inside: Tensor) -> Tensor:
+        """Of the loss in the logits of some tokens before softcap and scale, in place.
+
+        Args:
+            inside: indices of the targets among them: which hidden state, and which of the tokens.
+        """
+        share = logits.sub_(self.log_sum_N[:, None]).exp_()
+        if self.smoothing:
+            share.sub_(self.smoothing / self.head.weight.shape[0])
+        share[inside[0], inside[1]] -= 1.0 - self.smoothing
+        return (share if slope is None else share.mul_(slope)).mul_(self.grad_N1 * self.head.scale)
+
+
+def _head_gradient(hidden_ND: Tensor, score: _Score) -> tuple[Tensor, Tensor | None]:
     """Gradients of the head's weight [V, D] and bias [V]."""
+    head, targets_N = score.head, score.targets_N
     grad_weight = torch.empty_like(head.weight)
     grad_bias = None if head.bias is None else torch.empty_like(head.bias)
     for logits, slope, _, start in tiles(hidden_ND, head):
-        share = logits.sub_(log_sum_N[:, None]).exp_()
-        if smoothing:
-            share.sub_(smoothing / head.weight.shape[0])
         inside = ((targets_N >= start) & (targets_N < start + TILE_TOKENS)).nonzero().squeeze(1)
-        share[inside, targets_N[inside] - start] -= 1.0 - smoothing
-        share = share.mul_(grad_N1 * head.scale) if slope is None else share.mul_(slope).mul_(grad_N1 * head.scale)
+        share = score.gradient(logits, slope, torch.stack([inside, targets_N[inside] - start]))
         grad_weight[start : start + TILE_TOKENS] = share.to(hidden_ND.dtype).t() @ hidden_ND
         if grad_bias is not None:
             grad_bias[start : start + TILE_TOKENS] = share.sum(0)
     return grad_weight, grad_bias
+
+
+def _own_gradient(hidden_ND: Tensor, score: _Score) -> Tensor:
+    """Of the rows that stand instead of the head's, [K, D]: their logits are computed once more, and no others."""
+    own = score.head.own
+    assert own is not None
+    logits, slope = of_rows(hidden_ND, own.values.to(hidden_ND.dtype), score.head, bias=score.head.bias_of(own.ids))
+    share = score.gradient(logits, slope, own.of(score.targets_N).nonzero().t())
+    return (share.to(hidden_ND.dtype).t() @ hidden_ND).to(own.values.dtype)

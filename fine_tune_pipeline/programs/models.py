@@ -25,6 +25,10 @@ _PICKLED = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt
 _PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|fim_pad|>", "<|vision_pad|>", "<unk>")
 
 
+TOKEN_ROWS = "trainable_tokens"
+"""In the names of rows of the embedding that learned beside an adapter."""
+
+
 class PickledWeights(ValueError):
     """The folder holds weights that execute code when loaded, and no safetensors."""
 
@@ -144,11 +148,16 @@ def attach(model: PreTrainedModel, *, adapter: str | Path) -> PeftModel:
             tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, local_files_only=True)
         except (RuntimeError, ValueError) as error:
             raise AdapterMismatch(f"{adapter}: does not fit the base model {model.name_or_path}: {error}") from error
-    wanted = _lora_names(get_peft_model_state_dict(tuned, save_embedding_layers=False))
+        except (IndexError, KeyError) as error:
+            raise AdapterMismatch(
+                f"{adapter}: has rows of added tokens for which {model.name_or_path} has no place, or lacks them ({error}); use the base "
+                "model to which step 2 has added these tokens"
+            ) from error
+    wanted = _learned_names(get_peft_model_state_dict(tuned, save_embedding_layers=False))
     found: set[str] = set()
     for path in files:
         with safe_open(path, framework="pt") as file:
-            found |= _lora_names(file.keys())
+            found |= _learned_names(file.keys())
     if odd := sorted(wanted ^ found):
         raise AdapterMismatch(
             f"{adapter}: was trained on another base model than {model.name_or_path}: {len(wanted - found)} of {len(wanted)} adapted "
@@ -157,8 +166,8 @@ def attach(model: PreTrainedModel, *, adapter: str | Path) -> PeftModel:
     return tuned.eval()
 
 
-def _lora_names(names: Iterable[str]) -> set[str]:
-    return {name for name in names if "lora_" in name}
+def _learned_names(names: Iterable[str]) -> set[str]:
+    return {name for name in names if "lora_" in name or TOKEN_ROWS in name}
 
 
 def is_peft_folder(adapter: str | Path) -> bool:

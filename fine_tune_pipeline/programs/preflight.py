@@ -10,7 +10,7 @@ from fine_tune_pipeline.programs.batches import Row, over_long
 from fine_tune_pipeline.programs.learned_text import log_lines
 from fine_tune_pipeline.programs.machine import cpu_cores, device_exists, device_name, devices, disk_free_bytes, driver, memory, versions
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist
-from fine_tune_pipeline.programs.mistakes.texts import read_texts
+from fine_tune_pipeline.programs.mistakes.texts import Texts, read_texts
 from fine_tune_pipeline.programs.models import bfloat16_speedup, peak_memory_bytes
 from fine_tune_pipeline.programs.preflight_requests import PreflightRequest, PreflightResult
 from fine_tune_pipeline.programs.quiet import quiet_libraries
@@ -76,6 +76,7 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
         parts=tuple(part_tokens(name, part, max_length=request.hyperparameters.max_length) for name, part in texts.parts.items()),
         preview=shown,
         answer=tried.answer,
+        unused_tokens=_unused(request, texts),
         mistakes=checks.all(unreached=_unreached(checks, problems)),
         problems=tuple(problems),
     )
@@ -89,6 +90,12 @@ def _lengths(rows: Sequence[Row], *, max_length: int) -> dict[str, object]:
         "tokens_p50": int(statistics.median_low(lengths)),
         "tokens_p95": lengths[int(0.95 * (len(lengths) - 1))],
     }
+
+
+def _unused(request: PreflightRequest, texts: Texts) -> tuple[str, ...]:
+    seen = {id for row in texts.learned for id in row.input_ids}
+    unused = [id for id in request.technique.added_tokens if id not in seen]
+    return () if texts.tokenizer is None or not seen else tuple(texts.tokenizer.convert_ids_to_tokens(unused))
 
 
 def _unreached(checks: Checklist, problems: Sequence[str]) -> str:

@@ -141,4 +141,7 @@ class PreflightResult(Contract):
     driver: str | None = Field(default=None, description="Of the accelerators; None without one.")
     answer: Prediction | None = Field(default=None, description="What the tried model wrote for one prompt, by the code of the endpoint.")
     mistakes: tuple[MistakeCheck, ...] = Field(default=(), description="All nineteen, in the order of the documentation.")
+    unused_tokens: tuple[str, ...] = Field(
+        default=(), description="Tokens that were added to the model and are in no row: they learn nothing."
+    )
     problems: tuple[str, ...] = Field(default=(), description="What else stands in the way: device, memory, disk, store, tracking.")

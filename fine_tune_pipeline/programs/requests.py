@@ -49,6 +49,11 @@ class Technique(Contract):
     layers: tuple[int, ...] | None = Field(default=None, description="That get adapters, counted from 0; None: all.", exclude_if=unset)
     experts: tuple[int, ...] | None = Field(default=None, description="That learn if any do; None: all.", exclude_if=unset)
     router: Literal["frozen", "train"] = Field(default="frozen", exclude_if=unset)
+    added_tokens: tuple[int, ...] = Field(
+        default=(),
+        description="Ids, ascending, of tokens that step 2 has added: their rows of embedding and head learn beside the adapters.",
+        exclude_if=unset,
+    )
 
     @property
     def label(self) -> str:
@@ -126,6 +131,23 @@ class ConvertResult(Contract):
     weights_sha256: str
     parameters: int
     seconds: float
+
+
+class ExtendRequest(Request):
+    """Add tokens to a base model once: to its tokenizer, and as rows of its embedding and head (step 2)."""
+
+    module = "fine_tune_pipeline.programs.extend"
+    model: Read
+    tokens: tuple[str, ...]
+
+
+class ExtendResult(Contract):
+    """The extended folder (`<output>/model`), and the id of every added token."""
+
+    model: str
+    tokens: dict[str, int]
+    rows: int = Field(description="Of the embedding, now.")
+    added_parameters: int
 
 
 class InspectRequest(Request):

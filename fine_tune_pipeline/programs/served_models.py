@@ -61,7 +61,7 @@ class ServedModels:
                 self._load_adapter(name, folder)
             else:
                 self._load_whole(name, folder)
-        except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+        except (RuntimeError, ValueError, KeyError, IndexError, TypeError, OSError, SafetensorError) as error:
             self.unload(name)
             raise UnusableAdapter(f"{folder}: not a version of this base model ({type(error).__name__}: {error})") from error
 

@@ -16,6 +16,7 @@ import torch
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import nn
 
+from fine_tune_pipeline.programs.models import TOKEN_ROWS
 from fine_tune_pipeline.programs.requests import Technique
 
 EXPERTS = "experts"
@@ -110,7 +111,7 @@ def check_adapted(model: nn.Module, technique: Technique) -> None:
         WouldRouteAnew: a router learns, or experts that should not.
         ExpertsNotAdapted: experts should learn and one of their parameters has no adapter.
     """
-    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad and TOKEN_ROWS not in name]
     where = {layer_of(name) for name in learning}
     if technique.layers is not None and where != set(technique.layers):
         raise LayerNotFound(f"technique.layers: got {list(technique.layers)}, but adapters are in {sorted(map(str, where))}")

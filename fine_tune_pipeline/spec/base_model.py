@@ -1,11 +1,12 @@
 """Section `base_model` (step 2): which pretrained models may be used, and where their weights come from."""
 
 import re
+import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.base import Section, unset
 from fine_tune_pipeline.spec.hosted import ApiModel
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -118,3 +119,22 @@ class BaseModelSpec(Section):
     use: Literal["commercial", "research"] = Field(
         default="commercial", description="What the model is for: some licences allow research and no commercial use."
     )
+    added_tokens: list[str] = Field(
+        default=[],
+        max_length=1024,
+        description="Texts that become one token each, such as `<intent>`: the tokenizer learns to read them, and their rows of embedding "
+        "and head are trained, with adapters too. They begin as the mean of all other rows.",
+        exclude_if=unset,
+    )
+
+    @field_validator("added_tokens")
+    @classmethod
+    def _each_is_a_text_of_its_own(cls, tokens: list[str]) -> list[str]:
+        for place, token in enumerate(tokens):
+            if token != token.strip() or not token:
+                raise ValueError(f"got {token!r}, want a text that neither is empty nor begins or ends with white space")
+            if not token.isprintable() or unicodedata.normalize("NFC", token) != token:
+                raise ValueError(f"got {token!r}, want printable characters in composed form (NFC): step 3 brings every text into it")
+            if token in tokens[:place]:
+                raise ValueError(f"got {token!r} twice, want each once")
+        return tokens

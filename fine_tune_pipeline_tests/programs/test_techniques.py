@@ -18,7 +18,7 @@ from fine_tune_pipeline.programs.requests import Placement, PromptFormat, Techni
 from fine_tune_pipeline.programs.served_models import ServedModels
 from fine_tune_pipeline.programs.targets import ExpertsNotAdapted, LayerNotFound, NotBesideParameters, RankTooLarge, expert_adapters
 from fine_tune_pipeline.programs.trainer import CompletionTrainer
-from fine_tune_pipeline_tests.small_training import Recorder, train_request, write_rows
+from fine_tune_pipeline_tests.small_training import ROWS, Recorder, Rows, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import EXPERTS, tiny_model
 
 IDS = torch.tensor([[2, 40, 50, 60, 70, 80, 90]])
@@ -100,7 +100,9 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
 
 
-def trained(folder: Path, technique: Technique, output: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Trained:
+def trained(
+    folder: Path, technique: Technique, output: Path, monkeypatch: pytest.MonkeyPatch, *, rows: Rows = ROWS, **changes: Any
+) -> Trained:
     kept: list[CompletionTrainer] = []
     before: dict[str, Tensor] = {}
     build = attempt.build_trainer
@@ -111,8 +113,8 @@ def trained(folder: Path, technique: Technique, output: Path, monkeypatch: pytes
         return kept[0]
 
     monkeypatch.setattr(attempt, "build_trainer", keep)
-    rows = write_rows(output.with_suffix(".jsonl"))
-    request = train_request(output, model=folder, train=rows, technique=technique, weight_decay=DECAY, **changes)
+    data = write_rows(output.with_suffix(".jsonl"), rows)
+    request = train_request(output, model=folder, train=data, technique=technique, weight_decay=DECAY, **changes)
     return Trained(train.run(request, Recorder()), before, kept[0].trained.eval())
 
 

@@ -278,6 +278,25 @@ def test_a_broken_candidate_is_seen_without_a_network(name: str, tmp_path: Path)
     assert problem.startswith(f"defs.yaml:14  attributes.base_model.candidates.0{said}")
 
 
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        ("['<intent>', '']", "got '', want a text that neither is empty nor begins or ends with white space"),
+        ("['   ']", "got '   ', want a text that neither is empty nor begins or ends with white space"),
+        ("['<intent> ']", "got '<intent> ', want a text that neither is empty nor begins or ends with white space"),
+        ("['<a>', '<b>', '<a>']", "got '<a>' twice, want each once"),
+        ('["a\\nb"]', r"got 'a\nb', want printable characters in composed form (NFC)"),
+        ('["e\\u0301"]', "want printable characters in composed form (NFC)"),
+        (str([f"<{number}>" for number in range(1025)]), "1024"),
+    ],
+    ids=["empty", "white space", "its end", "twice", "a line break", "decomposed", "too many"],
+)
+def test_added_tokens_that_could_never_be_read_are_told(tokens: str, said: str, tmp_path: Path):
+    [problem] = problems(tmp_path, GOOD + f"  base_model:\n    added_tokens: {tokens}\n")
+    assert problem.startswith("defs.yaml:13  attributes.base_model.added_tokens")
+    assert said in problem
+
+
 def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path):
     text = GOOD.replace("name: triage", "name: Bad Name").replace("at_least: 0.8", "at_least: x").replace("type: jsonl", "type: xml")
     assert [line.split(":")[1].split()[0] for line in problems(tmp_path, text)] == ["3", "8", "11"]

@@ -51,7 +51,15 @@ def base_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
             version=2,
             what=content(spec.base_model, candidates),
             whole=True,
-            build=lambda folder: build_base_model(context, compute, folder, candidates=candidates, wanted=wanted, comparison=comparison),
+            build=lambda folder: build_base_model(
+                context,
+                compute,
+                folder,
+                candidates=candidates,
+                wanted=wanted,
+                comparison=comparison,
+                added_tokens=spec.base_model.added_tokens,
+            ),
             foreseen=lambda: None if first_passing(candidates) else reason(None, candidates, wanted),
             # That a provider did not answer is not in the fingerprint.
             retry_failed=True,

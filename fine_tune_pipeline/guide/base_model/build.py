@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.manifest import Built, Check
+from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.base_model.candidates import Candidate, Demands, first_passing, reason, refuse_undecided
 from fine_tune_pipeline.guide.base_model.hosted import KEPT, build_hosted_model
 from fine_tune_pipeline.guide.base_model.hosted import pinned as pinned_name
 from fine_tune_pipeline.guide.base_model.local import take_over
 from fine_tune_pipeline.guide.base_model.side_by_side import Comparison
 from fine_tune_pipeline.guide.base_model.sources import Files, WeightsSource, brought, gguf_of, left_out, pinned
-from fine_tune_pipeline.programs.requests import ConvertRequest, ConvertResult, InspectRequest, InspectResult
+from fine_tune_pipeline.programs.requests import (
+    ConvertRequest,
+    ConvertResult,
+    ExtendRequest,
+    ExtendResult,
+    InspectRequest,
+    InspectResult,
+)
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -23,6 +31,9 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 FILE = "base_model.json"
+
+ADDED = "added_tokens"
+"""Of `base_model.json`: token -> id."""
 
 NOT_LEGAL_ADVICE = "This is a table, not legal advice."
 
@@ -40,6 +51,8 @@ def content(spec: "BaseModelSpec", candidates: Sequence[Candidate]) -> dict[str,
     chosen = first_passing(candidates)
     named = [{"id": candidate.id, "licence": candidate.licence.id} for candidate in candidates]
     wanted = {"base_model.candidates": named, "base_model.accept_licences": spec.accept_licences}
+    if spec.added_tokens:
+        wanted["base_model.added_tokens"] = spec.added_tokens
     if chosen is None:
         return {**wanted, "refused": {candidate.id: [rule for rule, _ in candidate.refusals] for candidate in candidates}}
     return {**wanted, "chosen": chosen.id, "weights": _pinned(chosen)}
@@ -53,6 +66,7 @@ def build_base_model(
     candidates: Sequence[Candidate],
     wanted: Demands,
     comparison: Comparison,
+    added_tokens: Sequence[str] = (),
 ) -> Built:
     """Write `model/` and `base_model.json` into `folder`, or, when every candidate is refused, only the reasons.
 
@@ -60,7 +74,7 @@ def build_base_model(
 
     Raises:
         WrongPackage: the installed package carries other weights than the catalogue pins.
-        dagster.Failure: the weights cannot be converted or loaded.
+        dagster.Failure: the weights cannot be converted, extended or loaded.
     """
     chosen = first_passing(candidates)
     why = reason(chosen, candidates, wanted) + (comparison.instead if chosen is None else "")
@@ -72,13 +86,14 @@ def build_base_model(
     if chosen.hosted is not None:
         return build_hosted_model(context, compute, folder, entry=chosen.hosted, licence=chosen.licence, shown=shown)
     _bring(context, compute, _source(chosen), folder)
+    extended = _extended(context, compute, folder, added_tokens)
     measured = _inspected(context, compute, folder)
-    facts = measured.model_dump(mode="json")
+    facts = {**measured.model_dump(mode="json"), **extended}
     licence = {"licence": chosen.licence.id, "commercial": chosen.licence.commercial, "obligations": chosen.licence.obligations}
     _write(folder, {"id": chosen.id, **licence, "source": _pinned(chosen), **kept, **facts})
     return Built(
         metadata={**shown, "base_model": chosen.id, **licence, **facts, "left_out": left_out(_source(chosen))},
-        checks=[_allowed(chosen), _loads(chosen, measured)],
+        checks=[_allowed(chosen), _loads(chosen, measured, added=extended.get("added_parameters", 0))],
     )
 
 
@@ -102,6 +117,25 @@ def _bring(context: "dg.AssetExecutionContext", compute: "Compute", source: Weig
     result = compute.run(context, ConvertRequest(output=str(work), gguf=str(gguf_of(source, work))), ConvertResult)
     shutil.move(result.model, folder / MODEL)
     shutil.rmtree(work)
+
+
+def _extended(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, tokens: Sequence[str]) -> "dict[str, Any]":
+    """Put the model with the added tokens in the place of the one that was brought; what is written of it, nothing without tokens."""
+    if not tokens:
+        return {}
+    work = folder / "extension"
+    work.mkdir()
+    request = ExtendRequest(output=str(work), model=str(folder / MODEL), tokens=tuple(tokens))
+    result = compute.run(context, request, ExtendResult)
+    shutil.rmtree(folder / MODEL)
+    shutil.move(result.model, folder / MODEL)
+    shutil.rmtree(work)
+    return {ADDED: result.tokens, "added_parameters": result.added_parameters}
+
+
+def added_ids(base: Artifact) -> tuple[int, ...]:
+    """Ids of the tokens that were added to the base model, ascending."""
+    return tuple(sorted(base.json(FILE).get(ADDED, {}).values()))
 
 
 def _inspected(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path) -> InspectResult:
@@ -136,12 +170,14 @@ def _allowed(chosen: Candidate) -> Check:
     return Check(name="licence_allows", passed=True, description=said, metadata={"licence": licence.id, "commercial": licence.commercial})
 
 
-def _loads(chosen: Candidate, measured: InspectResult) -> Check:
+def _loads(chosen: Candidate, measured: InspectResult, *, added: int = 0) -> Check:
     """The weights load, and they are those that the catalogue speaks of; what is known of others was read from their own files."""
     assert chosen.facts is not None
-    expected = chosen.facts.parameters if chosen.facts.promised else measured.parameters
+    expected = chosen.facts.parameters + added if chosen.facts.promised else measured.parameters
     same = abs(measured.parameters - expected) <= TOLERANCE * expected
     said = f"{measured.architecture} of {measured.parameters:,} parameters loaded in {measured.load_seconds:.1f} s from safetensors"
+    if added:
+        said += f", {added:,} of them for added tokens"
     if not same:
         said += f", but {chosen.id} has {expected:,}; these are other weights: check the folder"
     return Check(name="weights_load", passed=same, description=said, metadata={"weights_sha256": measured.weights_sha256})

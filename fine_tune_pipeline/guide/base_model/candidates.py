@@ -129,7 +129,7 @@ def demands(spec: UseCaseSpec, inventory: "Inventory") -> Demands:
     return Demands(
         accepted=tuple(spec.base_model.accept_licences),
         tokens=tokens,
-        techniques=_techniques(spec.technique),
+        techniques=_techniques(spec.technique, added_tokens=len(spec.base_model.added_tokens)),
         memory_bytes=int(device.memory_bytes * (1 - spec.environment.memory_headroom)),
         device=device.kind,
         use=spec.base_model.use,
@@ -308,10 +308,11 @@ def _one_row_bytes(architecture: Architecture, technique: Technique, wanted: Dem
     ).total
 
 
-def _techniques(spec: TechniqueSpec) -> tuple[Technique, ...]:
-    """The techniques that may be used: all three, or the user's own."""
+def _techniques(spec: TechniqueSpec, *, added_tokens: int) -> tuple[Technique, ...]:
+    """The techniques that may be used: all three, or the user's own. Of added tokens only the number counts for the memory."""
+    added = {"added_tokens": tuple(range(added_tokens))}
     if isinstance(spec, Auto):
-        return (Technique(type="lora"), Technique(type="qlora"), Technique(type="full"))
+        return (Technique(type="lora", **added), Technique(type="qlora", **added), Technique(type="full"))
     if isinstance(spec, Full):
         return (Technique(type="full"),)
-    return (Technique(type=spec.type, rank=spec.rank),)
+    return (Technique(type=spec.type, rank=spec.rank, **added),)

@@ -37,12 +37,13 @@ def training_operations(model: Architecture, technique: Technique, tokens: Token
     Attention is counted without leaving the masked half out, as plain kernels do.
     """
     trained = 2 if technique.type == "full" else 0
-    below = min(adapted_layers(model, technique)) / model.layers
+    below = 0 if technique.added_tokens else min(adapted_layers(model, technique)) / model.layers
     body = (4 - 2 * below + trained + (2 if checkpointing else 0)) * model.active_body_parameters
     adapters = 6 * _active_adapters(model, technique)
+    own_rows = 4 * len(technique.added_tokens) * model.hidden
     attention = (12 - 8 * below) * model.layers * model.query_width * tokens.per_row
     head = (4 + 2 * trained) * model.vocabulary * model.hidden
-    return tokens.all * (body + adapters + attention) + tokens.labelled * head
+    return tokens.all * (body + adapters + attention) + tokens.labelled * (head + own_rows)
 
 
 def _active_adapters(model: Architecture, technique: Technique) -> float:

@@ -62,6 +62,9 @@ def hosted_refusals(entry: ApiModel, spec: UseCaseSpec) -> list[tuple[str, str]]
     refusals = [("settings", f"training.{name} is set, but {AT_THE_PROVIDER[name]}; leave it out") for name in written]
     if spec.technique.type != "auto":
         refusals.append(("technique", f"technique {spec.technique.type} needs weights, which {entry.id} keeps; write {{type: auto}}"))
+    if spec.base_model.added_tokens:
+        said = f"base_model.added_tokens is set, and the vocabulary of {entry.id} stays at its provider; leave it out"
+        refusals.append(("settings", said))
     if isinstance(spec.training.epochs, float) and spec.training.epochs % 1:
         refusals.append(("settings", f"training.epochs: got {spec.training.epochs:g}, want whole passes"))
     if find_spec("openai") is None:

@@ -99,7 +99,11 @@ def training_memory(
         gradients=learned.gradient * trained,
         optimizer=learned.moments * trained,
         # The embedding's second gradient comes when the activations are gone.
-        activations=max(int(SLACK[device] * kept), _second_gradient(model, technique, learned)),
+        activations=max(
+            int(SLACK[device] * kept),
+            _second_gradient(model, technique, learned),
+            _whole_embedding(model, technique, number_bytes=number_bytes),
+        ),
         # As they come out of the product, and in float32; and of the hidden states before them the float32 gradient, twice.
         logits=labelled_tokens * (min(TILE_TOKENS, model.vocabulary) * (number_bytes + 4) + 8 * model.hidden),
         workspace=workspace_bytes(model, technique, number_bytes=number_bytes),
@@ -113,7 +117,18 @@ def trainable_parameters(model: Architecture, technique: Technique) -> int:
         return model.parameters
     matrices = list(adapted_matrices(model, technique))
     lengths = sum(matrix.count * matrix.rows for matrix in matrices) if technique.use_dora else 0
-    return sum(matrix.numbers for matrix in matrices) + lengths
+    return sum(matrix.numbers for matrix in matrices) + lengths + token_parameters(model, technique)
+
+
+def token_parameters(model: Architecture, technique: Technique) -> int:
+    """Of the rows of added tokens: in the embedding, and in the head if that is another matrix."""
+    return len(technique.added_tokens) * model.hidden * (1 if model.tied else 2)
+
+
+def _whole_embedding(model: Architecture, technique: Technique, *, number_bytes: int) -> int:
+    """PEFT lays the rows of added tokens over a copy of the embedding, before there are activations; the gradient of that copy, made when
+    they are gone, is as large."""
+    return number_bytes * model.vocabulary * model.hidden if technique.added_tokens else 0
 
 
 def _keeps_start(technique: Technique, device: str) -> bool:
@@ -138,10 +153,11 @@ def _activations(
     model: Architecture, technique: Technique, *, tokens: int, checkpointing: bool, number_bytes: int, learned_bytes: int
 ) -> int:
     adapted = set(adapted_layers(model, technique))
-    # Below the lowest layer that learns, nothing is kept.
+    # Below the lowest layer that learns, nothing is kept; the embedding is below all of them.
+    lowest = 0 if technique.added_tokens else min(adapted)
     kept = {
         layer: _layer(model, technique, layer, adapted=layer in adapted, tokens=tokens, b=number_bytes, a=learned_bytes)
-        for layer in range(min(adapted), model.layers)
+        for layer in range(lowest, model.layers)
     }
     if checkpointing:
         return tokens * number_bytes * model.hidden * model.layers + max(kept.values())

@@ -21,15 +21,20 @@ _IMPORTED = {"adapter": "from peft import PeftModel\n", "merged": ""}
 _LOADED = {
     "adapter": """\
 base = {base!r}
-tokenizer = AutoTokenizer.from_pretrained(base{revision})
+tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 model = AutoModelForCausalLM.from_pretrained(base{revision}, dtype="auto")
-model = PeftModel.from_pretrained(model, {path!r}).eval()
+{room}model = PeftModel.from_pretrained(model, {path!r}).eval()
 """,
     "merged": """\
 tokenizer = AutoTokenizer.from_pretrained({path!r})
 model = AutoModelForCausalLM.from_pretrained({path!r}, dtype="auto").eval()
 """,
 }
+
+_ROOM = """\
+rows = max(model.get_input_embeddings().num_embeddings, {rows})  # for the tokens that were added to the base model
+model.resize_token_embeddings(rows, mean_resizing=False)
+"""
 
 _ANSWERED = """\
 ids = tokenizer(text, add_special_tokens=False, split_special_tokens={split}).input_ids
@@ -74,6 +79,8 @@ def _adapter(usage: Usage) -> list[str]:
 def _adapter_by_vllm(usage: Usage) -> list[str]:
     if usage.technique.use_dora:
         return ["vLLM serves no DoRA adapters: give it the merged model.", ""]
+    if usage.technique.added_tokens:
+        return ["vLLM serves no adapters with rows of added tokens: give it the merged model.", ""]
     rank = next((rank for rank in VLLM_RANKS if rank >= usage.technique.rank), usage.technique.rank)
     options = f"--enable-lora --max-lora-rank {rank} --lora-modules {usage.name}={usage.paths['adapter']}"
     served = f"vllm serve {usage.base} {options}\n"
@@ -102,7 +109,14 @@ _PARTS = {"adapter": _adapter, "merged": _merged, "gguf": _gguf}
 
 def _python(usage: Usage, name: Format) -> str:
     revision = f", revision={usage.revision!r}" if usage.revision else ""
-    loaded = _LOADED[name].format(path=usage.paths[name], base=usage.base, revision=revision)
+    added = usage.technique.added_tokens
+    loaded = _LOADED[name].format(
+        path=usage.paths[name],
+        base=usage.base,
+        revision=revision,
+        tokenizer=repr(usage.paths[name]) if added else f"base{revision}",
+        room=_ROOM.format(rows=max(added) + 1) if added else "",
+    )
     plain = usage.format.style == "plain"
     asked = f"question = {QUESTION!r}\n"
     # The f-string's literal part is our own template: its braces are only those of the question.

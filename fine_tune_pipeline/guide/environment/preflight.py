@@ -85,7 +85,7 @@ def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", fol
     tables = {"token_lengths": token_lengths(seen), "truncation": truncation(seen, max_length=max_length), "labelled": labelled(seen)}
     shares = {f"labelled_share_{part.part}": share(part) for part in seen.parts}
     return Built(
-        metadata={**_metadata(seen, whole, plan), **shares, **tables, "mistakes": mistakes(seen)},
+        metadata={**_metadata(seen, whole, plan), **shares, **tables, **_added(seen, plan), "mistakes": mistakes(seen)},
         markdown={"texts": markdown(texts), "what_is_learned": markdown_mask(seen.preview, title="What is learned of three training rows")},
         checks=[passed(seen, plan, problems_of(seen, trial.spec))],
     )
@@ -165,6 +165,11 @@ def passed(seen: PreflightResult, plan: Plan, problems: Sequence[str]) -> Check:
     elif seen.over_long:
         said += f"; {len(seen.over_long)} over-long rows are left out of training: {some(seen.over_long)}"
     return Check(name="preflight_passed", passed=not problems, description=said, metadata={"problems": len(problems), "failed": failed})
+
+
+def _added(seen: PreflightResult, plan: Plan) -> dict[str, object]:
+    """Of tokens that were added to the base model; nothing without."""
+    return {"added_tokens_in_no_row": list(seen.unused_tokens)} if plan.technique.added_tokens else {}
 
 
 def _metadata(seen: PreflightResult, whole: Forecast, plan: Plan) -> dict[str, object]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.base_model.build import added_ids
 from fine_tune_pipeline.guide.base_model.hardware import speed
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.guide.base_model.memory import GIB
@@ -58,7 +59,14 @@ def job_of(spec: UseCaseSpec, *, dataset: Artifact, base: Artifact) -> Job:
     model = read_model_folder(base.file("model"))
     train, validation = (read_examples(dataset.file(f"{name}.jsonl")) for name in ("train", "validation"))
     work = work_of(train, validation, training=spec.training)
-    return Job(model=model.architecture, context=model.context, work=work, technique=spec.technique, training=spec.training)
+    return Job(
+        model=model.architecture,
+        context=model.context,
+        work=work,
+        technique=spec.technique,
+        training=spec.training,
+        added_tokens=added_ids(base),
+    )
 
 
 def read_plan(artifact: Artifact) -> Plan:

@@ -12,7 +12,7 @@ from fine_tune_pipeline.guide.base_model.memory import GIB, trainable_parameters
 from fine_tune_pipeline.guide.base_model.price import cost, price_of
 from fine_tune_pipeline.guide.technique.correction import Correction
 from fine_tune_pipeline.guide.technique.placement import training_on
-from fine_tune_pipeline.guide.technique.rules import Resolved, own_technique, resolve, techniques
+from fine_tune_pipeline.guide.technique.rules import Resolved, own_technique, resolve, techniques, with_tokens
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Contract, Hyperparameters, Placement, Technique
 from fine_tune_pipeline.resources.compute.inventory import Inventory
@@ -123,11 +123,12 @@ class Job:
     work: Workload
     technique: TechniqueSpec
     training: TrainingSpec
+    added_tokens: tuple[int, ...] = ()
 
 
 def make_plan(job: Job, place: Place) -> tuple[Plan, Resolved]:
     """All options on this hardware, and the chosen one with its hyper-parameters and the rules that gave them."""
-    offered = techniques(job.technique, job.model, job.work)
+    offered = [with_tokens(technique, job.added_tokens) for technique in techniques(job.technique, job.model, job.work)]
     options = tuple(option_of(job, technique, place) for technique in offered)
     chosen, reason = _choice(job, options, place)
     plan = Plan(

@@ -74,6 +74,11 @@ def own_technique(spec: TechniqueSpec, model: Architecture) -> Technique | None:
     return technique
 
 
+def with_tokens(technique: Technique, ids: tuple[int, ...]) -> Technique:
+    """Which also trains the rows of added tokens; full tuning trains all rows anyhow."""
+    return technique if technique.type == "full" or not ids else technique.model_copy(update={"added_tokens": ids})
+
+
 def expert_rank(rank: int, model: Architecture) -> int:
     """The rank divided among the experts that a token visits, so that it meets as much of an adapter as in a dense model."""
     return max(1, rank // model.experts_per_token)
@@ -173,6 +178,12 @@ def technique_rules(technique: Technique, *, written: TechniqueSpec, model: Arch
     """Why the adapters are as large and as strong as they are; nothing where all weights learn."""
     if technique.type == "full":
         return ()
+    count = len(technique.added_tokens)
+    tokens = (Rule("added_tokens", count, "of base_model: their rows of embedding and head learn beside the adapters"),) if count else ()
+    return (*_rank_rules(technique, written=written, model=model, work=work), *tokens)
+
+
+def _rank_rules(technique: Technique, *, written: TechniqueSpec, model: Architecture, work: Workload) -> tuple[Rule, ...]:
     if isinstance(written, LowRank):
         return (Rule("rank", technique.rank, "as written, or the default"), Rule("alpha", technique.alpha, "as written, or the default"))
     numbers, tokens = model.lora_parameters(technique.rank), work.labelled_tokens

@@ -7,8 +7,10 @@ import pytest
 from mlflow import MlflowClient
 
 from fine_tune_pipeline.artifacts.examples import Example, read_rows
+from fine_tune_pipeline.guide.base_model.assets import base_model
 from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.technique.assets import training_plan
+from fine_tune_pipeline.guide.technique.plan import Plan
 from fine_tune_pipeline.guide.training.assets import adapter
 from fine_tune_pipeline.programs.models import is_peft_folder, weights_sha256
 from fine_tune_pipeline.resources.compute.placed import PlacedCompute
@@ -100,3 +102,33 @@ def test_compared_answers_are_planned_tried_out_and_learned_from(tmp_path):
     metrics = MlflowClient(tracking_uri=uri).get_run(found["mlflow_run_id"]).data.metrics
     assert {"reward_accuracy", "reward_margin", "validation_reward_accuracy"} <= metrics.keys()
     assert not list((tmp_path / "store").rglob("references.json"))
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_tokens_are_added_planned_tried_out_and_learned(tmp_path):
+    def marked(copies: int, prefix: str) -> list[Example]:
+        return [replace(row, prompt=f"<message>{row.prompt}") for row in examples(copies=copies, prefix=prefix)]
+
+    store = artifact_store(tmp_path)
+    kept_dataset(store, marked(4, "train"), marked(1, "validation"), test=marked(1, "test"))
+    model = {"type": "local", "id": "tiny", "path": str(tiny_model(tmp_path / "model")), "licence": "Apache-2.0"}
+    chosen = {"candidates": [model], "added_tokens": ["<message>", "<never>"]}
+    spec = use_case(tmp_path, base_model=chosen, training={"learning_rate": 0.01, "effective_batch": 8})
+    assets = [base_model(spec), training_plan(spec), environment(spec), adapter(spec)]
+    result = dg.materialize(
+        [*assets, *upstream_assets("objective", "dataset", "baselines")],
+        resources={
+            "store": store,
+            "compute": PlacedCompute(),
+            "tracking": ExperimentTracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifacts=str(tmp_path / "mlruns")),
+        },
+    )
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+    base, plan, tried, trained = (store.current("triage", name) for name in ("base_model", "training_plan", "environment", "adapter"))
+    ids = tuple(base.json("base_model.json")["added_tokens"].values())
+    assert Plan.read(plan.file("plan.json")).technique.added_tokens == ids
+    assert {row["setting"]: row["value"] for row in plan.metadata["hyperparameters"]}["added_tokens"] == "2"
+    assert tried.metadata["added_tokens_in_no_row"] == ["<never>"]
+    assert trained.metadata["validation_loss_after"] < trained.metadata["validation_loss_before"]
+    assert Plan.read(plan.file("plan.json")).chosen.trainable_parameters == trained.metadata["trainable_parameters"]
+    assert trained.manifest.payload["what"]["technique"]["added_tokens"] == list(ids)
