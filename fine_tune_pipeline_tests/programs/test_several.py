@@ -20,6 +20,7 @@ from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE
 from fine_tune_pipeline.programs.requests import CheckpointPolicy, Parallel, Placement, Technique, TrainRequest, TrainResult
 from fine_tune_pipeline.resources.compute.job import Job
 from fine_tune_pipeline.resources.compute.local import Local
+from fine_tune_pipeline_tests.extended import TAGGED, extended
 from fine_tune_pipeline_tests.programs.killing import files_of
 from fine_tune_pipeline_tests.programs.several import (
     assert_same,
@@ -84,6 +85,16 @@ def test_two_processes_learn_what_one_learns_with_the_same_effective_batch(
     assert (result.tokens, result.labelled_tokens, result.passes_rows) == (one.tokens, one.labelled_tokens, one.passes_rows)
     assert (result.processes, result.trainable_parameters) == (2, one.trainable_parameters)
     assert files_of(Path(request.output)) == ["adapter", "curve.jsonl", "request.json", "result.json"]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_added_tokens_learn_in_two_processes_as_in_one(parallel: Parallel, ask: Callable[..., TrainRequest], tmp_path: Path):
+    made = extended(tmp_path / "extended")
+    change = {"model": made.model, "train": str(write_rows(tmp_path / "tagged.jsonl", TAGGED[:9]))}
+    technique = LORA.model_copy(update={"added_tokens": tuple(sorted(made.tokens.values()))})
+    request, one = (ask(technique).model_copy(update=change) for _ in range(2))
+    assert trained_together(request, parallel=parallel) == [0, 0]
+    assert_same(result_of(request), train.run(one, Recorder()))
 
 
 def test_a_process_without_memory_halves_for_all_and_leaves_nobody_waiting(ask: Callable[..., TrainRequest], alone: dict[str, TrainResult]):
