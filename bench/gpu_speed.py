@@ -123,15 +123,11 @@ def ours(setting: Setting, options: argparse.Namespace) -> Measured:
             dtype=options.dtype,
             micro_batch=setting.micro_batch,
             gradient_checkpointing=options.checkpointing,
+            compile="always" if options.compile else "never",
         ),
     )
     tokenizer = load_tokenizer(setting.folder / "model")
     trainer = build_trainer(request, rows=setting.rows, tokenizer=tokenizer, max_steps=setting.steps, callbacks=[callback(clock)])
-    if options.compile:
-        from fine_tune_pipeline.programs.compiled_layers import compile_layers
-        from fine_tune_pipeline.programs.head import base_of
-
-        compile_layers(base_of(trainer.trained))
     trainer.train()
     return clock.measured(setting.rows)
 

@@ -298,6 +298,7 @@ def _result(trainer: CompletionTrainer, watch: Watch, progress: Progress, *, ada
         remedies=progress.remedies,
         continued_from=progress.continued_from,
         request_sha256=progress.request_sha256,
+        compiled_layers=trainer.compiled_layers,
         learning_rate=trainer.recipe.hyperparameters.learning_rate,
         processes=trainer.team.size,
     )

@@ -86,13 +86,22 @@ def rows_attention(
         return _varying(
             query, key, value, borders=cu_seq_lens_q, longest=max_length_q, scaling=scaling, sliding_window=sliding_window
         ), None
-    runs = [(length, len(list(rows))) for length, rows in groupby(cu_seq_lens_q.diff().tolist())]
+    return _row_by_row(query, key, value, borders=cu_seq_lens_q, dropout=dropout, scaling=scaling, window=sliding_window), None
+
+
+# Compiled layers leave it out: every other mix of lengths would be compiled anew.
+@torch.compiler.disable
+def _row_by_row(
+    query: Tensor, key: Tensor, value: Tensor, *, borders: Tensor, dropout: float, scaling: float | None, window: int | None
+) -> Tensor:
+    """Rows of one length together: [1, N, H, D]."""
+    runs = [(length, len(list(rows))) for length, rows in groupby(borders.diff().tolist())]
     sizes = [length * rows for length, rows in runs]
     answers = [
-        _alike(_Block(*part), length=length, dropout=dropout, scaling=scaling, window=sliding_window)
+        _alike(_Block(*part), length=length, dropout=dropout, scaling=scaling, window=window)
         for (length, _), *part in zip(runs, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
     ]
-    return torch.cat(answers, dim=1), None
+    return torch.cat(answers, dim=1)
 
 
 def _kernel_varies(query: Tensor) -> bool:

@@ -12,7 +12,7 @@ from fine_tune_pipeline.programs.contracts import Access, Contract, Read, Reques
 from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
-from fine_tune_pipeline.spec.training import Precision
+from fine_tune_pipeline.spec.training import Compiling, Precision
 
 Parallel = Literal["ddp", "fsdp2"]
 """How several processes share a training. ddp: each has the whole model. fsdp2: each has a part of every weight, and gets the rest when it
@@ -105,6 +105,9 @@ class Placement(Contract):
     dtype: Precision = "float32"
     micro_batch: int = Field(default=8, description="Rows per forward pass.")
     gradient_checkpointing: bool = False
+    compile: Compiling = Field(
+        default="never", description="Of the layers; auto: unless it cannot be done here.", exclude_if=lambda wanted: wanted == "never"
+    )
     threads: int | None = Field(default=None, description="CPU threads; None leaves torch's own choice.")
 
 
@@ -261,6 +264,7 @@ class TrainResult(Contract):
         description="JSONL: step, loss, learning_rate, gradient_norm, tokens_per_second, padding_share, memory_bytes; where answers are "
         "compared also reward_accuracy and reward_margin."
     )
+    compiled_layers: int = Field(default=0, description="That went through torch.compile.")
     fixed_memory_bytes: int = Field(default=0, description="Held before the model was loaded; 0 on an accelerator, which counts without.")
     most_tokens: int = Field(default=0, description="In one forward pass.")
     most_labelled: int = Field(default=0, description="Of these, at most, the ones that the loss is computed on.")

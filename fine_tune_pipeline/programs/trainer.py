@@ -27,6 +27,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from fine_tune_pipeline.programs.adapters import evaluate, load_base, with_technique
 from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, Steps, as_records, counted_labels, shown_ids
+from fine_tune_pipeline.programs.compiled_layers import compiled_as_placed
 from fine_tune_pipeline.programs.flat_rows import use_rows_attention
 from fine_tune_pipeline.programs.losses import batch_nll
 from fine_tune_pipeline.programs.optimizers import adamw
@@ -119,6 +120,7 @@ class CompletionTrainer(SFTTrainer):
             effective_batch=recipe.hyperparameters.effective_batch,
             seed=recipe.hyperparameters.seed,
         )
+        self.compiled_layers = 0
         self._totals: StepTotals | None = None
         super().__init__(
             model=model,
@@ -297,6 +299,7 @@ def build_trainer(
     Raises:
         LossNotTheModels: our loss is not that of this architecture.
         NotInParts: the team has a part of the model each, which does not go with this technique or architecture.
+        NotCompiled: the placement always wants compiled layers, and they cannot be had.
     """
     placement = recipe.placement
     if team.sharded:
@@ -323,6 +326,8 @@ def build_trainer(
     if team.size > 1:
         # Other rows, other dropout.
         set_seed(recipe.hyperparameters.seed, device_specific=True)
+    say = print if endurance is None else endurance.log
+    trainer.compiled_layers = compiled_as_placed(base, recipe.placement, sharded=team.sharded, say=say)
     return trainer
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from fine_tune_pipeline.programs.adapters import save, trainable_parameters
 from fine_tune_pipeline.programs.batches import Collate, Row
+from fine_tune_pipeline.programs.compiled_layers import NotCompiled
 from fine_tune_pipeline.programs.machine import memory
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist, not_applicable, wrong
 from fine_tune_pipeline.programs.mistakes.learning import dtype_overflow, frozen_experts, overflowed, target_modules_match_nothing
@@ -162,7 +163,7 @@ def _train(
         )
     except ExpertsNotAdapted as error:
         checks.set("frozen_experts", wrong(str(error), "take the pinned version of peft (constraints.txt), or leave technique.experts out"))
-    except (LossNotTheModels, NotBesideParameters, RankTooLarge, WouldRouteAnew) as error:
+    except (LossNotTheModels, NotBesideParameters, NotCompiled, RankTooLarge, WouldRouteAnew) as error:
         problems.append(str(error))
     except OutOfMemory as error:
         tokens = sum(len(row.input_ids) for row in rows)

@@ -11,6 +11,9 @@ Auto = Literal["auto"]
 Precision = Literal["float32", "bfloat16"]
 """Of the numbers that a model computes with."""
 
+Compiling = Literal["auto", "never", "always"]
+"""Whether the layers of a model go through torch.compile."""
+
 
 VALIDATION_LOSS = "validation_loss"
 """What early stopping looks at unless it is told a metric of the task."""
@@ -86,6 +89,12 @@ class TrainingSpec(Section):
     )
     dtype: Auto | Precision = Field(
         default="auto", description="Of the computation; auto: bfloat16 where the device has units for it. Adapters are kept in float32."
+    )
+    compile: Compiling = Field(
+        default="auto",
+        description="torch.compile for each layer: the same mathematics, faster once the first steps have compiled it. auto: on an "
+        "accelerator, where it can be done. always: also on a CPU, where it seldom pays; an error where it cannot be done.",
+        exclude_if=lambda wanted: wanted == "auto",
     )
     seed: int = 0
     neftune_alpha: Annotated[float, Field(gt=0, le=100)] | None = Field(

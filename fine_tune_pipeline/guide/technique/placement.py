@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from fine_tune_pipeline.guide.technique.rules import Rule
 from fine_tune_pipeline.programs.requests import Placement
-from fine_tune_pipeline.spec.training import Auto, Precision
+from fine_tune_pipeline.spec.training import Auto, Compiling, Precision
 
 if TYPE_CHECKING:
     from fine_tune_pipeline.resources.compute.inventory import Inventory
@@ -21,6 +21,7 @@ def training_on(
     dtype: Auto | Precision = "auto",
     micro_batch: int = 8,
     gradient_checkpointing: bool = False,
+    compile: Compiling = "never",
 ) -> Placement:
     """The first device of the place, a CPU with all its cores.
 
@@ -28,6 +29,7 @@ def training_on(
         dtype: auto: bfloat16 where the device has units for it. On a CPU with them, training Gemma 3 270M took 0.6 of the time of float32;
             on one without, bfloat16 products were five times slower. Preflight measures the ratio where training will run.
         micro_batch: rows per forward pass.
+        compile: auto: not on a CPU; on an accelerator the program looks whether it can be done.
     """
     device = inventory.devices[0]
     return Placement(
@@ -35,6 +37,7 @@ def training_on(
         dtype=("bfloat16" if device.bfloat16 else "float32") if dtype == "auto" else dtype,
         micro_batch=micro_batch,
         gradient_checkpointing=gradient_checkpointing,
+        compile="never" if compile == "auto" and device.kind == "cpu" else compile,
         threads=inventory.cpu_cores if device.kind == "cpu" else None,
     )
 
@@ -56,8 +59,16 @@ def placement_rules(placement: Placement, *, effective_batch: int, asked: Auto |
         Rule("dtype", placement.dtype, _why_dtype(placement, asked)),
         Rule("micro_batch", placement.micro_batch, f"rows in one pass: the most that fit{CPU_WORDS if placement.device == 'cpu' else ''}"),
         Rule("accumulation", passes, f"passes of {placement.micro_batch} rows make a step of {effective_batch}"),
+        Rule("compile", placement.compile, _WHY_COMPILED[placement.compile]),
         Rule("gradient_checkpointing", placement.gradient_checkpointing, _why_recompute(placement, missing_gib)),
     )
+
+
+_WHY_COMPILED = {
+    "auto": "the device is an accelerator; the result says how many layers were compiled",
+    "always": "as written",
+    "never": "as written, or on a CPU: its time is in matrix products, which torch.compile leaves as they are",
+}
 
 
 def _why_dtype(placement: Placement, asked: Auto | Precision) -> str:

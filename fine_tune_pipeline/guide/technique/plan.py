@@ -210,7 +210,13 @@ def _placements(job: Job, hyperparameters: Hyperparameters, inventory: Inventory
         sizes = [size for size in sizes if size * job.work.tokens_per_row <= CPU_TOKENS] or [1]
     for checkpointing in (False, True):
         for size in sizes:
-            yield training_on(inventory, dtype=job.training.dtype, micro_batch=size, gradient_checkpointing=checkpointing)
+            yield training_on(
+                inventory,
+                dtype=job.training.dtype,
+                micro_batch=size,
+                gradient_checkpointing=checkpointing,
+                compile=job.training.compile,
+            )
 
 
 def peak_bytes(job: Job, technique: Technique, hyperparameters: Hyperparameters, placement: Placement, place: Place) -> int:

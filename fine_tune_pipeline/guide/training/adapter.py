@@ -163,6 +163,7 @@ def _built(result: TrainResult, training: Training, *, curve: list[dict[str, Any
             "labelled_tokens": result.labelled_tokens,
             "training_seconds": result.seconds,
             "tokens_per_second": result.tokens_per_second,
+            "compiled_layers": result.compiled_layers,
             "padding_share": result.padding_share,
             "steps_skipped": len(result.skipped_steps),
             "continued_from_steps": list(result.continued_from) or "not broken off",

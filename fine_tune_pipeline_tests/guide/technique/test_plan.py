@@ -1,5 +1,6 @@
 from dataclasses import replace
 from datetime import date
+from typing import Literal
 
 import pytest
 
@@ -9,9 +10,10 @@ from fine_tune_pipeline.guide.base_model.price import price_of
 from fine_tune_pipeline.guide.technique.chosen import NoExperts
 from fine_tune_pipeline.guide.technique.correction import Correction
 from fine_tune_pipeline.guide.technique.fit import fits
+from fine_tune_pipeline.guide.technique.placement import placement_rules
 from fine_tune_pipeline.guide.technique.plan import CPU_TOKENS, Job, Place, Plan, make_plan
 from fine_tune_pipeline.guide.technique.workload import Workload
-from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
+from fine_tune_pipeline.programs.requests import Hyperparameters, Placement, Technique
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.spec.environment import DevicePrice
 from fine_tune_pipeline.spec.technique import Auto, Full, Lora, TechniqueSpec
@@ -80,6 +82,25 @@ def test_on_a_cpu_a_pass_holds_about_a_thousand_tokens_in_float32_on_all_cores()
     assert (found.device, found.dtype, found.threads) == ("cpu", "float32", 4)
     assert found.micro_batch == 4
     assert 130 * found.micro_batch <= CPU_TOKENS < 130 * 8
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "taken"),
+    [("cpu", "auto", "never"), ("cpu", "always", "always"), ("cuda", "auto", "auto"), ("cuda", "never", "never")],
+)
+def test_layers_are_compiled_on_an_accelerator_or_as_asked(
+    kind: str, asked: Literal["auto", "never", "always"], taken: Literal["auto", "never", "always"]
+):
+    found = plan(job(training=TrainingSpec(compile=asked)), place(24, kind=kind)).placement
+    assert found.compile == taken
+    (rule,) = [rule for rule in placement_rules(found, effective_batch=8, asked="auto", missing_gib=-1) if rule.setting == "compile"]
+    assert rule.value == taken
+
+
+def test_what_was_made_before_compiling_could_be_asked_for_keeps_its_fingerprint():
+    assert "compile" not in TrainingSpec().model_dump()
+    assert "compile" not in Placement().model_dump()
+    assert Placement.model_validate(Placement(compile="auto").model_dump()).compile == "auto"
 
 
 @pytest.mark.parametrize(
