@@ -99,8 +99,11 @@ def tokenised(
     return Row(example["id"], input_ids, labels, prompt_tokens=len(encoded.prompt_ids))
 
 
-def check_rows(rows: Sequence[Row], *, max_length: int) -> None:
+def check_rows(rows: Sequence[Row], *, source: str, max_length: int) -> None:
     """Refuse what training could not learn from whole.
+
+    Args:
+        source: the file that they come from.
 
     Raises:
         RowsTooLong: names the rows longer than `max_length`, prompt, completion and end token together.
@@ -109,11 +112,13 @@ def check_rows(rows: Sequence[Row], *, max_length: int) -> None:
     if long := over_long(rows, max_length=max_length):
         longest = max(row.length for row in rows)
         raise RowsTooLong(
-            f"{len(long)} of {len(rows)} rows are longer than max_length {max_length} (the longest has {longest} tokens): "
+            f"{source}: {len(long)} of {len(rows)} rows are longer than max_length {max_length} (the longest has {longest} tokens): "
             f"{shown_ids(long)}; raise training.max_length, or shorten or quarantine these rows"
         )
     if empty := [row.id for row in rows if not row.labelled]:
-        raise NoLabelledTokens(f"{len(empty)} of {len(rows)} rows have no token to learn from: {shown_ids(empty)}; give them a completion")
+        raise NoLabelledTokens(
+            f"{source}: {len(empty)} of {len(rows)} rows have no token to learn from: {shown_ids(empty)}; give them a completion"
+        )
 
 
 def over_long(rows: Sequence[Row], *, max_length: int) -> list[str]:

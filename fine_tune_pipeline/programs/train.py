@@ -82,7 +82,7 @@ def _rows(path: str, request: TrainRequest, tokenizer: PreTrainedTokenizerBase, 
     wanted = request.hyperparameters
     found = learned_rows(examples, source=path, tokenizer=tokenizer, format=request.format, hyperparameters=wanted)
     refuse_unlearnable(every_answer(found.rows), source=path, tokenizer=tokenizer, limits=model_limits(request.model))
-    check_rows(found.rows, max_length=wanted.max_length)
+    check_rows(found.rows, source=path, max_length=wanted.max_length)
     if found.left_out:
         reporter.log(found.said())
     return found

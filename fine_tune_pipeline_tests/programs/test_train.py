@@ -209,6 +209,13 @@ def test_a_row_that_is_too_long_stops_the_training_before_it_begins(model: Path,
     assert list(output.iterdir()) == []
 
 
+def test_a_validation_row_that_is_too_long_is_told_with_its_file(model: Path, data: Path, tmp_path: Path):
+    validation = write_rows(tmp_path / "validation.jsonl", (("short", "hello", "greeting"), ("long", "hello " * 40, "greeting")))
+    request = train_request(tmp_path / "output", model=model, train=data).model_copy(update={"validation": str(validation)})
+    with pytest.raises(RowsTooLong, match=r"/validation\.jsonl: 1 of 2 rows are longer than max_length 96 .*: long;"):
+        train.run(request, Recorder())
+
+
 def test_rows_with_nothing_to_learn_stop_it_too(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def mute(prompt: str, completion: str | None, **options: Any) -> Any:
         return encode(prompt, None, **options)
