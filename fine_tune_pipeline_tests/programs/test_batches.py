@@ -65,14 +65,14 @@ def test_a_wrong_line_is_named(tmp_path: Path):
 
 def test_rows_longer_than_allowed_are_named_and_refused():
     rows = [row("fits", prompt=[2, 3], completion=[4, 1]), row("long", prompt=[2, 3, 3], completion=[4, 1])]
-    with pytest.raises(RowsTooLong, match=r"^train.jsonl: 1 of 2 rows are longer than max_length 4 \(the longest has 5 tokens\): long;"):
+    with pytest.raises(RowsTooLong, match=r"^train\.jsonl: 1 of 2 rows are longer than max_length 4 \(the longest has 5 tokens\): long;"):
         check_rows(rows, source="train.jsonl", max_length=4)
     check_rows(rows, source="train.jsonl", max_length=5)
 
 
 def test_rows_without_a_token_to_learn_are_named():
     rows = [row("good", prompt=[2], completion=[1]), row("mute", prompt=[2, 3], completion=[]), row("first", prompt=[], completion=[1])]
-    with pytest.raises(NoLabelledTokens, match="^validation.jsonl: 2 of 3 rows have no token to learn from: mute, first"):
+    with pytest.raises(NoLabelledTokens, match=r"^validation\.jsonl: 2 of 3 rows have no token to learn from: mute, first"):
         check_rows(rows, source="validation.jsonl", max_length=8)
 
 
