@@ -225,8 +225,8 @@ def record(parsed: argparse.Namespace) -> int:
 
 def plan(parsed: argparse.Namespace) -> int:
     """What a run would reuse and what it would build, and why; predicted minutes, memory and cost. Nothing is run."""
+    from fine_tune_pipeline.guide.base_model.chosen import NotInTheModel
     from fine_tune_pipeline.guide.base_model.hardware import UnknownDevice
-    from fine_tune_pipeline.guide.technique.chosen import NotInTheModel
     from fine_tune_pipeline.planning import planned
     from fine_tune_pipeline.resources.compute.choice import UnknownPlace
     from fine_tune_pipeline.resources.compute.job import PlaceFailure

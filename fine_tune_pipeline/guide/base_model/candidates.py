@@ -14,6 +14,7 @@ from fine_tune_pipeline.guide.base_model.catalogue import (
     model_named,
 )
 from fine_tune_pipeline.guide.base_model.catalogue_files import catalogue_of
+from fine_tune_pipeline.guide.base_model.chosen import NotInTheModel, own_technique, with_tokens
 from fine_tune_pipeline.guide.base_model.hosted import hosted_refusals
 from fine_tune_pipeline.guide.base_model.hub import look_at_hub
 from fine_tune_pipeline.guide.base_model.memory import GIB, training_memory
@@ -25,7 +26,7 @@ from fine_tune_pipeline.guide.base_model.sources import Own, WeightsSource, lice
 from fine_tune_pipeline.programs.requests import Technique
 from fine_tune_pipeline.spec.base_model import PinnedModel
 from fine_tune_pipeline.spec.hosted import ApiModel
-from fine_tune_pipeline.spec.technique import Auto, Full, TechniqueSpec
+from fine_tune_pipeline.spec.technique import Auto, TechniqueSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ LABELLED_SHARE = 0.25
 """Of a row's tokens, taken as the answer while no data has been seen."""
 
 Refusal = tuple[str, str]
-"""(rule, sentence): rule is one of licence, weights, unanswered, context, memory; of a hosted model, settings, technique, shutdown too."""
+"""(rule, sentence): rule is one of licence, weights, unanswered, context, memory, technique; of a hosted model, settings, shutdown too."""
 
 UNANSWERED = "unanswered"
 """The rule of a candidate that could not be looked at, for a reason that lies outside of it."""
@@ -54,11 +55,24 @@ class Demands:
 
     accepted: tuple[str, ...]
     tokens: int
-    techniques: tuple[Technique, ...]
+    technique: TechniqueSpec
     memory_bytes: int
     device: str
+    added_tokens: int = 0
     use: Use = "commercial"
     known: Catalogue = field(default_factory=catalogue)
+
+    def techniques(self, model: Architecture) -> tuple[Technique, ...]:
+        """Those that may be used for this model: full, LoRA and QLoRA, or the user's own with the parts that it chooses.
+
+        Raises:
+            NotInTheModel: the model does not have these parts.
+        """
+        own = own_technique(self.technique, model)
+        full, adapters = Technique(type="full"), [Technique(type="lora"), Technique(type="qlora")]
+        named = [*adapters, full] if isinstance(self.technique, Auto) else [own or full]
+        # Of added tokens only the number counts for memory and time.
+        return tuple(with_tokens(technique, tuple(range(self.added_tokens))) for technique in named)
 
 
 @dataclass(frozen=True)
@@ -129,7 +143,8 @@ def demands(spec: UseCaseSpec, inventory: "Inventory") -> Demands:
     return Demands(
         accepted=tuple(spec.base_model.accept_licences),
         tokens=tokens,
-        techniques=_techniques(spec.technique, added_tokens=len(spec.base_model.added_tokens)),
+        technique=spec.technique,
+        added_tokens=len(spec.base_model.added_tokens),
         memory_bytes=int(device.memory_bytes * (1 - spec.environment.memory_headroom)),
         device=device.kind,
         use=spec.base_model.use,
@@ -268,7 +283,11 @@ def _candidate(id: str, licence: Licence, facts: Facts | None, wanted: Demands, 
     refusals = [*_licence_refusals(licence, wanted), *found]
     if facts is None:
         return Candidate(id, licence, None, {}, tuple(refusals))
-    memory: dict[str, int] = {technique.type: _one_row_bytes(facts.architecture, technique, wanted) for technique in wanted.techniques}
+    try:
+        techniques = wanted.techniques(facts.architecture)
+    except NotInTheModel as error:
+        return Candidate(id, licence, facts, {}, (*refusals, ("technique", str(error))))
+    memory: dict[str, int] = {technique.type: _one_row_bytes(facts.architecture, technique, wanted) for technique in techniques}
     refusals += _size_refusals(facts, min(memory.values()), wanted)
     return Candidate(id, licence, facts, memory, tuple(refusals))
 
@@ -306,13 +325,3 @@ def _one_row_bytes(architecture: Architecture, technique: Technique, wanted: Dem
         checkpointing=True,
         device=wanted.device,
     ).total
-
-
-def _techniques(spec: TechniqueSpec, *, added_tokens: int) -> tuple[Technique, ...]:
-    """The techniques that may be used: all three, or the user's own. Of added tokens only the number counts for the memory."""
-    added = {"added_tokens": tuple(range(added_tokens))}
-    if isinstance(spec, Auto):
-        return (Technique(type="lora", **added), Technique(type="qlora", **added), Technique(type="full"))
-    if isinstance(spec, Full):
-        return (Technique(type="full"),)
-    return (Technique(type=spec.type, rank=spec.rank, **added),)

@@ -90,9 +90,11 @@ def _row(candidate: Candidate, row: CatalogueModel | None, wanted: Demands, run:
 
 
 def _training(candidate: Candidate, wanted: Demands, run: NominalRun, place: Place) -> dict[str, Any]:
-    if candidate.facts is None:
+    # Without a figure for its memory, it has no place for the technique.
+    if candidate.facts is None or not candidate.memory_bytes:
         return {}
-    seconds = {item.type: run_seconds(candidate.facts.architecture, item, run, place) for item in wanted.techniques}
+    model = candidate.facts.architecture
+    seconds = {item.type: run_seconds(model, item, run, place) for item in wanted.techniques(model)}
     return {f"{name} minutes": round(value / 60, 1) for name, value in seconds.items()} | {
         f"{name} cost": money(run_cost(value, place)) for name, value in seconds.items()
     }

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
+from fine_tune_pipeline.guide.base_model.chosen import own_technique, with_tokens
 from fine_tune_pipeline.guide.base_model.duration import kilowatt_hours, training_seconds
 from fine_tune_pipeline.guide.base_model.hardware import speed
 from fine_tune_pipeline.guide.base_model.memory import GIB, trainable_parameters, training_memory
 from fine_tune_pipeline.guide.base_model.price import cost, price_of
 from fine_tune_pipeline.guide.technique.correction import Correction
 from fine_tune_pipeline.guide.technique.placement import training_on
-from fine_tune_pipeline.guide.technique.rules import Resolved, own_technique, resolve, techniques, with_tokens
+from fine_tune_pipeline.guide.technique.rules import Resolved, resolve, techniques
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Contract, Hyperparameters, Placement, Technique
 from fine_tune_pipeline.resources.compute.inventory import Inventory

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
-from fine_tune_pipeline.guide.technique.chosen import experts_of, layers_of, refuse_what_has_no_room
+from fine_tune_pipeline.guide.base_model.chosen import expert_rank, own_technique
 from fine_tune_pipeline.guide.technique.data_size import data_factor
 from fine_tune_pipeline.guide.technique.preference_rules import RATE_SHARES, Rule, preference_of, preference_rule
 from fine_tune_pipeline.guide.technique.workload import Workload
@@ -49,39 +49,6 @@ def techniques(spec: TechniqueSpec, model: Architecture, work: Workload) -> tupl
     own = own_technique(spec, model)
     named = {technique.label: technique for technique in [*offered, *([own] if own else [])]}
     return tuple(named.values())
-
-
-def own_technique(spec: TechniqueSpec, model: Architecture) -> Technique | None:
-    """The low-rank technique that the use case writes; None for `auto` and `full`."""
-    if not isinstance(spec, LowRank):
-        return None
-    technique = Technique(
-        type=spec.type,
-        rank=spec.rank,
-        alpha=spec.alpha,
-        dropout=spec.dropout,
-        target_modules=spec.target_modules if spec.target_modules == "all-linear" else tuple(spec.target_modules),
-        use_dora=spec.use_dora,
-        use_rslora=spec.use_rslora,
-        use_pissa=spec.use_pissa,
-        lora_plus_ratio=spec.lora_plus_ratio,
-        layers=layers_of(spec.layers, model),
-        experts=experts_of(spec.experts, model),
-        expert_rank=expert_rank(spec.rank, model) if spec.experts != "frozen" else 0,
-        router=spec.router,
-    )
-    refuse_what_has_no_room(technique, model)
-    return technique
-
-
-def with_tokens(technique: Technique, ids: tuple[int, ...]) -> Technique:
-    """Which also trains the rows of added tokens; full tuning trains all rows anyhow."""
-    return technique if technique.type == "full" or not ids else technique.model_copy(update={"added_tokens": ids})
-
-
-def expert_rank(rank: int, model: Architecture) -> int:
-    """The rank divided among the experts that a token visits, so that it meets as much of an adapter as in a dense model."""
-    return max(1, rank // model.experts_per_token)
 
 
 def capacity_rank(model: Architecture, work: Workload) -> int:

@@ -22,6 +22,7 @@ from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import ConvertRequest, Request
 from fine_tune_pipeline.resources.compute.base import ResultT
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
+from fine_tune_pipeline.spec.technique import Auto
 from fine_tune_pipeline_tests.guide.technique.stand_ins import RuleCompute, artifact_store, upstream_assets, use_case
 from fine_tune_pipeline_tests.hub import COMMIT
 from fine_tune_pipeline_tests.programs.test_convert import source_model, write_gguf
@@ -239,7 +240,7 @@ def packaged(tmp_path, monkeypatch):
 
 
 NOTHING = Comparison(rows=[], run="", try_next=[], warnings=[])
-WANTED = Demands(accepted=(), tokens=100, techniques=(), memory_bytes=1 << 30, device="cpu")
+WANTED = Demands(accepted=(), tokens=100, technique=Auto(), memory_bytes=1 << 30, device="cpu")
 
 
 def build(candidate: Candidate, folder: Path) -> Any:

@@ -158,6 +158,27 @@ def test_memory_is_asked_only_for_the_technique_that_the_use_case_names(judged):
     assert (rules(auto), rules(full)) == ([], ["memory"])
 
 
+def test_memory_is_that_of_the_parts_that_the_use_case_chooses(judged):
+    def lora_bytes(**chosen: Any) -> int:
+        technique = {"type": "lora", "rank": 64, **chosen}
+        [gemma] = judged(["gemma-3-270m"], accept=("LicenseRef-Gemma-Terms",), technique=technique)
+        return gemma.memory_bytes["lora"]
+
+    every = lora_bytes()
+    assert lora_bytes(layers=[16, 17]) < every
+    assert lora_bytes(target_modules=["q_proj"]) < every
+    assert lora_bytes(use_dora=True) > every
+
+
+def test_a_model_without_the_parts_that_the_use_case_chooses_is_refused_and_the_next_is_taken(judged):
+    accept, technique = ("LicenseRef-Gemma-Terms",), {"type": "lora", "layers": [20]}
+    found = judged(["gemma-3-270m", "gemma-3-1b"], accept=accept, technique=technique)
+    assert rules(found[0]) == ["technique"]
+    assert "technique.layers: got 20, want 0 to 17" in found[0].verdict
+    assert found[0].memory_bytes == {}
+    assert "technique" not in rules(found[1])
+
+
 def test_an_id_outside_the_catalogue_is_an_error(judged):
     with pytest.raises(UnknownModel):
         judged(["gpt-7"])

@@ -19,12 +19,19 @@ def compared(tmp_path: Path):
     """Candidates of a use case, side by side on a named device."""
 
     def compare_all(
-        candidates: list[Any], *, device: str = "L4", catalogue: str = "", price: float | None = None, **more: Any
+        candidates: list[Any],
+        *,
+        device: str = "L4",
+        catalogue: str = "",
+        price: float | None = None,
+        technique: dict[str, Any] | None = None,
+        **more: Any,
     ) -> Comparison:
         (tmp_path / "ours.yaml").write_text(catalogue or "models: []", encoding="utf-8")
         prices = [] if price is None else [{"device": device, "per_hour": price, "currency": "EUR", "as_of": date(2026, 1, 1)}]
         base = {"candidates": candidates, "accept_licences": GEMMA, "catalogue": ["ours.yaml"], **more}
-        spec = use_case(tmp_path, base_model=base, environment={"prices": prices})
+        sections = {"technique": technique} if technique else {}
+        spec = use_case(tmp_path, base_model=base, environment={"prices": prices}, **sections)
         inventory = inventory_of_named(device)
         wanted = demands(spec, inventory)
         return compare(spec, judge(spec, wanted), wanted, inventory, today=TODAY)
@@ -48,6 +55,12 @@ def test_a_row_says_memory_time_and_cost_by_technique_and_the_cost_of_answers(co
         assert row[f"{technique} cost"].endswith(" EUR")
     assert row["cost of 1,000 answers"].endswith(" EUR")
     assert row["qlora minutes"] > row["lora minutes"]
+
+
+def test_a_model_without_the_chosen_layers_has_its_reason_and_no_time(compared):
+    [row] = compared(["gemma-3-270m"], technique={"type": "lora", "layers": [20]}).rows
+    assert row["verdict"].startswith("technique.layers: got 20")
+    assert not [name for name in row if name.startswith("lora ")]
 
 
 def test_without_prices_costs_stay_empty_and_nothing_warns(compared):

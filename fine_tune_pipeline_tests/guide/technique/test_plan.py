@@ -5,9 +5,9 @@ from typing import Literal
 import pytest
 
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
+from fine_tune_pipeline.guide.base_model.chosen import NoExperts
 from fine_tune_pipeline.guide.base_model.memory import GIB
 from fine_tune_pipeline.guide.base_model.price import price_of
-from fine_tune_pipeline.guide.technique.chosen import NoExperts
 from fine_tune_pipeline.guide.technique.correction import Correction
 from fine_tune_pipeline.guide.technique.fit import fits
 from fine_tune_pipeline.guide.technique.placement import placement_rules

@@ -6,8 +6,7 @@ import pytest
 
 from fine_tune_pipeline.artifacts.fingerprint import payload
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
-from fine_tune_pipeline.guide.technique.chosen import NoExperts, NoSuchExpert, NoSuchLayer, RankTooLarge
-from fine_tune_pipeline.guide.technique.rules import own_technique
+from fine_tune_pipeline.guide.base_model.chosen import NoExperts, NoSuchExpert, NoSuchLayer, RankTooLarge, own_technique
 from fine_tune_pipeline.programs.requests import Technique
 from fine_tune_pipeline.spec.technique import LayerRange, Lora
 

@@ -6,7 +6,7 @@ from typing import Literal
 from fine_tune_pipeline.guide.base_model.adapted import adapted_matrices
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.programs.requests import Technique
-from fine_tune_pipeline.spec.technique import LayerRange
+from fine_tune_pipeline.spec.technique import LayerRange, LowRank, TechniqueSpec
 
 
 class NotInTheModel(ValueError):
@@ -27,6 +27,43 @@ class NoSuchExpert(NotInTheModel):
 
 class RankTooLarge(NotInTheModel):
     """An adapter would have a larger rank than the matrix beside it: more numbers, and nothing more to say with them."""
+
+
+def own_technique(spec: TechniqueSpec, model: Architecture) -> Technique | None:
+    """The low-rank technique that the use case writes; None for `auto` and `full`.
+
+    Raises:
+        NotInTheModel: it names parts that the model does not have, or is larger than they are.
+    """
+    if not isinstance(spec, LowRank):
+        return None
+    technique = Technique(
+        type=spec.type,
+        rank=spec.rank,
+        alpha=spec.alpha,
+        dropout=spec.dropout,
+        target_modules=spec.target_modules if spec.target_modules == "all-linear" else tuple(spec.target_modules),
+        use_dora=spec.use_dora,
+        use_rslora=spec.use_rslora,
+        use_pissa=spec.use_pissa,
+        lora_plus_ratio=spec.lora_plus_ratio,
+        layers=layers_of(spec.layers, model),
+        experts=experts_of(spec.experts, model),
+        expert_rank=expert_rank(spec.rank, model) if spec.experts != "frozen" else 0,
+        router=spec.router,
+    )
+    refuse_what_has_no_room(technique, model)
+    return technique
+
+
+def with_tokens(technique: Technique, ids: tuple[int, ...]) -> Technique:
+    """Which also trains the rows of added tokens; full tuning trains all rows anyhow."""
+    return technique if technique.type == "full" or not ids else technique.model_copy(update={"added_tokens": ids})
+
+
+def expert_rank(rank: int, model: Architecture) -> int:
+    """The rank divided among the experts that a token visits, so that it meets as much of an adapter as in a dense model."""
+    return max(1, rank // model.experts_per_token)
 
 
 def layers_of(chosen: Literal["all"] | Sequence[int] | LayerRange, model: Architecture) -> tuple[int, ...] | None:
