@@ -208,7 +208,7 @@ def _forecast(spec: UseCaseSpec, asset: str, store: Store, prospect: Prospect) -
         return Forecast(rows * ROW_SECONDS[asset] / 60, gib, None, f"{rows} rows, each as on two CPU cores")
     if asset == "environment" and plan is not None and rows:
         steps = max(1, rows * plan.hyperparameters.epochs / plan.hyperparameters.effective_batch)
-        seconds = PREFLIGHT_SECONDS + PREFLIGHT_STEPS * plan.predicted_seconds / steps
+        seconds = PREFLIGHT_SECONDS + PREFLIGHT_STEPS * plan.chosen.loop_seconds / steps
         return Forecast(seconds / 60, gib, None, f"{PREFLIGHT_STEPS} steps of the training")
     if asset in TRAINING_SHARES and plan is not None:
         minutes = TRAINING_SHARES[asset] * plan.predicted_seconds / 60

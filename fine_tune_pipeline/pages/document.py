@@ -21,7 +21,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a text; `kind` sets it apart: learned, special, gap, or several of them with spaces between."""
+    """A part of a text; `kind` sets it apart: learned, special, gap, against, or several of them with spaces between."""
 
     text: str
     kind: str = ""

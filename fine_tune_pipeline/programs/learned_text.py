@@ -32,6 +32,17 @@ class Span(NamedTuple):
     gap: bool = False
 
 
+def kinds_of(span: Span, *, against: bool) -> list[str]:
+    """Names of how it looks, for the colours of a page or a picture.
+
+    Args:
+        against: the row is to become less likely.
+    """
+    learned = span.learned and not span.gap
+    looks = {"special": span.special, "learned": learned, "against": learned and against, "gap": span.gap}
+    return [name for name, is_it in looks.items() if is_it]
+
+
 def visible(text: str) -> str:
     """The text with a picture for each character that has none, or that would turn the text around it; line breaks and tabs stay."""
     return text.translate(_VISIBLE)
@@ -104,5 +115,5 @@ def _unused(marks: tuple[str, str], texts: Sequence[str]) -> tuple[str, str]:
 def log_lines(shown: Sequence[Rendered]) -> str:
     """The rendered rows for a log."""
     texts, legend = marked([spans(row.pieces, most=SHOWN) for row in shown])
-    rows = [f"row {row.id}, {row.tokens} tokens:\n{text}" for row, text in zip(shown, texts, strict=True)]
+    rows = [f"row {row.title}:\n{text}" for row, text in zip(shown, texts, strict=True)]
     return "\n".join([f"what is learned ({legend}):", *rows])

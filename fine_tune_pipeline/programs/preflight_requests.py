@@ -1,6 +1,6 @@
 """What preflight (step 5) is asked and what it answers. Nothing here imports torch."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -72,14 +72,34 @@ class Piece(Contract):
     special: bool = False
 
 
+Answer = Literal["preferred", "rejected", "wanted", "unwanted"]
+"""One of two answers that are compared (dpo, orpo), or one that is judged by itself (kto)."""
+
+
 class Rendered(Contract):
-    """A row as the model is given it, special tokens written out; `pieces` are prompt and completion once more, end to end."""
+    """A row as the model is given it, special tokens written out; `pieces` are prompt and completion once more, end to end.
+
+    `answer`: which of the compared ones it is; None where nothing is compared.
+    """
 
     id: str
     prompt: str
     completion: str
     tokens: int
     pieces: tuple[Piece, ...] = ()
+    answer: Answer | None = None
+
+    @property
+    def against(self) -> bool:
+        """Whether it is to become less likely."""
+        return self.answer in ("rejected", "unwanted")
+
+    @property
+    def title(self) -> str:
+        """What it is, and how much of it counts."""
+        learned = sum(piece.tokens for piece in self.pieces if piece.learned)
+        which = f"{self.id}, {self.answer} answer" if self.answer else self.id
+        return f"{which}: {learned} of {self.tokens} tokens are learned{' against' if self.against else ''}"
 
 
 class MistakeCheck(Contract):

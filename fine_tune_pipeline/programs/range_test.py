@@ -6,7 +6,6 @@ fastai), and stays within a third and three times of the planned one: a few nois
 Nothing of the run is kept but its curve. With that rate written in the YAML, the training would be the same.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -18,6 +17,7 @@ from fine_tune_pipeline.programs.batches import Row
 from fine_tune_pipeline.programs.models import free_memory
 from fine_tune_pipeline.programs.preemption import Interrupted, Preempted, Preemption
 from fine_tune_pipeline.programs.progress import request_sha256
+from fine_tune_pipeline.programs.range_steps import range_steps
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import Contract, TrainRequest
 from fine_tune_pipeline.programs.stall import StallWatch
@@ -28,11 +28,6 @@ FILE = "range_test.json"
 
 LOWEST, HIGHEST = 0.1, 100.0
 """Rates of the first and the last step, in planned ones: a tenth of the highest is well above the three times that may be taken."""
-
-FEWEST_STEPS, MOST_STEPS = 30, 100
-
-SHARE = 0.1
-"""Of the steps of the training, as far as that lies between the two."""
 
 MEMORY = 0.8
 """Weight of the past in the smoothed loss: about five steps, an eighth of a decade of the rate at the most steps, and half of one at the
@@ -159,17 +154,10 @@ def with_rate(request: TrainRequest, rate: float) -> TrainRequest:
     return request.model_copy(update={"hyperparameters": request.hyperparameters.model_copy(update={"learning_rate": rate})})
 
 
-def steps_of(request: TrainRequest, *, rows: int) -> int:
-    """Optimizer steps of the test."""
-    numbers = request.hyperparameters
-    whole = math.ceil(numbers.epochs * math.ceil(rows / numbers.effective_batch))
-    return min(MOST_STEPS, max(FEWEST_STEPS, round(SHARE * whole)))
-
-
 def _run(
     request: TrainRequest, *, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, reporter: Reporter, preemption: Preemption
 ) -> list[RangePoint]:
-    steps = steps_of(request, rows=len(rows))
+    steps = range_steps(request.hyperparameters, rows=len(rows))
     level = request.hyperparameters.model_copy(update={"schedule": "constant", "warmup_share": 0.0})
     stall = StallWatch(seconds=request.stall_seconds, stacks=Path(request.output) / "stacks.txt")
     endurance = Endurance(log=reporter.log, preemption=preemption, beat=stall.beat)

@@ -93,6 +93,11 @@ class Hyperparameters(Contract):
     preference: Preference | None = Field(default=None, description="None: the right answers are learned.", exclude_if=unset)
 
     @property
+    def method(self) -> Literal["supervised", "dpo", "orpo", "kto"]:
+        """What is learned from."""
+        return "supervised" if self.preference is None else self.preference.type
+
+    @property
     def sequences(self) -> int:
         """Of a row, that go through the model together."""
         return 1 if self.preference is None else self.preference.answers

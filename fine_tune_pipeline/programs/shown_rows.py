@@ -1,6 +1,6 @@
 """The rows of a dataset as the model will see them: how long they are, how much of them is learned, and some of them piece by piece."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby, pairwise
 
@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from fine_tune_pipeline.artifacts.lengths import lengths
 from fine_tune_pipeline.programs.batches import IGNORED, Row
-from fine_tune_pipeline.programs.preflight_requests import LabelledRow, LongRow, PartTokens, Piece, Rendered, TokenLengths
+from fine_tune_pipeline.programs.preference_rows import Judged, Pair
+from fine_tune_pipeline.programs.preflight_requests import Answer, LabelledRow, LongRow, PartTokens, Piece, Rendered, TokenLengths
 from fine_tune_pipeline.programs.tokenizer_fit import special_ids
 
 PREVIEW_RANKS = (0.0, 0.5, 1.0)
@@ -42,17 +43,32 @@ def part_tokens(part: str, rows: Sequence[Row], *, max_length: int) -> PartToken
 
 
 def preview(rows: Sequence[Row], *, tokenizer: PreTrainedTokenizerBase) -> tuple[Rendered, ...]:
-    """A few rows as text again, with every special token written out: what is decoded here is what the model is given."""
-    ranked = sorted(rows, key=lambda row: len(row.input_ids))
+    """A few rows as text again, with every special token written out: what is decoded here is what the model is given.
+
+    Where answers are compared, each row comes with the one that people liked less.
+    """
+    unwanted = {row.id: row for row in rows if isinstance(row, Judged) and not row.desirable}
+    ranked = sorted((row for row in rows if not isinstance(row, Judged) or row.desirable), key=lambda row: len(row.input_ids))
     places = sorted({round(rank * (len(ranked) - 1)) for rank in PREVIEW_RANKS}) if ranked else []
-    return tuple(_rendered(ranked[place], tokenizer) for place in places)
+    shown = [answer for place in places for answer in _answers(ranked[place], unwanted)]
+    return tuple(_rendered(row, tokenizer, answer) for answer, row in shown)
 
 
-def _rendered(row: Row, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+def _answers(row: Row, unwanted: Mapping[str, Row]) -> list[tuple[Answer | None, Row]]:
+    if isinstance(row, Pair):
+        return [("preferred", row), ("rejected", row.rejected)]
+    if not isinstance(row, Judged):
+        return [(None, row)]
+    wanted: list[tuple[Answer | None, Row]] = [("wanted", row)]
+    return [*wanted, ("unwanted", unwanted[row.id])] if row.id in unwanted else wanted
+
+
+def _rendered(row: Row, tokenizer: PreTrainedTokenizerBase, answer: Answer | None) -> Rendered:
     decode = _decoder(tokenizer)
     prompt, completion = row.input_ids[: row.prompt_tokens], row.input_ids[row.prompt_tokens :]
     shown = pieces(row, tokenizer=tokenizer)
-    return Rendered(id=row.id, prompt=decode(prompt), completion=decode(completion), tokens=len(row.input_ids), pieces=shown)
+    tokens = len(row.input_ids)
+    return Rendered(id=row.id, prompt=decode(prompt), completion=decode(completion), tokens=tokens, pieces=shown, answer=answer)
 
 
 def pieces(row: Row, *, tokenizer: PreTrainedTokenizerBase) -> tuple[Piece, ...]:

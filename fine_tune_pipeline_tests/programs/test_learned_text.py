@@ -52,4 +52,4 @@ def test_nothing_is_left_out_of_what_fits_or_without_a_limit():
 
 def test_the_log_names_each_row():
     shown = Rendered(id="7", prompt="", completion="", tokens=4, pieces=ROW)
-    assert log_lines([shown]).splitlines()[1:] == ["row 7, 4 tokens:", "‹<bos>›Output:⟦ yes‹<eos>›⟧"]
+    assert log_lines([shown]).splitlines()[1:] == ["row 7: 2 of 4 tokens are learned:", "‹<bos>›Output:⟦ yes‹<eos>›⟧"]

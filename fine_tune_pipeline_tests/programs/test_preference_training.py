@@ -176,3 +176,9 @@ def test_preflight_tries_the_same_steps(type: Type, ask: Callable[..., TrainRequ
     named = {check.id: check for check in result.mistakes}
     assert named["gradient_accumulation"].passed
     assert named["checkpoint_not_resumable"].passed
+    sides = ("wanted", "unwanted") if type == "kto" else ("preferred", "rejected")
+    assert {row.answer for row in result.preview} == set(sides)
+    for chosen, other in zip(result.preview[::2], result.preview[1::2], strict=True):
+        assert (chosen.id, chosen.answer, other.answer, chosen.prompt) == (other.id, *sides, other.prompt)
+        assert chosen.completion != other.completion
+        assert "learned against" in other.title

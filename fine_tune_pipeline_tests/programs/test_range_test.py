@@ -10,7 +10,8 @@ import pytest
 
 from fine_tune_pipeline.programs import train
 from fine_tune_pipeline.programs.preemption import Preempted, Preemption
-from fine_tune_pipeline.programs.range_test import RangePoint, RangeTest, chosen, rates, smoothed, steps_of
+from fine_tune_pipeline.programs.range_steps import range_steps
+from fine_tune_pipeline.programs.range_test import RangePoint, RangeTest, chosen, rates, smoothed
 from fine_tune_pipeline.programs.requests import CheckpointPolicy, Placement, Technique, TrainRequest, TrainResult
 from fine_tune_pipeline_tests.small_training import Recorder, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import tiny_model
@@ -156,4 +157,4 @@ def test_another_request_in_the_same_place_is_tested_anew(ask: Callable[..., Tra
 
 @pytest.mark.parametrize(("rows", "epochs", "steps"), [(24, 2.0, 30), (800, 5.0, 50), (80_000, 1.0, 100)])
 def test_it_takes_a_tenth_of_the_steps_but_neither_few_nor_many(rows: int, epochs: float, steps: int, ask: Callable[..., TrainRequest]):
-    assert steps_of(ask("counted", epochs=epochs), rows=rows) == steps
+    assert range_steps(ask("counted", epochs=epochs).hyperparameters, rows=rows) == steps

@@ -10,7 +10,7 @@ from html import escape
 
 from wcwidth import iter_graphemes, wcswidth
 
-from fine_tune_pipeline.programs.learned_text import SHOWN, Span, spans, visible
+from fine_tune_pipeline.programs.learned_text import SHOWN, Span, kinds_of, spans, visible
 from fine_tune_pipeline.programs.preflight_requests import Rendered
 
 COLUMNS = 88
@@ -25,7 +25,7 @@ STYLE = (
     "text{fill:#4b5563;font:13px ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}"
     ".head{fill:#111827;font:600 13px sans-serif}.note{fill:#6b7280;font:13px sans-serif}"
     ".special{fill:#7c3aed;font-style:italic}.gap{fill:#9ca3af;font-style:italic}"
-    ".learned{fill:#047857;font-weight:700;text-decoration:underline}"
+    ".learned{fill:#047857;font-weight:700;text-decoration:underline}.against{fill:#b91c1c}"
 )
 
 Line = list[Span]
@@ -40,12 +40,13 @@ def markdown_mask(rows: Sequence[Rendered], *, title: str) -> str:
 
 
 def svg(rows: Sequence[Rendered], *, title: str) -> str:
-    """The rows as an SVG document: learned text in green, bold and underlined, the rest in grey, special tokens slanted."""
-    lines = [_legend()]
+    """The rows as an SVG document: learned text in green, bold and underlined, that of rejected answers in red, the rest in
+    grey, special tokens slanted."""
+    lines = [_legend(against=any(row.against for row in rows))]
     for row in rows:
-        learned = sum(piece.tokens for piece in row.pieces if piece.learned)
-        lines += ["", f'<tspan class="head">{escape(visible(row.id))}: {learned} of {row.tokens} tokens are learned</tspan>']
-        lines += ["".join(map(_tspan, line)) for line in wrapped(spans(row.pieces, most=SHOWN), columns=COLUMNS)]
+        lines += ["", f'<tspan class="head">{escape(visible(row.title))}</tspan>']
+        row_lines = wrapped(spans(row.pieces, most=SHOWN), columns=COLUMNS)
+        lines += ["".join(_tspan(span, against=row.against) for span in line) for line in row_lines]
     height = LINE * len(lines) + 2 * MARGIN
     texts = [f'<text x="{MARGIN}" y="{MARGIN + LINE * number + 13}">{line}</text>' for number, line in enumerate(lines) if line]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}">'
@@ -109,12 +110,13 @@ def _joined(cells: Sequence[Span]) -> Line:
     return line
 
 
-def _tspan(span: Span) -> str:
-    kinds = [name for name, is_it in (("special", span.special), ("learned", span.learned and not span.gap), ("gap", span.gap)) if is_it]
+def _tspan(span: Span, *, against: bool = False) -> str:
+    kinds = kinds_of(span, against=against)
     return f'<tspan class="{" ".join(kinds)}">{escape(span.text)}</tspan>' if kinds else f"<tspan>{escape(span.text)}</tspan>"
 
 
-def _legend() -> str:
+def _legend(*, against: bool) -> str:
     shown = [Span("learned", True), Span("<special token>", True, special=True), Span("only read", False)]
     shown.append(Span("<special token>", False, special=True))
-    return '<tspan class="note">   </tspan>'.join(map(_tspan, shown))
+    lost = [_tspan(Span("learned against", True), against=True)] if against else []
+    return '<tspan class="note">   </tspan>'.join([*map(_tspan, shown), *lost])

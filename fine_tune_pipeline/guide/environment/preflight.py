@@ -127,7 +127,9 @@ def forecast(seen: PreflightResult, plan: Plan, model: Architecture, *, training
         device=plan.placement.device,
     ).total
     whole = training_rows * mean_tokens(seen) * plan.hyperparameters.sequences * plan.hyperparameters.epochs
-    minutes = whole / seen.tokens_per_second / 60 if seen.tokens_per_second else None
+    loop = whole / seen.tokens_per_second if seen.tokens_per_second else None
+    # What runs before is as much slower or faster than planned as the measured step is.
+    minutes = None if loop is None else loop * plan.chosen.seconds / plan.chosen.loop_seconds / 60
     return Forecast(minutes=minutes, predicted_peak_bytes=predicted, peak_ratio=seen.peak_memory_bytes / predicted)
 
 

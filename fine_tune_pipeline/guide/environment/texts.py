@@ -10,8 +10,8 @@ from typing import Any
 from fine_tune_pipeline.artifacts.named import some
 from fine_tune_pipeline.pages.charts import histogram
 from fine_tune_pipeline.pages.document import Block, Page, Part, Section, table
-from fine_tune_pipeline.programs.learned_text import Span, marked, spans
-from fine_tune_pipeline.programs.preflight_requests import LabelledRow, PartTokens, PreflightResult, Rendered
+from fine_tune_pipeline.programs.learned_text import kinds_of, marked, spans
+from fine_tune_pipeline.programs.preflight_requests import LabelledRow, PartTokens, PreflightResult
 
 SHOWN_CHARACTERS = 1500
 """Of each stretch of a rendered row that is learned or only read."""
@@ -93,20 +93,14 @@ def _preview(seen: PreflightResult) -> Section:
     shown = [spans(row.pieces, most=SHOWN_CHARACTERS) for row in seen.preview]
     texts, legend = marked(shown)
     blocks = [
-        Block(f"{row.id}: {_learned(row)} of {row.tokens} tokens are learned", text, tuple(map(_part, parts)))
+        Block(row.title, text, tuple(Part(part.text, " ".join(kinds_of(part, against=row.against))) for part in parts))
         for row, text, parts in zip(seen.preview, texts, shown, strict=True)
     ]
-    text = f"The shortest training row, the one in the middle, and the longest. In colour, what is learned is green; as text: {legend}."
+    red = ", what is learned against is red" if any(row.against for row in seen.preview) else ""
+    text = (
+        f"The shortest training row, the one in the middle, and the longest. In colour, what is learned is green{red}; as text: {legend}."
+    )
     return Section("What is learned", text, blocks=tuple(blocks))
-
-
-def _learned(row: Rendered) -> int:
-    return sum(piece.tokens for piece in row.pieces if piece.learned)
-
-
-def _part(span: Span) -> Part:
-    kinds = {"special": span.special, "learned": span.learned and not span.gap, "gap": span.gap}
-    return Part(span.text, " ".join(kind for kind, is_it in kinds.items() if is_it))
 
 
 def _labelled(seen: PreflightResult) -> Section:

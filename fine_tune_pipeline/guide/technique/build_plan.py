@@ -38,9 +38,10 @@ def build_plan(folder: Path, *, spec: UseCaseSpec, place: Place, dataset: Artifa
         "predicted_tokens_per_epoch": job.work.tokens,
         "predicted_peak_gib": plan.predicted_peak_bytes / GIB,
         "predicted_minutes": plan.predicted_seconds / 60,
+        "predicted_minutes_before_training": plan.chosen.before_seconds / 60 or None,
         "predicted_cost": plan.chosen.row()["predicted cost"],
         "speed_taken": speed(place.inventory).basis,
-        "calibration": str(place.correction(plan.technique, plan.placement)),
+        "calibration": str(place.correction(plan.technique, plan.hyperparameters, plan.placement)),
         "price_warning": stale(place.price, today=today),
     }
     shown = {name: value for name, value in metadata.items() if value is not None}

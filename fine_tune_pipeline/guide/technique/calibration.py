@@ -9,11 +9,12 @@ from statistics import median
 from typing import Any
 
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
-from fine_tune_pipeline.guide.base_model.duration import Tokens, training_seconds
+from fine_tune_pipeline.guide.base_model.duration import Tokens
 from fine_tune_pipeline.guide.base_model.hardware import speed
 from fine_tune_pipeline.guide.base_model.memory import FIXED_BYTES, training_memory
-from fine_tune_pipeline.guide.technique.correction import Correction
+from fine_tune_pipeline.guide.technique.correction import Correction, Kind
 from fine_tune_pipeline.guide.technique.plan import Plan, number_bytes
+from fine_tune_pipeline.guide.technique.run_time import loop_seconds
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Contract, TrainResult
 from fine_tune_pipeline.resources.compute.inventory import Inventory
@@ -38,6 +39,7 @@ class Observation(Contract):
     family: str
     model: str
     made_at: str
+    method: str = "supervised"
     proportional_bytes: int
     fixed_bytes: int
     peak_bytes: int
@@ -45,6 +47,10 @@ class Observation(Contract):
     seconds: float
     likely_tokens: float
     tokens: int
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.technique, self.dtype, self.method)
 
     @property
     def more_fixed_bytes(self) -> int:
@@ -82,6 +88,8 @@ def observed(run: Run, *, made_at: str) -> Observation:
         checkpointing=checkpointing,
         device=plan.placement.device,
     )
+    # Of compared answers, a row is more than one sequence.
+    rows = result.passes_rows / plan.hyperparameters.sequences
     seen = Tokens(all=result.tokens, labelled=result.labelled_tokens, per_row=result.tokens / result.passes_rows, passes=result.passes)
     return Observation(
         place=run.inventory.place,
@@ -91,25 +99,34 @@ def observed(run: Run, *, made_at: str) -> Observation:
         family=run.model.family,
         model=run.model_id,
         made_at=made_at,
+        method=plan.hyperparameters.method,
         proportional_bytes=memory.proportional,
         fixed_bytes=result.fixed_memory_bytes,
         peak_bytes=result.peak_memory_bytes,
-        predicted_seconds=training_seconds(run.model, plan.technique, seen, epochs=1, at=speed(run.inventory), checkpointing=checkpointing),
+        predicted_seconds=loop_seconds(
+            run.model,
+            plan.technique,
+            seen,
+            hyperparameters=plan.hyperparameters,
+            epochs=1,
+            at=speed(run.inventory),
+            checkpointing=checkpointing,
+        ),
         seconds=result.seconds,
-        likely_tokens=run.work.tokens * result.passes_rows / run.work.rows,
+        likely_tokens=run.work.tokens * rows / run.work.rows,
         tokens=result.tokens,
     )
 
 
-def correction(observations: Iterable[Observation], *, inventory: Inventory, family: str, model: str) -> dict[tuple[str, str], Correction]:
-    """Factors by technique and dtype, from what this place has seen of this family; no entry where it has seen nothing.
+def correction(observations: Iterable[Observation], *, inventory: Inventory, family: str, model: str) -> dict[Kind, Correction]:
+    """Factors by kind of training, from what this place has seen of this family; no entry where it has seen nothing.
 
     Memory beside model and text is that of the place, whatever was trained there.
     """
     device = inventory.devices[0]
     here = [seen for seen in observations if (seen.place, seen.device) == (inventory.place, device.name)]
     here.sort(key=lambda seen: seen.made_at)
-    kinds = {(seen.technique, seen.dtype) for seen in here if seen.family == family}
+    kinds = {seen.kind for seen in here if seen.family == family}
     return {kind: _factors(here, kind, family=family, model=model, on_cpu=device.kind == "cpu") for kind in sorted(kinds)}
 
 
@@ -119,27 +136,22 @@ def errors(run: Run) -> dict[str, float]:
     outside = 0 if run.plan.placement.device == "cpu" else FIXED_BYTES["cuda"]
     return {
         "peak_error": (run.result.peak_memory_bytes + outside) / run.plan.predicted_peak_bytes - 1,
-        "time_error": run.result.seconds / run.plan.predicted_seconds - 1,
+        "time_error": run.result.seconds / run.plan.chosen.loop_seconds - 1,
     }
 
 
-def as_content(corrections: Mapping[tuple[str, str], Correction]) -> dict[str, Any]:
+def as_content(corrections: Mapping[Kind, Correction]) -> dict[str, Any]:
     """For the fingerprint of a plan."""
     return {" ".join(kind): vars(factors) for kind, factors in corrections.items()}
 
 
-def from_content(content: Mapping[str, Any]) -> dict[tuple[str, str], Correction]:
+def from_content(content: Mapping[str, Any]) -> dict[Kind, Correction]:
     """Back from the payload of a plan."""
-    return {_kind(name): Correction(**factors) for name, factors in content.items()}
+    return {Kind(*name.rsplit(" ", 2)): Correction(**factors) for name, factors in content.items()}
 
 
-def _kind(name: str) -> tuple[str, str]:
-    technique, dtype = name.rsplit(" ", 1)
-    return technique, dtype
-
-
-def _factors(here: Sequence[Observation], kind: tuple[str, str], *, family: str, model: str, on_cpu: bool) -> Correction:
-    like = [seen for seen in here if (seen.technique, seen.dtype) == kind and seen.family == family][-LAST:]
+def _factors(here: Sequence[Observation], kind: Kind, *, family: str, model: str, on_cpu: bool) -> Correction:
+    like = [seen for seen in here if seen.kind == kind and seen.family == family][-LAST:]
     texts = [seen for seen in here if seen.model == model][-LAST:]
     return Correction(
         runs=len(like),

@@ -1,9 +1,18 @@
 """Factors between the formulas and what runs on a place have measured."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from fine_tune_pipeline.guide.base_model.memory import Memory
 from fine_tune_pipeline.guide.technique.workload import Workload
+
+
+class Kind(NamedTuple):
+    """Trainings that are corrected alike: by the technique's label, the number format, and what is learned from."""
+
+    technique: str
+    dtype: str
+    method: str = "supervised"
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Correction:
             tokens=round(self.tokens * likely.tokens),
             labelled_tokens=round(self.tokens * likely.labelled_tokens),
             longest_tokens=round(self.tokens * likely.longest_tokens),
+            validation_tokens=round(self.tokens * likely.validation_tokens),
         )
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from fine_tune_pipeline.guide.technique.plan import Place
 from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 
 ASSET = "training_plan"
 

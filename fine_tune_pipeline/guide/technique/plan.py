@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pydantic import Field
 
 from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.chosen import own_technique, with_tokens
-from fine_tune_pipeline.guide.base_model.duration import kilowatt_hours, training_seconds
+from fine_tune_pipeline.guide.base_model.duration import kilowatt_hours
 from fine_tune_pipeline.guide.base_model.hardware import speed
 from fine_tune_pipeline.guide.base_model.memory import GIB, trainable_parameters, training_memory
 from fine_tune_pipeline.guide.base_model.price import cost, price_of
-from fine_tune_pipeline.guide.technique.correction import Correction
+from fine_tune_pipeline.guide.technique.correction import Correction, Kind
 from fine_tune_pipeline.guide.technique.placement import training_on
 from fine_tune_pipeline.guide.technique.rules import Resolved, resolve, techniques
+from fine_tune_pipeline.guide.technique.run_time import before_seconds, loop_seconds
 from fine_tune_pipeline.guide.technique.workload import Workload
 from fine_tune_pipeline.programs.requests import Contract, Hyperparameters, Placement, Technique
 from fine_tune_pipeline.resources.compute.inventory import Inventory
@@ -43,11 +45,17 @@ class Option(Contract):
     peak_bytes: int
     peak_bytes_without_recompute: int = Field(description="Of the smallest pass.")
     seconds: float
+    before_seconds: float = Field(default=0.0, description="Of these, before the training loop: range test, the untrained model's answers.")
     tokens_per_second: float
     kilowatt_hours: float | None
     cost: float | None
     currency: str | None
     fits: bool
+
+    @property
+    def loop_seconds(self) -> float:
+        """Of the training loop alone."""
+        return self.seconds - self.before_seconds
 
     def row(self) -> dict[str, object]:
         """As a table shows it."""
@@ -86,12 +94,12 @@ class Plan(Contract):
 
 @dataclass(frozen=True)
 class Place:
-    """The hardware as the plan sees it. `memory_bytes` is what may be used, head-room taken off; `corrections` by technique and dtype
-    come from earlier runs here, `price` from the use case."""
+    """The hardware as the plan sees it. `memory_bytes` is what may be used, head-room taken off; `corrections` come from
+    earlier runs here, `price` from the use case."""
 
     inventory: Inventory
     memory_bytes: int
-    corrections: Mapping[tuple[str, str], Correction] = field(default_factory=dict)
+    corrections: Mapping[Kind, Correction] = field(default_factory=dict)
     price: DevicePrice | None = None
 
     @classmethod
@@ -100,16 +108,16 @@ class Place:
         inventory: Inventory,
         *,
         headroom: float,
-        corrections: Mapping[tuple[str, str], Correction] | None = None,
+        corrections: Mapping[Kind, Correction] | None = None,
         prices: Sequence[DevicePrice] = (),
     ) -> "Place":
         device = inventory.devices[0]
         usable = int(device.memory_bytes * (1 - headroom))
         return cls(inventory=inventory, memory_bytes=usable, corrections=corrections or {}, price=price_of(device, prices))
 
-    def correction(self, technique: Technique, placement: Placement) -> Correction:
+    def correction(self, technique: Technique, hyperparameters: Hyperparameters, placement: Placement) -> Correction:
         """What earlier runs of this kind say; of another kind the text in tokens at least."""
-        own = self.corrections.get((technique.label, placement.dtype))
+        own = self.corrections.get(Kind(technique.label, placement.dtype, hyperparameters.method))
         if own is not None:
             return own
         return Correction(tokens=next((other.tokens for other in self.corrections.values()), 1.0))
@@ -154,7 +162,8 @@ def option_of(job: Job, technique: Technique, place: Place) -> Option:
     fitting = [number for number, peak in enumerate(peaks) if peak <= place.memory_bytes]
     taken = fitting[0] if fitting else len(placements) - 1
     placement = placements[taken]
-    seconds, tokens = _duration(job, technique, hyperparameters, placement, place)
+    took = _duration(job, technique, hyperparameters, placement, place)
+    seconds = took.loop + took.before
     spent = cost(seconds, place.price)
     return Option(
         technique=technique,
@@ -164,7 +173,8 @@ def option_of(job: Job, technique: Technique, place: Place) -> Option:
         peak_bytes=peaks[taken],
         peak_bytes_without_recompute=peaks[len(peaks) // 2 - 1],
         seconds=seconds,
-        tokens_per_second=tokens / seconds,
+        before_seconds=took.before,
+        tokens_per_second=took.tokens / took.loop,
         kilowatt_hours=kilowatt_hours(seconds, at=speed(place.inventory)),
         cost=spent.amount if spent else None,
         currency=spent.currency if spent else None,
@@ -172,19 +182,30 @@ def option_of(job: Job, technique: Technique, place: Place) -> Option:
     )
 
 
-def _duration(job: Job, technique: Technique, hyperparameters: Hyperparameters, placement: Placement, place: Place) -> tuple[float, float]:
-    """Seconds of the training, and its tokens."""
-    corrected = place.correction(technique, placement)
-    work = corrected.work(job.work)
-    predicted = training_seconds(
+class _Duration(NamedTuple):
+    """Seconds of the training loop and before it, and the loop's tokens."""
+
+    loop: float
+    before: float
+    tokens: float
+
+
+def _duration(job: Job, technique: Technique, hyperparameters: Hyperparameters, placement: Placement, place: Place) -> _Duration:
+    corrected = place.correction(technique, hyperparameters, placement)
+    work, at, epochs = corrected.work(job.work), speed(place.inventory), hyperparameters.epochs
+    loop = loop_seconds(
         job.model,
         technique,
         work.passed(rows=placement.micro_batch),
-        epochs=hyperparameters.epochs,
-        at=speed(place.inventory),
+        hyperparameters=hyperparameters,
+        epochs=epochs,
+        at=at,
         checkpointing=placement.gradient_checkpointing,
     )
-    return corrected.seconds * predicted, hyperparameters.epochs * work.tokens
+    before = before_seconds(
+        job.model, technique, work, hyperparameters=hyperparameters, micro_batch=placement.micro_batch, loop=loop, at=at
+    )
+    return _Duration(corrected.seconds * loop, corrected.seconds * before, epochs * work.tokens)
 
 
 def _choice(job: Job, options: Sequence[Option], place: Place) -> tuple[Option, str]:
@@ -222,7 +243,7 @@ def _placements(job: Job, hyperparameters: Hyperparameters, inventory: Inventory
 
 def peak_bytes(job: Job, technique: Technique, hyperparameters: Hyperparameters, placement: Placement, place: Place) -> int:
     """At the longest batch: as many of the longest rows as go into one forward pass."""
-    corrected = place.correction(technique, placement)
+    corrected = place.correction(technique, hyperparameters, placement)
     work = corrected.work(job.work)
     tokens = placement.micro_batch * hyperparameters.sequences * min(work.longest_tokens, hyperparameters.max_length)
     predicted = training_memory(

@@ -22,7 +22,7 @@ SPARE_TOKENS = 32
 class Workload:
     """What one epoch holds. `tokens`, `labelled_tokens` and `longest_tokens` are likely figures, `longest_bound` is a careful bound.
 
-    `unwanted`: answers that people liked less, where answers are compared.
+    `unwanted`: answers that people liked less, where answers are compared. `validation_tokens`: of the rows that are only looked at.
     """
 
     rows: int
@@ -31,6 +31,7 @@ class Workload:
     longest_tokens: int
     longest_bound: int
     unwanted: int = 0
+    validation_tokens: int = 0
 
     @property
     def labelled_share(self) -> float:
@@ -57,14 +58,19 @@ def workload(
     """The figures of a training set; the longest row may stand in either set, since both must fit."""
     rows = [*train, *validation]
     answers = sum(likely_tokens(example.completion) for example in train)
-    tokens = math.ceil(answers + sum(likely_tokens(example.question) + FRAME_TOKENS for example in train))
+    tokens = math.ceil(answers + _prompt_tokens(train))
     return Workload(
         rows=len(train),
         tokens=tokens,
         labelled_tokens=tokens if loss_on == "all" else math.ceil(answers),
         longest_tokens=math.ceil(max(likely_tokens(example.question + example.completion) for example in rows)) + FRAME_TOKENS,
         longest_bound=max(most_tokens(example.question) + most_tokens(example.completion) for example in rows) + SPARE_TOKENS,
+        validation_tokens=math.ceil(sum(likely_tokens(example.completion) for example in validation) + _prompt_tokens(validation)),
     )
+
+
+def _prompt_tokens(examples: Sequence[Example]) -> float:
+    return sum(likely_tokens(example.question) + FRAME_TOKENS for example in examples)
 
 
 def likely_tokens(text: str) -> float:

@@ -1,10 +1,11 @@
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from fine_tune_pipeline.guide.base_model.catalogue import model_named
-from fine_tune_pipeline.guide.base_model.duration import Tokens, kilowatt_hours, training_operations, training_seconds
+from fine_tune_pipeline.guide.base_model.duration import Tokens, forward_operations, kilowatt_hours, training_operations, training_seconds
 from fine_tune_pipeline.guide.base_model.hardware import inventory_of_named, speed
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
 from fine_tune_pipeline.programs.requests import Technique
@@ -35,6 +36,19 @@ def test_operations_are_those_that_torch_counts(tmp_path, full):
     more = 2 * architecture.vocabulary * architecture.hidden * 64 if full else 6 * architecture.lora_parameters(1) * 64
     predicted = training_operations(architecture, technique, work(64, 64)) - more
     assert predicted == pytest.approx(counted(folder, full=full, tokens=64), rel=0.05)
+
+
+@pytest.mark.parametrize("untrained", [True, False])
+def test_operations_without_gradients_are_those_that_torch_counts(tmp_path, untrained):
+    folder = tiny_model(tmp_path / "model", architecture="llama")
+    architecture = read_model_folder(folder).architecture
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    if not untrained:
+        model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.arange(64)[None])
+    predicted = forward_operations(architecture, Technique(type="lora", rank=8), work(64, 64), untrained=untrained)
+    assert predicted == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 def test_recomputing_costs_another_forward_pass_of_the_layers(tmp_path):

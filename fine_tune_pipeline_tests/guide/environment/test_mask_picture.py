@@ -35,6 +35,16 @@ def test_learned_read_and_special_have_classes_of_their_own():
     assert "a: 2 of 4 tokens are learned" in svg([row], title="x")
 
 
+def test_a_rejected_answer_is_red_and_the_legend_says_so():
+    row = rendered(piece("Output:"), piece(" no", learned=True)).model_copy(update={"answer": "rejected"})
+    assert drawn(row) == [[("", "Output:"), ("learned against", " no")]]
+    picture = svg([row.model_copy(update={"answer": "preferred"}), row], title="x")
+    assert "a, preferred answer: 1 of 2 tokens are learned<" in picture
+    assert "a, rejected answer: 1 of 2 tokens are learned against<" in picture
+    assert '<tspan class="learned against">learned against</tspan>' in picture
+    assert "learned against<" not in svg([row.model_copy(update={"answer": None})], title="x")
+
+
 def test_no_text_of_a_row_becomes_a_tag():
     hostile = "</text></svg><script>alert(1)</script> & ]]> <!-- \x00\x1b\ufffe \"'"
     row = rendered(piece(hostile), piece(hostile, learned=True), id="</svg>&")

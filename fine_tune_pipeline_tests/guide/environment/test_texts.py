@@ -67,6 +67,15 @@ def test_the_labelled_share_is_told_with_the_rows_that_have_the_least():
     assert labelled(SEEN)[0] == {"part": "train", "tokens": 120, "labelled": 6, "share": 0.05, "lowest": "7 (2 of 90, 2.2%)"}
 
 
+def test_a_rejected_answer_is_told_and_has_a_colour_of_its_own():
+    rejected = SEEN.preview[0].model_copy(update={"answer": "rejected"})
+    page = html(texts_page(SEEN.model_copy(update={"preview": (rejected,)}), max_length=64, use_case="x"))
+    assert "7, rejected answer: 4 of 9 tokens are learned against" in page
+    assert '<span class="learned against"> &lt;b&gt;x&lt;/b&gt;</span>' in page
+    assert "what is learned against is red" in page
+    assert 'class="learned against"' not in html(texts_page(SEEN, max_length=64, use_case="x"))
+
+
 def test_text_is_shown_as_it_is_whatever_marks_it_holds():
     page = texts_page(SEEN, max_length=64, use_case="x")
     assert "    ‹<bos>›Input: a ``` b\n    # no heading\n    Output:⟦ <b>x</b>‹<eos>›⟧\n" in markdown(page)

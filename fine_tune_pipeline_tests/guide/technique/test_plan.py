@@ -1,6 +1,6 @@
 from dataclasses import replace
 from datetime import date
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -8,7 +8,7 @@ from fine_tune_pipeline.guide.base_model.catalogue import model_named
 from fine_tune_pipeline.guide.base_model.chosen import NoExperts
 from fine_tune_pipeline.guide.base_model.memory import GIB
 from fine_tune_pipeline.guide.base_model.price import price_of
-from fine_tune_pipeline.guide.technique.correction import Correction
+from fine_tune_pipeline.guide.technique.correction import Correction, Kind
 from fine_tune_pipeline.guide.technique.fit import fits
 from fine_tune_pipeline.guide.technique.placement import placement_rules
 from fine_tune_pipeline.guide.technique.plan import CPU_TOKENS, Job, Place, Plan, make_plan
@@ -201,19 +201,45 @@ def test_experts_of_a_mixture_are_offered_and_take_their_share_of_the_rank():
         plan(job(technique=Lora(type="lora", experts="all")), place(24))
 
 
+def compared(type: str, **changes: Any) -> Plan:
+    asked = job(technique=Lora(type="lora"), training=TrainingSpec(preference={"type": type}, epochs=2, **changes))
+    return plan(replace(asked, work=replace(asked.work, validation_tokens=2_500, unwanted=250)), place(24))
+
+
+def test_the_untrained_models_answers_are_in_the_minutes_and_not_in_the_loop():
+    dpo, orpo, kto = (compared(type).chosen for type in ("dpo", "orpo", "kto"))
+    assert orpo.before_seconds == 0
+    # Forward over all rows and a tenth more; the loop goes twice over them, in both directions, which for adapters takes twice as long.
+    assert dpo.before_seconds / dpo.loop_seconds == pytest.approx(1.1 / 4, rel=0.1)
+    assert dpo.loop_seconds == pytest.approx(orpo.loop_seconds)
+    # An answer to another prompt goes through the untrained model too, and at every step through the trained one.
+    assert kto.before_seconds / dpo.before_seconds == pytest.approx(2, rel=0.2)
+    assert kto.loop_seconds / dpo.loop_seconds == pytest.approx(1.5, rel=0.1)
+
+
+def test_a_range_test_is_in_the_minutes_by_its_steps_and_has_a_reference_of_its_own():
+    plain, tested = plan(job(), place(24)).chosen, plan(job(training=TrainingSpec(learning_rate="range_test")), place(24)).chosen
+    # 500 rows are 126 steps of 8 in two epochs: a tenth would be 13, and the fewest are 30.
+    assert tested.loop_seconds == pytest.approx(plain.seconds)
+    assert tested.before_seconds == pytest.approx(30 / 126 * plain.seconds)
+    assert tested.row()["predicted minutes"] > plain.row()["predicted minutes"]
+    both, alone = compared("dpo", learning_rate="range_test", effective_batch=8).chosen, compared("dpo", effective_batch=8).chosen
+    assert both.before_seconds == pytest.approx(30 / 126 * alone.loop_seconds + 2 * alone.before_seconds)
+
+
 def test_earlier_runs_correct_memory_seconds_and_tokens_and_change_no_setting():
     measured = Correction(runs=1, memory=1.5, seconds=3.0, tokens=2.0, fixed_bytes=GIB)
-    plain, corrected = plan(job(), place(24)), plan(job(), replace(place(24), corrections={("lora", "float32"): measured}))
+    plain, corrected = plan(job(), place(24)), plan(job(), replace(place(24), corrections={Kind("lora", "float32"): measured}))
     assert corrected.technique == plain.technique
     assert corrected.hyperparameters == plain.hyperparameters
     assert corrected.predicted_seconds > 5 * plain.predicted_seconds
     assert corrected.predicted_peak_bytes > plain.predicted_peak_bytes
-    fewer = plan(job(), replace(place(24), corrections={("lora", "float32"): replace(measured, memory=0.5, tokens=1.0, fixed_bytes=1)}))
+    fewer = plan(job(), replace(place(24), corrections={Kind("lora", "float32"): replace(measured, memory=0.5, tokens=1.0, fixed_bytes=1)}))
     assert fewer.predicted_peak_bytes < plain.predicted_peak_bytes - GIB / 2
 
 
 @pytest.mark.parametrize(
-    "corrections", [{}, {("lora", "float32"): Correction(runs=3, memory=1.3, seconds=0.7, tokens=1.4, fixed_bytes=GIB)}]
+    "corrections", [{}, {Kind("lora", "float32"): Correction(runs=3, memory=1.3, seconds=0.7, tokens=1.4, fixed_bytes=GIB)}]
 )
 def test_the_demo_keeps_its_technique_and_every_hyper_parameter(corrections):
     """Gemma 3 270M, 500 rows of 50 tokens: its accuracy has no slack."""
