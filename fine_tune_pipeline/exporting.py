@@ -19,6 +19,9 @@ from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.spec.export import Format
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
+_WITHOUT_EVENTS = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+"""Of a run: Dagster writes every event of its own to the terminal as DEBUG."""
+
 
 class NoFormats(ValueError):
     """Neither the command nor the use case says in which form."""
@@ -98,7 +101,9 @@ def _made(spec: UseCaseSpec) -> Artifact:
     provenance(spec, store.open())
     wanted = {name: resources[name] for name in ("store", "compute")}
     with dg.DagsterInstance.get() if "DAGSTER_HOME" in os.environ else dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize([exported_model(spec)], resources=wanted, instance=instance, raise_on_error=False)
+        result = dg.materialize(
+            [exported_model(spec)], resources=wanted, instance=instance, run_config=_WITHOUT_EVENTS, raise_on_error=False
+        )
     # One that a check refuses was made all the same.
     if not result.get_asset_materialization_events():
         raise ExportFailed(f"{spec.name}: {ASSET} could not be made; the reason stands above")
