@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from train_speed import RANK, Clock, Measured, Setting, callback, write_tokenizer
+from train_speed import RANK, Clock, Measured, Setting, by_trl, callback, write_tokenizer
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {
@@ -134,38 +134,9 @@ def ours(setting: Setting, options: argparse.Namespace) -> Measured:
 
 def stock(setting: Setting, options: argparse.Namespace) -> Measured:
     """TRL's defaults, but for the number format, and recomputing as it is for us."""
-    clock = Clock(setting.folder)
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
-
-    from fine_tune_pipeline.programs.models import load_model, load_tokenizer
-
-    arguments = SFTConfig(
-        output_dir=str(setting.folder / "output"),
-        per_device_train_batch_size=setting.micro_batch,
-        gradient_accumulation_steps=len(setting.rows) // setting.micro_batch,
-        max_steps=setting.steps,
-        max_length=options.length,
-        learning_rate=1e-3,
-        use_cpu=options.device == "cpu",
-        bf16=options.dtype == "bfloat16",
-        activation_checkpointing=options.checkpointing,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
+    return by_trl(
+        setting, dtype=options.dtype, device=options.device, max_length=options.length, activation_checkpointing=options.checkpointing
     )
-    SFTTrainer(
-        model=load_model(setting.folder / "model", dtype=options.dtype, device=options.device),
-        args=arguments,
-        train_dataset=Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in setting.rows]),
-        processing_class=load_tokenizer(setting.folder / "model"),
-        peft_config=LoraConfig(r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-        callbacks=[callback(clock)],
-    ).train()
-    return clock.measured(setting.rows)
 
 
 RUNS: dict[str, Callable[[Setting, argparse.Namespace], Measured]] = {"ours": ours, "stock": stock}

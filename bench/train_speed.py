@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 VARIANTS = {
     "ours": "this project",
@@ -157,6 +157,16 @@ def ours(setting: Setting) -> Measured:
 
 
 def stock(setting: Setting, *, checkpointing: bool = True) -> Measured:
+    """TRL's defaults, but for the number format."""
+    return by_trl(setting, dtype="float32", device="cpu", activation_checkpointing=checkpointing)
+
+
+def by_trl(setting: Setting, *, dtype: Literal["float32", "bfloat16"], device: str, **options: Any) -> Measured:
+    """LoRA by TRL's own trainer.
+
+    Args:
+        options: of SFTConfig.
+    """
     clock = Clock(setting.folder)
     from datasets import Dataset
     from peft import LoraConfig
@@ -171,16 +181,16 @@ def stock(setting: Setting, *, checkpointing: bool = True) -> Measured:
         gradient_accumulation_steps=len(setting.rows) // setting.micro_batch,
         max_steps=setting.steps,
         learning_rate=1e-3,
-        use_cpu=True,
-        bf16=False,
-        activation_checkpointing=checkpointing,
+        use_cpu=device == "cpu",
+        bf16=dtype == "bfloat16",
         logging_steps=1,
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
+        **options,
     )
     SFTTrainer(
-        model=load_model(setting.folder / "model"),
+        model=load_model(setting.folder / "model", dtype=dtype, device=device),
         args=arguments,
         train_dataset=Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in setting.rows]),
         processing_class=load_tokenizer(setting.folder / "model"),

@@ -29,7 +29,6 @@ from fine_tune_pipeline.programs.requests import (
 )
 from fine_tune_pipeline_tests.programs.killing import files_of, killed_at_random, started, train_to_the_end
 from fine_tune_pipeline_tests.small_training import ROWS, Recorder, train_request, write_rows
-from fine_tune_pipeline_tests.tiny import tiny_model
 
 LABELS = ["duplicate_charge", "lost_card", "change_address"]
 
@@ -37,11 +36,6 @@ OTHER = {"duplicate_charge": "lost_card", "lost_card": "lost_card", "change_addr
 """Some answers of the validation rows contradict what is learned, so that its loss falls first and rises then."""
 
 HELD_OUT = tuple((id, prompt, OTHER[answer]) for id, prompt, answer in ROWS)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -16,22 +16,12 @@ from fine_tune_pipeline.programs.models import load_model
 from fine_tune_pipeline.programs.preemption import Preempted, Preemption
 from fine_tune_pipeline.programs.requests import CheckpointPolicy, Placement, Technique, TrainRequest
 from fine_tune_pipeline.programs.step_gradient import StepGradient
-from fine_tune_pipeline_tests.small_training import Recorder, train_request, write_rows
-from fine_tune_pipeline_tests.tiny import HIDDEN, tiny_model
+from fine_tune_pipeline_tests.small_training import Recorder, train_request
+from fine_tune_pipeline_tests.tiny import HIDDEN
 
 ALPHA = 5.0
 
 BATCH = [Row(str(tokens), list(range(3, 3 + tokens)), list(range(3, 3 + tokens))) for tokens in (40, 9, 3)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "train.jsonl")
 
 
 def batch_of(rows: list[Row], *, flat: bool) -> dict[str, Any]:

@@ -22,23 +22,13 @@ from fine_tune_pipeline.programs.requests import CheckpointPolicy, Placement, Te
 from fine_tune_pipeline.programs.steadiness import Diverged
 from fine_tune_pipeline.programs.step_gradient import OutOfMemory
 from fine_tune_pipeline_tests.programs.killing import files_of, killed_at_random, started, train_to_the_end
-from fine_tune_pipeline_tests.small_training import Recorder, train_request, write_rows
+from fine_tune_pipeline_tests.small_training import Recorder, train_request
 from fine_tune_pipeline_tests.tiny import tiny_model
 from fine_tune_pipeline_tests.waiting import wait_until
 
 EVERY_STEP = CheckpointPolicy(steps=1, keep=2)
 
 LIVE = {"tokens_per_second", "memory_bytes"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "train.jsonl")
 
 
 @pytest.fixture

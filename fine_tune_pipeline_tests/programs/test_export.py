@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from fine_tune_pipeline.programs import train
 from fine_tune_pipeline.programs.export import run
 from fine_tune_pipeline.programs.export_requests import ExportRequest, ExportResult
 from fine_tune_pipeline.programs.gguf_converter import VARIABLE, GgufConversionFailed, NoGgufConverter, find_converter
 from fine_tune_pipeline.programs.merging import MergeNotFinite, NothingToCompare, Text, compared_texts, last_logits
 from fine_tune_pipeline.programs.models import AdapterMismatch, NotAnAdapter, load_model, weights_sha256
-from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.requests import PromptFormat, Technique
 from fine_tune_pipeline_tests.served import evaluated, tiny_adapter
-from fine_tune_pipeline_tests.small_training import Recorder, write_rows
+from fine_tune_pipeline_tests.small_training import Recorder, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import Architecture, tiny_model
 from fine_tune_pipeline_tests.waiting import wait_until
 
@@ -143,6 +145,24 @@ def test_after_quantised_training_the_distance_to_what_was_trained_is_told_too(t
     # Weights of four bits: far more than rounding.
     assert merge.quantised_difference > 100 * merge.largest_difference
     assert 0 <= (merge.quantised_same_choices or 0) <= merge.positions
+
+
+def test_a_trained_qlora_adapter_in_the_unquantised_base_is_as_far_from_what_was_trained_as_is_told(tmp_path: Path, base: Path, rows: Path):
+    technique = Technique(type="qlora", rank=8)
+    trained = train.run(train_request(tmp_path / "training", model=base, train=rows, technique=technique), Recorder())
+    request = asked(tmp_path, base, Path(trained.adapter), rows, quantised=True)
+    result, folder = export(request)
+    merge = result.merge
+    assert merge is not None
+    # Loaded by transformers and peft alone.
+    packed = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    four_bits = AutoModelForCausalLM.from_pretrained(str(base), quantization_config=packed, dtype=torch.float32, device_map={"": "cpu"})
+    texts = compared_texts(request, context=1024)
+    as_trained = last_logits(PeftModel.from_pretrained(four_bits, trained.adapter).eval(), texts)
+    merged = last_logits(load_model(folder / "merged"), texts)
+    assert merge.quantised_difference == pytest.approx(float((merged - as_trained).abs().max()), rel=0.01)
+    assert merge.quantised_same_choices == int((merged.argmax(-1) == as_trained.argmax(-1)).sum())
+    assert merge.largest_difference < merge.allowed < merge.quantised_difference
 
 
 def test_a_model_that_was_trained_whole_is_taken_as_it_is(tmp_path: Path, base: Path, rows: Path):

@@ -15,22 +15,11 @@ from fine_tune_pipeline.programs.batches import tokenised_rows
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 from fine_tune_pipeline.programs.requests import Hyperparameters, PromptFormat, Technique, TrainRequest
 from fine_tune_pipeline.programs.trainer import build_trainer, rate_factor
-from fine_tune_pipeline_tests.small_training import train_request, write_rows
-from fine_tune_pipeline_tests.tiny import tiny_model
+from fine_tune_pipeline_tests.small_training import train_request
 
 STEPS, WARMUP = 50, 5
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "train.jsonl")
 
 
 def after_warmup(schedule: str, optimizer: SGD, *, steps: int) -> LRScheduler:

@@ -20,15 +20,9 @@ from fine_tune_pipeline.programs.trainer import CompletionTrainer
 from fine_tune_pipeline_tests.comparisons import write_pairs
 from fine_tune_pipeline_tests.programs.test_endurance import EndsAfter, learned
 from fine_tune_pipeline_tests.small_training import Recorder, preflight_request, train_request, write_rows
-from fine_tune_pipeline_tests.tiny import tiny_model
 
 Type = Literal["dpo", "orpo", "kto"]
 TYPES: tuple[Type, ...] = ("dpo", "orpo", "kto")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,6 @@ from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import Placement, PromptFormat, Technique
 from fine_tune_pipeline_tests.programs.launching import launch
 from fine_tune_pipeline_tests.small_training import ROWS, Recorder, preflight_request, train_request, write_rows
-from fine_tune_pipeline_tests.tiny import tiny_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "train.jsonl")
 
 
 def request(output: Path, *, model: Path, data: Path, **changes: object) -> PreflightRequest:

@@ -14,7 +14,6 @@ from fine_tune_pipeline.programs.range_steps import range_steps
 from fine_tune_pipeline.programs.range_test import RangePoint, RangeTest, chosen, rates, smoothed
 from fine_tune_pipeline.programs.requests import CheckpointPolicy, Placement, Technique, TrainRequest, TrainResult
 from fine_tune_pipeline_tests.small_training import Recorder, train_request, write_rows
-from fine_tune_pipeline_tests.tiny import tiny_model
 
 PLANNED = 1e-3
 
@@ -54,11 +53,6 @@ def test_the_rate_is_a_tenth_of_where_the_loss_is_lowest_within_its_bounds(lowes
 
 def test_without_a_step_the_planned_rate_is_taken():
     assert chosen([], planned=PLANNED).learning_rate == PLANNED
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -23,18 +23,7 @@ from fine_tune_pipeline.programs.steadiness import Diverged
 from fine_tune_pipeline.programs.trainer import CompletionTrainer
 from fine_tune_pipeline_tests.programs.launching import launch
 from fine_tune_pipeline_tests.small_training import ROWS, Recorder, train_request, write_rows
-from fine_tune_pipeline_tests.tiny import tiny_model
 from fine_tune_pipeline_tests.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "train.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,7 @@ from fine_tune_pipeline.programs.batches import Row, tokenised_rows
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 from fine_tune_pipeline.programs.requests import Hyperparameters, Placement, PromptFormat, Technique, TrainRequest
 from fine_tune_pipeline.programs.trainer import LossNotFinite, LossNotTheModels, build_trainer, fitting_collate, rate_factor
-from fine_tune_pipeline_tests.small_training import train_request, write_rows
-from fine_tune_pipeline_tests.tiny import tiny_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "train.jsonl")
+from fine_tune_pipeline_tests.small_training import train_request
 
 
 class FirstGradient(TrainerCallback):
