@@ -84,9 +84,9 @@ BROKEN = {
     "two demands": (
         "at_least: 0.8",
         "at_least: 0.8, beats: majority",
-        "needs exactly one of at_least, at_most, beats; got at_least, beats",
+        "needs exactly one of at_least, at_most, beats, versus; got at_least, beats",
     ),
-    "no demand": (", at_least: 0.8", "", "needs exactly one of at_least, at_most, beats; got none"),
+    "no demand": (", at_least: 0.8", "", "needs exactly one of at_least, at_most, beats, versus; got none"),
     "margin of nothing": ("at_least: 0.8", "at_least: 0.8, by: 0.1", "`by` is the margin of `beats`"),
     "unknown system": ("at_least: 0.8", "beats: gpt", "attributes.objective.success.0.beats: got 'gpt', want 'base_zero_shot'"),
     "number as text": ("at_least: 0.8", "at_least: '0.8'", "attributes.objective.success.0.at_least: got '0.8', want a valid number"),

@@ -5,7 +5,8 @@ from math import inf
 
 import pytest
 
-from fine_tune_pipeline.guide.objective.metrics import METRICS, UnknownMetric, allowed_metrics, metric_named, score_one, words
+from fine_tune_pipeline.guide.objective.metrics import METRICS, UnknownMetric, allowed_metrics, metric_named, score_one
+from fine_tune_pipeline.guide.objective.measures.texts import words
 from fine_tune_pipeline.guide.objective.task import Task, classification, extraction
 from fine_tune_pipeline_tests.guide.objective.use_cases import SCHEMA
 
