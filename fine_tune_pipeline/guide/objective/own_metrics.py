@@ -96,6 +96,13 @@ def own_code(spec: UseCaseSpec) -> dict[str, str]:
     return {own.declared.name: _folder_sha256(own.path.parent) for own in own_metrics(spec)}
 
 
+def scored_with(spec: UseCaseSpec) -> dict[str, Any]:
+    """What a use case adds to how answers are scored, for the fingerprint of scores; nothing where it adds nothing."""
+    objective = spec.objective
+    own = {"objective.metrics": objective.metrics, "own_metrics_sha256": own_code(spec)} if objective.metrics else {}
+    return {**({"objective.voice": objective.voice} if objective.voice else {}), **own}
+
+
 def _folder_sha256(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     lines = [f"{path.relative_to(folder).as_posix()} {file_sha256(path)}" for path in files]

@@ -11,7 +11,7 @@ from fine_tune_pipeline.guide.objective.criteria import criterion_text, objectiv
 from fine_tune_pipeline.guide.objective.evidence import Detectable, smallest_detectable_gain
 from fine_tune_pipeline.guide.objective.held_out import HeldOut, held_out_rows
 from fine_tune_pipeline.guide.objective.metrics import UnknownMetric, metric_named
-from fine_tune_pipeline.guide.objective.own_metrics import own_code
+from fine_tune_pipeline.guide.objective.own_metrics import scored_with
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.guide.objective.test_rows import SHOWS_GAIN, gain_check
 from fine_tune_pipeline.spec.hosted import ApiModel
@@ -113,7 +113,7 @@ def looked_at(spec: UseCaseSpec) -> dict[str, Any]:
         seen["metadata_of_test_rows"] = sorted(_columns(spec))
     if objective.limits.cost_per_1000 is not None:
         seen["priced"] = _priced(spec)
-    return {**seen, **({"own_metrics_sha256": own_code(spec)} if objective.metrics else {})}
+    return {**seen, **scored_with(spec)}
 
 
 def _columns(spec: UseCaseSpec) -> set[str]:

@@ -130,6 +130,4 @@ def _cluster_problems(objective: ObjectiveSpec, test: Sequence[Example]) -> Iter
     column = objective.evidence.cluster_by
     if column is not None and not any(column in row.metadata for row in test):
         kept = some(sorted({name for row in test for name in row.metadata}))
-        yield (
-            f"objective.evidence.cluster_by: no test row has the column {column!r} (there are: {kept}); name it under `metadata` of the source"
-        )
+        yield (f"objective.evidence.cluster_by: no test row has {column!r} (there are: {kept}); name it in the source's `metadata`")

@@ -5,8 +5,9 @@ from math import inf
 
 import pytest
 
-from fine_tune_pipeline.guide.objective.metrics import METRICS, UnknownMetric, allowed_metrics, metric_named, score_one
+from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.objective.measures.texts import words
+from fine_tune_pipeline.guide.objective.metrics import METRICS, UnknownMetric, allowed_metrics, metric_named, score_one
 from fine_tune_pipeline.guide.objective.task import Task, classification, extraction
 from fine_tune_pipeline_tests.guide.objective.use_cases import SCHEMA
 
@@ -23,6 +24,13 @@ RIGHT = '{"intent": "refund", "urgency": "low"}'
 
 def score(name: str, prediction: str, reference: str, task: Task) -> float:
     return score_one(prediction, reference, task=task, metrics=[name])[name]
+
+
+def full_score(name: str, prediction: str, reference: str, task: Task, *, cosine: float = 1.0) -> float:
+    """With a row whose prompt holds no number, and with what programs measure."""
+    measured = {"similarity": cosine, "confidence": 1.0}
+    row = Example("r1", "please help", reference)
+    return score_one(prediction, reference, task=task, metrics=[name], example=row, measured=measured)[name]
 
 
 @pytest.mark.parametrize(
@@ -163,12 +171,12 @@ def test_every_allowed_metric_is_in_its_range_at_its_best_when_right_and_never_b
     for name in allowed_metrics(task):
         metric = metric_named(name, task)
         assert metric.name == name
-        best, bad = (score(name, text, right, task) for text in (right, "??"))
+        best, bad = (full_score(name, text, right, task, cosine=cosine) for text, cosine in ((right, 1.0), ("?? 7", -1.0)))
         assert metric.low <= bad <= metric.high
         assert metric.low <= best <= metric.high
         if metric.better == "higher":
             assert (best, bad) == (metric.high, metric.low)
-        elif metric.better == "lower":
+        elif metric.better == "lower" and name != "refusal":
             assert best == metric.low < bad
 
 
@@ -184,6 +192,7 @@ def test_allowed_metrics_of_an_extraction_name_its_fields():
 
 
 def test_scores_are_plain_json_numbers():
-    scores = score_one(RIGHT, RIGHT, task=FIELDS, metrics=allowed_metrics(FIELDS))
+    scores = score_one(RIGHT, RIGHT, task=FIELDS, metrics=allowed_metrics(FIELDS), example=Example("r1", "please help", RIGHT))
     assert json.loads(json.dumps(scores)) == scores
+    assert scores.pop("unsupported_numbers") == 0
     assert set(scores.values()) == {1.0}
