@@ -28,8 +28,8 @@ from fine_tune_pipeline.guide.dataset.scrubbing.disclosure import disclosed
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub import scrubbed
 from fine_tune_pipeline.guide.dataset.sources.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
+from fine_tune_pipeline.guide.objective.reach import CHECKS, REACHABLE, SHOWS_GAIN, shown_by_test_rows
 from fine_tune_pipeline.guide.objective.task import Task, read_task
-from fine_tune_pipeline.guide.objective.test_rows import CHECKS, REACHABLE, SHOWS_GAIN, shown_by_test_rows
 from fine_tune_pipeline.programs.ner_requests import AdaptNerResult
 from fine_tune_pipeline.programs.recognizers.identity import identities, installed
 from fine_tune_pipeline.programs.stand_ins import StandIns

@@ -12,8 +12,8 @@ from fine_tune_pipeline.guide.objective.evidence import Detectable, smallest_det
 from fine_tune_pipeline.guide.objective.held_out import HeldOut, held_out_rows
 from fine_tune_pipeline.guide.objective.metrics import UnknownMetric, metric_named
 from fine_tune_pipeline.guide.objective.own_metrics import scored_with
+from fine_tune_pipeline.guide.objective.reach import SHOWS_GAIN, gain_check
 from fine_tune_pipeline.guide.objective.task import Task, read_task
-from fine_tune_pipeline.guide.objective.test_rows import SHOWS_GAIN, gain_check
 from fine_tune_pipeline.spec.hosted import ApiModel
 from fine_tune_pipeline.spec.objective import Criterion, Limits, ObjectiveSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
