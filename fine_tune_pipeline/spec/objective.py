@@ -47,7 +47,13 @@ class Generation(Section):
     type: Literal["generation"]
 
 
-Task = Annotated[Classification | Extraction | QuestionAnswering | Generation, Field(discriminator="type")]
+class Preference(Section):
+    """A free answer that people compared with another one: sources with `layout: preference`, in the test set too."""
+
+    type: Literal["preference"]
+
+
+Task = Annotated[Classification | Extraction | QuestionAnswering | Generation | Preference, Field(discriminator="type")]
 
 
 class Slice(Section):

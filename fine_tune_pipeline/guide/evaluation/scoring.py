@@ -105,10 +105,10 @@ class Scores:
         Raises:
             NoRowCounts: none does.
         """
-        counts = self.metrics[metric].counts
-        if counts is None:
+        kind = self.metrics[metric]
+        if kind.counts is None:
             return self
-        places = [place for place, row in enumerate(self.rows) if counts(row.completion)]
+        places = [place for place, row in enumerate(self.rows) if kind.counted(row)]
         if not places:
             raise NoRowCounts(f"{metric}: none of {len(self.rows)} rows counts for it; drop the criterion, or bring rows of that kind")
         return self.part(places)
@@ -172,7 +172,7 @@ def scored(
     for system, texts in answers.items():
         found = measured[system] if measured is not None else [{}] * len(rows)
         items = [Item(text, row.completion, task, row, numbers) for text, row, numbers in zip(texts, rows, found, strict=True)]
-        by_system[system] = {name: [kind.score(item) for item in items] for name, kind in kinds.items()}
+        by_system[system] = {name: [_score(kind, item) for item in items] for name, kind in kinds.items()}
         together = {name: kind.corpus for name, kind in kinds.items() if kind.corpus is not None}
         statistics[system] = {name: [corpus.row(item) for item in items] for name, corpus in together.items()}
     return Scores(rows=rows, metrics=kinds, by_system=by_system, statistics=statistics, cluster_by=cluster_by)
@@ -182,7 +182,7 @@ def score_rows(scores: Scores) -> Iterator[dict[str, Any]]:
     """The scores as rows of system, id and one number per metric for which the row counts."""
     for system, by_metric in scores.by_system.items():
         for place, row in enumerate(scores.rows):
-            counted = {name: numbers[place] for name, numbers in by_metric.items() if _counts(scores.metrics[name], row)}
+            counted = {name: numbers[place] for name, numbers in by_metric.items() if scores.metrics[name].counted(row)}
             yield {"system": system, "id": row.id, **counted}
 
 
@@ -194,8 +194,9 @@ def statistics_rows(scores: Scores) -> Iterator[dict[str, Any]]:
                 yield {"system": system, "id": row.id, **{name: list(numbers[place]) for name, numbers in by_metric.items()}}
 
 
-def _counts(metric: Metric, row: Example) -> bool:
-    return metric.counts is None or metric.counts(row.completion)
+def _score(metric: Metric, item: Item) -> float:
+    """0 for a row that does not count, so that every row has a number."""
+    return metric.score(item) if metric.counted(item.answered) else 0.0
 
 
 def check_means(scores: Scores, means: Mapping[str, Mapping[str, float]]) -> None:

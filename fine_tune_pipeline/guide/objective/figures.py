@@ -9,7 +9,7 @@ from fine_tune_pipeline.guide.objective.metrics import Metric
 
 def figure(metric: Metric, items: Sequence[Item]) -> float | None:
     """The metric over these answers; None if no row counts for it, as for the recall of a label that no row has."""
-    counted = [item for item in items if metric.counts is None or metric.counts(item.reference)]
+    counted = [item for item in items if metric.counted(item.answered)]
     if not counted:
         return None
     if metric.corpus is None:

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.objective.measures import labels, numbers, objects, rules, texts
-from fine_tune_pipeline.guide.objective.measures.chrf import chrf, chrf_of_one
+from fine_tune_pipeline.guide.objective.measures.chrf import chrf, chrf_of_one, nearer_to_preferred
 from fine_tune_pipeline.guide.objective.measures.item import Corpus, Item, Score
 from fine_tune_pipeline.guide.objective.own_metrics import OwnScore
 from fine_tune_pipeline.guide.objective.proposals import proposal_for
-from fine_tune_pipeline.guide.objective.task import ExtractionTask, Task, TaskType, normalised_label, task_of
+from fine_tune_pipeline.guide.objective.task import OPEN, ExtractionTask, Task, TaskType, normalised_label, task_of
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -37,8 +37,8 @@ class Metric:
 
     `low` and `high` bound a single score (`high` may be infinite). `binary` scores are 0 or 1, so exact intervals for shares apply.
     `validity` says that it looks at the form of an answer only: it can guard, but a wrong answer may have it. A metric of all rows
-    together has a `corpus`, and its score of one answer only says how much that answer took part. `counts` says which rows count at all,
-    by their right answer. One that is not `usual` is computed only when a criterion asks for it.
+    together has a `corpus`, and its score of one answer only says how much that answer took part. `counts` says which rows count at all.
+    One that is not `usual` is computed only when a criterion asks for it.
     """
 
     name: str
@@ -53,12 +53,21 @@ class Metric:
     usual: bool = True
     needs: tuple[Need, ...] = ()
     corpus: Corpus | None = None
-    counts: Callable[[str], bool] | None = None
+    counts: Callable[[Example], bool] | None = None
+
+    @property
+    def averaged(self) -> bool:
+        """Whether it is the mean of a score that every row has, without anything that a program measures."""
+        return self.corpus is None and self.counts is None and not set(self.needs) - {"row"}
 
     @property
     def plain(self) -> bool:
-        """Whether the mean of scores of answer and reference alone is the metric, as while training."""
-        return not self.needs and self.corpus is None and self.counts is None
+        """Whether it is the mean of scores of answer and reference alone, as while training."""
+        return self.averaged and not self.needs
+
+    def counted(self, row: Example) -> bool:
+        """Whether a row counts for it."""
+        return self.counts is None or self.counts(row)
 
 
 def metric_named(name: str, task: Task) -> Metric:
@@ -140,7 +149,6 @@ def _exact_match(item: Item) -> float:
 
 CLASSES: tuple[TaskType, ...] = ("classification",)
 OBJECTS: tuple[TaskType, ...] = ("extraction",)
-OPEN: tuple[TaskType, ...] = ("question_answering", "generation")
 
 _REGISTRY = (
     Metric(name="accuracy", tasks=CLASSES, binary=True, about="the label is right", score=labels.label_match),
@@ -153,6 +161,8 @@ _REGISTRY = (
            corpus=labels.calibration_error(), about="distance of confidence from accuracy (expected calibration error)"),
     Metric(name=FIELD_MATCH, tasks=OBJECTS, binary=True, about="one field of the answer is right", score=objects.field_match(())),
     Metric(name="field_f1", tasks=OBJECTS, about="share of fields that are right (F1)", score=objects.field_f1),
+    Metric(name="nearer_to_preferred", tasks=("preference",), needs=("row",), counts=lambda row: row.rejected is not None,
+           about="the answer is nearer to the preferred answer than to the rejected one", score=nearer_to_preferred),
     Metric(name="token_f1", tasks=OPEN, about="words shared with the reference (F1)", score=texts.token_f1),
     Metric(name="rouge_l", tasks=OPEN, about="longest common word sequence with the reference (F1)", score=texts.rouge_l),
     Metric(name="chrf", tasks=OPEN, about="character n-grams shared with the reference (chrF)", score=chrf_of_one, corpus=chrf()),
@@ -198,7 +208,7 @@ def _label(metric: Metric, member: str, task: Task) -> Metric:
         metric,
         name=f"{RECALL}.{label}",
         about=f"{label} is found",
-        counts=lambda reference: normalised_label(reference) == normalised_label(label),
+        counts=lambda row: normalised_label(row.completion) == normalised_label(label),
     )
 
 

@@ -45,7 +45,11 @@ def shown_by_test_rows(objective: ObjectiveSpec, task: Task, test: Sequence[Exam
         said = "there is no test row"
         return Built(checks=[Check(name=name, passed=True, blocking=name == REACHABLE, description=said) for name in CHECKS])
     judged = _judged(objective, task, test)
-    problems = [*_cluster_problems(objective, test), *(said for one in judged for said in _problems(one, objective, task, test))]
+    problems = [
+        *_cluster_problems(objective, test),
+        *_preference_problems(task, test),
+        *(said for one in judged for said in _problems(one, objective, task, test)),
+    ]
     evidence = objective.evidence
     detectable = smallest_detectable_gain(len(test), level=evidence.level, power=evidence.power)
     metadata: dict[str, Any] = {
@@ -77,7 +81,7 @@ def _judged(objective: ObjectiveSpec, task: Task, test: Sequence[Example]) -> li
         for place, criterion in enumerate(criteria):
             metric = metric_named(criterion.metric, task)
             rows = [row for row in test if criterion.slice is None or criterion.slice.holds(row.metadata)]
-            rows = [row for row in rows if metric.counts is None or metric.counts(row.completion)]
+            rows = [row for row in rows if metric.counted(row)]
             found.append(Judged(f"objective.{part}[{place}]", criterion, metric, rows))
     return found
 
@@ -124,6 +128,14 @@ def _majority_problems(one: Judged, task: Task) -> Iterator[str]:
         )
     elif criterion.beats == "majority" and reached + criterion.by > metric.high and metric.better == "higher":
         yield f"the most frequent answer reaches {reached:.3f} already, so nothing can lead it by {criterion.by:g}; choose a smaller `by`"
+
+
+def _preference_problems(task: Task, test: Sequence[Example]) -> Iterator[str]:
+    if task.type == "preference" and all(row.rejected is None for row in test):
+        yield (
+            "objective.task: no test row has a rejected answer to compare with; give dataset.held_out sources with `layout: preference`, "
+            "or take the task `generation`"
+        )
 
 
 def _cluster_problems(objective: ObjectiveSpec, test: Sequence[Example]) -> Iterator[str]:

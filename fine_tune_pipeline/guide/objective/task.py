@@ -16,7 +16,10 @@ from fine_tune_pipeline.spec.use_case import UseCaseSpec
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-TaskType = Literal["classification", "extraction", "question_answering", "generation"]
+TaskType = Literal["classification", "extraction", "question_answering", "generation", "preference"]
+
+OPEN: tuple[TaskType, ...] = ("question_answering", "generation", "preference")
+"""Tasks whose answers are free text."""
 
 SHOWN_CHARACTERS = 80
 """So much of a wrong answer is quoted."""
@@ -36,7 +39,7 @@ class UnusableSchema(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """An open task (question answering, generation): any non-empty text is an answer, and there are no classes.
+    """An open task (see `OPEN`): any non-empty text is an answer, and there are no classes.
 
     `rules` and `own` are what the use case adds to how answers are scored; which answers are valid does not depend on them.
     """

@@ -91,9 +91,10 @@ def metrics_of(spec: UseCaseSpec, task: Task) -> list[str]:
     """The metrics of all criteria that can be judged here, that of the first success criterion before the others; then the task's most
     telling one and, of an answer with several fields, each field with a closed list of values."""
     criteria = [item for item in (*spec.objective.success, *spec.objective.guards) if judged_here(item, task)]
+    most_telling = next(name for name in allowed_metrics(task) if metric_named(name, task).averaged)
     # A dot in the metric's name means a nested field.
     fields = [f"{FIELD_MATCH}.{name}" for name in task.enum_fields if "." not in name]
-    return list(dict.fromkeys([*(item.metric for item in criteria), allowed_metrics(task)[0], *fields]))
+    return list(dict.fromkeys([*(item.metric for item in criteria), most_telling, *fields]))
 
 
 def judged_here(criterion: Criterion, task: Task) -> bool:
@@ -101,8 +102,7 @@ def judged_here(criterion: Criterion, task: Task) -> bool:
 
     Others wait for step 7: slices are too small here, and what programs measure beside the answers is measured there.
     """
-    metric = metric_named(criterion.metric, task)
-    return criterion.slice is None and metric.corpus is None and metric.counts is None and not set(metric.needs) - {"row"}
+    return criterion.slice is None and metric_named(criterion.metric, task).averaged
 
 
 def write_shots(path: Path, shots: Sequence[Shot]) -> None:

@@ -30,9 +30,10 @@ def check_stopping(wanted: EarlyStopping | None, task: Task) -> None:
     except UnknownMetric as error:
         raise UnknownMetric(f"{where}: {error}; or {VALIDATION_LOSS}") from error
     if not metric.plain:
+        other = next(name for name in allowed_metrics(task) if metric_named(name, task).plain)
         raise UnknownMetric(
             f"{where}: got {metric.name}, which needs more than single answers and their references ({metric.about}); "
-            f"take {allowed_metrics(task)[0]} or {VALIDATION_LOSS}"
+            f"take {other} or {VALIDATION_LOSS}"
         )
     if metric.better == "neither":
         raise UnknownMetric(

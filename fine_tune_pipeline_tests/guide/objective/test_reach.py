@@ -56,6 +56,8 @@ REFUSED: list[tuple[list[Example], dict[str, Any], str, str]] = [
      "no test row has the column tier", "under `metadata`"),
     (rows(card=80, refund=80, login=10), {"success": [{"metric": "recall.login", "at_least": 0.6}]},
      "10 of 170 test rows are judged", "bring more of them"),
+    (rows(card=50, refund=50), {"task": {"type": "preference"}, "success": [{"metric": "rouge_l", "beats": "base_few_shot"}]},
+     "no test row has a rejected answer", "`layout: preference`"),
     (rows(card=50, refund=50), {"evidence": {"cluster_by": "customer"}}, "no test row has 'customer' (there are: channel)", "`metadata`"),
 ]  # fmt: skip
 

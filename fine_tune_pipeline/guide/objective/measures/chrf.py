@@ -1,6 +1,7 @@
 """chrF: shared character n-grams of answer and reference (Popović 2015), which needs no words and so suits every language."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fine_tune_pipeline.guide.objective.measures.item import Corpus, Item
@@ -29,6 +30,14 @@ def chrf_of_one(item: Item) -> float:
     if not _letters(item.prediction) and not _letters(item.reference):
         return 1.0
     return _score(np.asarray(_counts(item)))
+
+
+def nearer_to_preferred(item: Item) -> float:
+    """1 if the answer is nearer to the preferred answer than to the rejected one, by chrF; half if it is as near to both."""
+    rejected = item.row.rejected
+    assert rejected is not None
+    lead = chrf_of_one(item) - chrf_of_one(replace(item, reference=rejected))
+    return 0.5 if lead == 0 else float(lead > 0)
 
 
 def _letters(text: str) -> str:

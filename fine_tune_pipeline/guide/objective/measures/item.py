@@ -43,6 +43,11 @@ class Item:
         return self.measured[name]
 
     @property
+    def answered(self) -> Example:
+        """The row that was answered; where only texts are at hand, a row that holds the reference alone."""
+        return Example(id="", prompt="", completion=self.reference) if self.example is None else self.example
+
+    @property
     def row(self) -> Example:
         """The row that was answered.
 
