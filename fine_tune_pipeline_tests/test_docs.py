@@ -11,6 +11,7 @@ from fine_tune_pipeline.cli import main
 from fine_tune_pipeline.guide.base_model.catalogue import catalogue
 from fine_tune_pipeline.guide.base_model.catalogue_files import extended, read_catalogue
 from fine_tune_pipeline.spec.base_model import BaseModelSpec
+from fine_tune_pipeline.spec.objective import ObjectiveSpec
 from fine_tune_pipeline.use_case import GUIDE
 
 ROOT = Path(fine_tune_pipeline.__file__).parents[1]
@@ -46,6 +47,14 @@ def test_the_use_case_of_a_page_has_no_mistake(page: str, tmp_path: Path, capsys
         path.parent.mkdir()
         path.write_text(example, encoding="utf-8")
         assert main(["check", "--no-files", str(path)]) == 0, capsys.readouterr().out
+
+
+def test_the_objectives_of_a_page_have_no_mistake():
+    whole = {"goal": "Answer customers", "task": {"type": "generation"}, "success": [{"metric": "rouge_l", "at_least": 0.5}]}
+    examples = EXAMPLE.findall((ROOT / "docs" / "objective.md").read_text(encoding="utf-8"))
+    assert len(examples) == 3
+    for example in examples:
+        ObjectiveSpec.model_validate({**whole, **yaml.safe_load(example)["objective"]})
 
 
 def test_the_catalogue_of_a_page_has_no_mistake(tmp_path: Path):

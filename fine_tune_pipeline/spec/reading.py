@@ -310,6 +310,8 @@ def _named_files(spec: UseCaseSpec) -> Iterable[tuple[Location, str]]:
         yield ("objective", "task", "schema"), task.schema_
     if isinstance(task, Classification) and isinstance(task.labels, str):
         yield ("objective", "task", "labels"), task.labels
+    for number, metric in enumerate(spec.objective.metrics):
+        yield ("objective", "metrics", number, "name"), f"metrics/{metric.name}/{metric.name}.py"
     for number, candidate in enumerate(spec.base_model.candidates):
         if isinstance(candidate, LocalModel | GgufModel):
             yield ("base_model", "candidates", number, "path"), candidate.path

@@ -68,7 +68,7 @@ BROKEN = {
     "wrong tag": (
         "type: classification",
         "type: clasification",
-        "want one of classification, extraction, question_answering, generation; did you mean",
+        "want one of classification, extraction, question_answering, generation, preference; did you mean",
     ),
     "no tag": (
         "{type: classification, labels: [cards, loans]}",
@@ -84,9 +84,9 @@ BROKEN = {
     "two demands": (
         "at_least: 0.8",
         "at_least: 0.8, beats: majority",
-        "needs exactly one of at_least, at_most, beats; got at_least, beats",
+        "needs exactly one of at_least, at_most, beats, versus; got at_least, beats",
     ),
-    "no demand": (", at_least: 0.8", "", "needs exactly one of at_least, at_most, beats; got none"),
+    "no demand": (", at_least: 0.8", "", "needs exactly one of at_least, at_most, beats, versus; got none"),
     "margin of nothing": ("at_least: 0.8", "at_least: 0.8, by: 0.1", "`by` is the margin of `beats`"),
     "unknown system": ("at_least: 0.8", "beats: gpt", "attributes.objective.success.0.beats: got 'gpt', want 'base_zero_shot'"),
     "number as text": ("at_least: 0.8", "at_least: '0.8'", "attributes.objective.success.0.at_least: got '0.8', want a valid number"),
@@ -177,6 +177,22 @@ BROKEN = {
         "  dataset:\n",
         "  dataset:\n    pii: {adapt: {reviewed: [{path: rows.jsonl}, {path: rows.jsonl, findings: gone.jsonl}]}}\n",
         "attributes.dataset.pii.adapt.reviewed.1.findings: got 'gone.jsonl', but there is no",
+    ),
+    "missing metric of one's own": (
+        "  dataset:\n",
+        "    metrics: [{name: polite, better: higher, about: says please}]\n  dataset:\n",
+        "attributes.objective.metrics.0.name: got 'metrics/polite/polite.py', but there is no metrics/polite/polite.py",
+    ),
+    "margin of no guard": ("at_least: 0.8", "at_least: 0.8, margin: 0.1", "`margin` is the margin of `versus`"),
+    "slice without a column": (
+        "at_least: 0.8",
+        "at_least: 0.8, slice: {where: {}}",
+        "attributes.objective.success.0.slice.where: got {}, want ",
+    ),
+    "rule that demands nothing": (
+        "  dataset:\n",
+        "    voice: {rules: [{name: calm}]}\n  dataset:\n",
+        "attributes.objective.voice.rules.0: rule calm demands nothing; give one of never, always",
     ),
     "missing rule file": (
         "  dataset:\n",

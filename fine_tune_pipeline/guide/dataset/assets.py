@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.artifacts.sequences import stored_examples
@@ -27,6 +28,7 @@ from fine_tune_pipeline.guide.dataset.scrubbing.disclosure import disclosed
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub import scrubbed
 from fine_tune_pipeline.guide.dataset.sources.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
+from fine_tune_pipeline.guide.objective.reach import CHECKS, REACHABLE, SHOWS_GAIN, shown_by_test_rows
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.programs.ner_requests import AdaptNerResult
 from fine_tune_pipeline.programs.recognizers.identity import identities, installed
@@ -218,14 +220,18 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key, deps=[[spec.name, "reviewed_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"},
-        check_specs=blocking(
-            key,
-            **contamination,
-            schema="Every completion is a valid answer of the task.",
-            minimum_size="There are enough examples, and no part is empty.",
-            classes_covered="Every class of the task has enough training rows.",
-            no_leakage="No test or validation prompt is a near duplicate of a training prompt, or shares a run of words with one.",
-        ),
+        check_specs=[
+            *blocking(
+                key,
+                **contamination,
+                schema="Every completion is a valid answer of the task.",
+                minimum_size="There are enough examples, and no part is empty.",
+                classes_covered="Every class of the task has enough training rows.",
+                no_leakage="No test or validation prompt is a near duplicate of a training prompt, or shares a run of words with one.",
+                **{REACHABLE: CHECKS[REACHABLE]},
+            ),
+            *advisory(key, **{SHOWS_GAIN: CHECKS[SHOWS_GAIN]}),
+        ],
     )  # fmt: skip
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
         """Training, validation and test examples, as prompt/completion and as chat, with the data card that says how they came about."""
@@ -241,10 +247,13 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 reviewed.folder, folder, spec=section, task=task, use_case=spec.name, benchmarks=list(map(read_benchmark, benchmarks))
             ),
         )  # fmt: skip
-        beside = Built() if kept.reused else compared(store.open(), kept.artifact)
-        if moved := beside.metadata.get("rows_moved"):
+        difference = Built() if kept.reused else compared(store.open(), kept.artifact)
+        if moved := difference.metadata.get("rows_moved"):
             context.log.warning(f"dataset: {moved} rows are in another part than in the version before; see `difference`")
-        return materialized(kept, beside=beside)
+        shown = shown_by_test_rows(spec.objective, task, read_examples(kept.artifact.file("test.jsonl")))
+        # Beside the artifact: another objective makes no other dataset.
+        both = {"metadata": difference.metadata | shown.metadata, "markdown": difference.markdown}
+        return materialized(kept, beside=shown.model_copy(update=both))
 
     return asset
 

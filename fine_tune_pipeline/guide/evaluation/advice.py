@@ -88,8 +88,8 @@ def next_steps(
 
 
 def _is_enough(system: str, scores: Scores, objective: ObjectiveSpec, *, metric: str) -> bool:
-    absolute = [criterion for criterion in (*objective.success, *objective.guards) if criterion.beats is None]
-    asks_for_success = any(criterion.beats is None for criterion in objective.success)
+    absolute = [criterion for criterion in (*objective.success, *objective.guards) if criterion.beats is None and criterion.versus is None]
+    asks_for_success = any(criterion in absolute for criterion in objective.success)
     if system not in scores.by_system or not asks_for_success:
         return False
     if not all(judged("success", criterion, scores, evidence=objective.evidence, system=system).verdict == "met" for criterion in absolute):

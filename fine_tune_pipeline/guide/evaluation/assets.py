@@ -7,6 +7,7 @@ from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.guide.evaluation.build import Judged, build_report
 from fine_tune_pipeline.guide.evaluation.human import CHECK, build_human_evaluation, make_pairs, offer, review_folder, verdict_lines
 from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
+from fine_tune_pipeline.guide.objective.own_metrics import scored_with
 from fine_tune_pipeline.guide.objective.task import task_files
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
@@ -77,11 +78,13 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "objective": spec.objective,
             "dataset.review.policy": spec.dataset.review.policy,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
+            **scored_with(spec),
+            **({"environment.prices": spec.environment.prices} if spec.objective.limits.cost_per_1000 is not None else {}),
         }
         judged = Judged(**made_from)
         kept = store.made(
             context,
-            version=2,
+            version=3,
             what=what,
             upstream={"objective": store.current(spec.name, "objective"), **made_from},
             build=lambda folder: build_report(context, compute, spec, judged, folder),

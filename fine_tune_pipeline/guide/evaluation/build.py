@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_rows, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict, money_per_1000
+from fine_tune_pipeline.guide.evaluation.measured import Measured, asks_for_similarity, confidences, with_similarity
 from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS, read_costs
 from fine_tune_pipeline.guide.evaluation.report import Material, base_systems, document, primary_metric
-from fine_tune_pipeline.guide.evaluation.scoring import Scores, check_means, reported_metrics, score_rows, scored
+from fine_tune_pipeline.guide.evaluation.scoring import Scores, check_means, reported_metrics, score_rows, scored, statistics_rows
 from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memory_verdict, verdicts
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.guide.technique.systems import read_answers
 from fine_tune_pipeline.guide.training.adapter import CURVE, read_train_result
 from fine_tune_pipeline.programs.requests import ScoreRequest, ScoreResult
+from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
@@ -27,6 +30,11 @@ if TYPE_CHECKING:
     from fine_tune_pipeline.resources.compute.base import Compute
 
 SCORES = "scores.jsonl"
+
+STATISTICS = "statistics.jsonl"
+"""What metrics of all rows together are made of, where there are such."""
+
+CORPUS_VALUE = "fine_tune_pipeline.guide.objective.metrics:corpus_value"
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,16 @@ def build_report(context: "dg.AssetExecutionContext", compute: "Compute", spec: 
     """
     task = read_task(spec)
     test = read_examples(judged.dataset.file("test.jsonl"))
-    answers = {system: read_answers(path, test) for system, path in _answer_files(judged.predictions).items()}
-    scores = scored(test, answers, task=task, metrics=reported_metrics(task, spec.objective))
+    files = _answer_files(judged.predictions)
+    answers = {system: read_answers(path, test) for system, path in files.items()}
+    metrics = reported_metrics(task, spec.objective)
+    measured: Measured = {system: confidences(path, test) for system, path in files.items()}
+    if asks_for_similarity(metrics, task):
+        measured = with_similarity(context, compute, folder / "embed", test, answers, measured)
+    scores = scored(test, answers, task=task, metrics=metrics, measured=measured, cluster_by=spec.objective.evidence.cluster_by)
     write_rows(folder / SCORES, score_rows(scores))
-    check_means(scores, _means(context, compute, folder))
-    material = _material(spec, task, judged, test=test, answers=answers, scores=scores)
+    check_means(scores, _means(context, compute, folder, scores))
+    material = _material(spec, task, judged, test=test, answers=answers, scores=scores, inventory=compute.inventory())
     report = document(material)
     (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -91,18 +104,39 @@ def _answer_files(predictions: Artifact) -> dict[str, Path]:
     return {system: predictions.file(f"{system}.jsonl") for system in SYSTEMS if f"{system}.jsonl" in predictions.manifest.files}
 
 
-def _means(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path) -> dict[str, dict[str, float]]:
+def _means(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, scores: Scores) -> dict[str, dict[str, float]]:
+    """What `evaluate` makes of the same scores; metrics of all rows together come from the numbers of their rows."""
     scratch = folder / "program"
     scratch.mkdir()
-    result = compute.run(context, ScoreRequest(output=str(scratch), scores=str(folder / SCORES)), ScoreResult)
+    together = list(statistics_rows(scores))
+    if together:
+        write_rows(folder / STATISTICS, together)
+    request = ScoreRequest(
+        output=str(scratch),
+        scores=str(folder / SCORES),
+        partial=tuple(name for name, kind in scores.metrics.items() if kind.counts is not None),
+        statistics=str(folder / STATISTICS) if together else None,
+        value=CORPUS_VALUE if together else "",
+    )
+    result = compute.run(context, request, ScoreResult)
     shutil.rmtree(scratch)
     return result.means
 
 
 def _material(
-    spec: UseCaseSpec, task: Task, judged: Judged, *, test: list[Example], answers: Mapping[str, Sequence[str]], scores: Scores
+    spec: UseCaseSpec,
+    task: Task,
+    judged: Judged,
+    *,
+    test: list[Example],
+    answers: Mapping[str, Sequence[str]],
+    scores: Scores,
+    inventory: Inventory,
 ) -> Material:
     costs, peak = read_costs(judged.predictions)
+    base = judged.base_model.json("base_model.json")
+    money = money_per_1000(next(cost for cost in costs if cost.system == FINE_TUNED), spec, inventory, base=base.get("id"))
+    limits = [*memory_verdict(spec.objective.limits, peak_bytes=peak), *cost_verdict(spec.objective.limits, money)]
     own = read_rows(judged.predictions.file(f"{FINE_TUNED}.jsonl"))
     return Material(
         spec=spec,
@@ -111,13 +145,13 @@ def _material(
         test=test,
         answers=answers,
         scores=scores,
-        verdicts=[*verdicts(scores, spec.objective), *memory_verdict(spec.objective.limits, peak_bytes=peak)],
+        verdicts=[*verdicts(scores, spec.objective), *limits],
         costs=costs,
         peak_memory_bytes=peak,
         training=read_train_result(judged.adapter),
         curve=read_rows(judged.adapter.file(CURVE)),
         unfinished=sum(not row["finished"] for row in own) / len(own),
-        base=judged.base_model.json("base_model.json"),
+        base=base,
     )
 
 

@@ -93,7 +93,7 @@ def example_lines(scores: Scores, answers: Mapping[str, Sequence[str]], *, metri
     gains = scores.gains(FINE_TUNED, metric, over=base)
     kind = scores.metrics[metric]
     best = kind.low if kind.better == "lower" else kind.high
-    places = range(len(gains))
+    places = [place for place, row in enumerate(scores.rows) if kind.counted(row)]
     chosen = {
         "gained": sorted((place for place in places if gains[place] > 0), key=lambda place: -gains[place]),
         "lost": sorted((place for place in places if gains[place] < 0), key=lambda place: gains[place]),

@@ -42,14 +42,35 @@ def verdicts(scores: Scores, objective: ObjectiveSpec, *, system: str = FINE_TUN
 
 
 def judged(kind: Kind, criterion: Criterion, scores: Scores, *, evidence: Evidence, system: str = FINE_TUNED) -> Verdict:
-    """The verdict on one criterion."""
+    """The verdict on one criterion, over the rows of its slice."""
+    part = sliced(criterion, scores)
+    if len(part.rows) < (evidence.minimum_slice if criterion.slice is not None else 1):
+        said = f"{len(part.rows)} rows of the slice were seen, want at least {evidence.minimum_slice} (evidence.minimum_slice)"
+        return Verdict(kind, criterion_text(criterion), criterion.metric, None, None, evidence.level, "cannot tell", said)
     if criterion.beats is not None:
-        return _beats(kind, criterion, criterion.beats, scores, evidence=evidence, system=system)
-    bounds = scores.bounds(system, criterion.metric, level=evidence.level)
+        return _beats(kind, criterion, criterion.beats, part, wanted=criterion.by, evidence=evidence, system=system)
+    if criterion.versus is not None:
+        return _beats(kind, criterion, _rival(criterion.versus, part), part, wanted=-criterion.margin, evidence=evidence, system=system)
+    bounds = part.bounds(system, criterion.metric, level=evidence.level)
+    rows = len(part.counted(criterion.metric).rows)
     if criterion.at_least is not None:
-        return _at_least(kind, criterion, criterion.at_least, bounds, rows=len(scores.rows))
+        return _at_least(kind, criterion, criterion.at_least, bounds, rows=rows)
     assert criterion.at_most is not None
-    return _at_most(kind, criterion, criterion.at_most, bounds, rows=len(scores.rows))
+    return _at_most(kind, criterion, criterion.at_most, bounds, rows=rows)
+
+
+def sliced(criterion: Criterion, scores: Scores) -> Scores:
+    """The rows that a criterion is about."""
+    if criterion.slice is None:
+        return scores
+    return scores.part([place for place, row in enumerate(scores.rows) if criterion.slice.holds(row.metadata)])
+
+
+def _rival(versus: str, scores: Scores) -> str:
+    """The system that is meant: `base` is the base model with worked examples, if it was asked with some."""
+    if versus != "base":
+        return versus
+    return "base_few_shot" if "base_few_shot" in scores.by_system else "base_zero_shot"
 
 
 def memory_verdict(limits: Limits, *, peak_bytes: int) -> list[Verdict]:
@@ -84,23 +105,23 @@ def _at_most(kind: Kind, criterion: Criterion, target: float, bounds: Bounds, *,
     return _verdict(kind, criterion, bounds, bounds.upper, "cannot tell", _between(bounds, target, rows=rows))
 
 
-def _beats(kind: Kind, criterion: Criterion, rival: str, scores: Scores, *, evidence: Evidence, system: str) -> Verdict:
+def _beats(kind: Kind, criterion: Criterion, rival: str, scores: Scores, *, wanted: float, evidence: Evidence, system: str) -> Verdict:
     text = criterion_text(criterion)
     if rival not in scores.by_system:
         return Verdict(kind, text, criterion.metric, None, None, evidence.level, "cannot tell", f"there are no answers of {rival}")
     bounds = scores.gain(system, criterion.metric, over=rival, level=evidence.level)
-    if bounds.lower > criterion.by:
+    if bounds.lower > wanted:
         return _verdict(kind, criterion, bounds, bounds.lower, "met", f"the gain is above {bounds.lower:.3f} at level {bounds.level:g}")
-    if bounds.upper <= criterion.by:
+    if bounds.upper <= wanted:
         said = f"the gain is at most {bounds.upper:.3f} at level {bounds.level:g}"
         return _verdict(kind, criterion, bounds, bounds.upper, "not met", said)
     gains = scores.gains(system, criterion.metric, over=rival)
     differ = sum(gain != 0 for gain in gains) / len(gains)
-    lead = bounds.estimate - criterion.by
-    reason = f"the gain lies between {bounds.lower:.3f} and {bounds.upper:.3f}, and {criterion.by:g} is inside"
+    lead = bounds.estimate - wanted
+    reason = f"the gain lies between {bounds.lower:.3f} and {bounds.upper:.3f}, and {wanted:g} is inside"
     if lead > 0:
-        wanted = rows_to_detect(lead, level=evidence.level, power=evidence.power, disagreement=max(differ, FEWEST_DIFFERENCES))
-        reason += f"; if the estimate is right, about {max(wanted, len(gains) + 1)} held-out rows would show it"
+        more = rows_to_detect(lead, level=evidence.level, power=evidence.power, disagreement=max(differ, FEWEST_DIFFERENCES))
+        reason += f"; if the estimate is right, about {max(more, len(gains) + 1)} held-out rows would show it"
     return _verdict(kind, criterion, bounds, bounds.lower, "cannot tell", reason)
 
 

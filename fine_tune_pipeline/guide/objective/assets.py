@@ -3,7 +3,7 @@
 import dagster as dg
 
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
-from fine_tune_pipeline.guide.objective.statement import build_objective, state
+from fine_tune_pipeline.guide.objective.statement import build_objective, looked_at, state
 from fine_tune_pipeline.guide.objective.task import task_files
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -27,7 +27,8 @@ def objective(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.format.instruction": spec.dataset.format.instruction,
             "held_out_rows": statement.held_out.rows,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
+            **looked_at(spec),
         }
-        return materialized(store.made(context, version=1, what=what, build=lambda folder: build_objective(statement, folder)))
+        return materialized(store.made(context, version=2, what=what, build=lambda folder: build_objective(statement, folder)))
 
     return asset

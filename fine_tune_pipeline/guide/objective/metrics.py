@@ -1,82 +1,123 @@
-"""Metrics as plain functions of one prediction and its reference: the one registry that fixes each metric's range and direction.
+"""The one registry of metrics: what each number means, its range, its direction, the tasks it is for, and the score of one answer.
 
-Every metric is a score per example; a report shows their mean. No `evaluate` here: `programs/score.py` averages the same scores with it.
+No torch here: what a program must measure first (`needs`) comes with the answer, and `programs/score.py` averages the same scores with
+Hugging Face `evaluate`.
 """
 
-import json
-import string
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fine_tune_pipeline.guide.objective.task import ExtractionTask, Task, TaskType, normalised_label, parsed, task_of
+from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.objective.measures import labels, numbers, objects, rules, texts
+from fine_tune_pipeline.guide.objective.measures.chrf import chrf, chrf_of_one, nearer_to_preferred
+from fine_tune_pipeline.guide.objective.measures.item import Corpus, Item, Score
+from fine_tune_pipeline.guide.objective.own_metrics import OwnScore
+from fine_tune_pipeline.guide.objective.proposals import proposal_for
+from fine_tune_pipeline.guide.objective.task import OPEN, ExtractionTask, Task, TaskType, normalised_label, task_of
 
 Better = Literal["higher", "lower", "neither"]
 
-FIELD_MATCH = "field_match"
+Need = Literal["row", "confidence", "similarity"]
+"""What a score looks at beside answer and reference: the whole row, or a number that a program measures."""
 
-Score = Callable[[str, str, Task], float]
-"""Prediction, reference, task -> a number in the metric's range."""
+FIELD_MATCH, RECALL, RULE = "field_match", "recall", "rule"
+"""Families: `field_match.<field>` of an object, `recall.<label>` of a class, `rule.<name>` of a style."""
 
 
 class UnknownMetric(ValueError):
     """The metric does not exist, or not for this task; the message lists those that do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metric:
     """What a number means.
 
     `low` and `high` bound a single score (`high` may be infinite). `binary` scores are 0 or 1, so exact intervals for shares apply.
-    `validity` says that it looks at the form of an answer only: it can guard, but a wrong answer may have it.
+    `validity` says that it looks at the form of an answer only: it can guard, but a wrong answer may have it. A metric of all rows
+    together has a `corpus`, and its score of one answer only says how much that answer took part. `counts` says which rows count at all.
+    One that is not `usual` is computed only when a criterion asks for it.
     """
 
     name: str
     tasks: tuple[TaskType, ...]
-    low: float
-    high: float
-    better: Better
-    binary: bool
-    validity: bool
     about: str
     score: Score
+    low: float = 0
+    high: float = 1
+    better: Better = "higher"
+    binary: bool = False
+    validity: bool = False
+    usual: bool = True
+    needs: tuple[Need, ...] = ()
+    corpus: Corpus | None = None
+    counts: Callable[[Example], bool] | None = None
+
+    @property
+    def averaged(self) -> bool:
+        """Whether it is the mean of a score that every row has, without anything that a program measures."""
+        return self.corpus is None and self.counts is None and not set(self.needs) - {"row"}
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the mean of scores of answer and reference alone, as while training."""
+        return self.averaged and not self.needs
+
+    def counted(self, row: Example) -> bool:
+        """Whether a row counts for it."""
+        return self.counts is None or self.counts(row)
 
 
 def metric_named(name: str, task: Task) -> Metric:
     """The metric of that name, for that task; `field_match.<field>` names a field of the answer, nested ones by dots.
 
     Raises:
-        UnknownMetric: lists the metrics of the task.
+        UnknownMetric: lists the metrics of the task, and says what to take instead of names that are known elsewhere.
     """
-    family, _, field = name.partition(".")
+    family, _, member = name.partition(".")
+    own = next((one for one in task.own if one.declared.name == name), None)
+    if own is not None:
+        return _own(own, task)
     metric = METRICS.get(family)
-    if metric is None or task.type not in metric.tasks or ("." in name) != (family == FIELD_MATCH):
-        raise UnknownMetric(f"metric {name!r} is not one of a {task.type} task; want one of {', '.join(allowed_metrics(task))}")
-    if family != FIELD_MATCH:
-        return metric
-    if not _has_field(task, field.split(".")):
-        raise UnknownMetric(f"metric {name!r}: the answer's schema has no field {field!r}; want one of {', '.join(allowed_metrics(task))}")
-    return replace(metric, name=name, about=f"{field} is right", score=_field_match(field.split(".")))
+    if metric is None or task.type not in metric.tasks or ("." in name) != (family in _FAMILIES):
+        raise UnknownMetric(
+            f"metric {name!r} is not one of a {task.type} task; want one of {_listed(task)}{proposal_for(name, allowed_metrics(task))}"
+        )
+    return _FAMILIES[family](metric, member, task) if family in _FAMILIES else metric
 
 
 def allowed_metrics(task: Task) -> list[str]:
-    """Names that a criterion of this task may use, the most telling first."""
-    names = [name for name, metric in METRICS.items() if task.type in metric.tasks and name != FIELD_MATCH]
+    """Names that a criterion of this task may use, the most telling first, without those of single labels."""
+    names = [name for name, metric in METRICS.items() if task.type in metric.tasks and name not in _FAMILIES]
     fields = [f"{FIELD_MATCH}.{name}" for name in task.properties] if isinstance(task, ExtractionTask) else []
-    return [*names[:1], *fields, *names[1:]]
+    kept = names if task.rules else [name for name in names if name != "follows_style"]
+    style = [f"{RULE}.{rule.name}" for rule in task.rules]
+    return [*kept[:1], *fields, *kept[1:], *style, *(own.declared.name for own in task.own)]
 
 
-def score_one(prediction: str, reference: str, *, task: Task, metrics: Sequence[str]) -> dict[str, float]:
+def score_one(
+    prediction: str,
+    reference: str,
+    *,
+    task: Task,
+    metrics: Sequence[str],
+    example: Example | None = None,
+    measured: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, float]:
     """Scores of one prediction, by metric name.
+
+    Args:
+        example: the row that was answered; some metrics look at its prompt, and those of the user at all of it.
+        measured: numbers that a program found for this answer.
 
     Raises:
         UnknownMetric: a name is not one of the task.
+        NotMeasured: a metric needs `example`, or a number that is not in `measured`.
     """
-    return {name: metric_named(name, task).score(prediction, reference, task) for name in metrics}
+    item = Item(prediction, reference, task, example, measured)
+    return {name: metric_named(name, task).score(item) for name in metrics}
 
 
 def scorer(settings: Mapping[str, Any]) -> Callable[[str, str], float]:
@@ -90,176 +131,105 @@ def scorer(settings: Mapping[str, Any]) -> Callable[[str, str], float]:
     """
     task = task_of(settings["task"])
     metric = metric_named(settings["metric"], task)
-    return lambda prediction, reference: metric.score(prediction, reference, task)
+    return lambda prediction, reference: metric.score(Item(prediction, reference, task))
 
 
-def _label_match(prediction: str, reference: str, _task: Task) -> float:
-    return float(normalised_label(prediction) == normalised_label(reference))
+def corpus_value(settings: Mapping[str, Any]) -> Callable[[Any], float]:
+    """The value of a metric of all rows together, as a function of the array of their numbers; for programs, by the metric's name."""
+    corpus = METRICS[settings["metric"]].corpus
+    assert corpus is not None
+    return corpus.value
 
 
-def _exact_match(prediction: str, reference: str, task: Task) -> float:
-    if task.type == "classification":
-        return _label_match(prediction, reference, task)
-    if task.type == "extraction":
-        answer = parsed(prediction)
-        return float(answer is not None and _canonical(answer) == _canonical(parsed(reference)))
-    return float(words(prediction) == words(reference))
+def _exact_match(item: Item) -> float:
+    if item.task.type == "classification":
+        return labels.label_match(item)
+    return objects.same_object(item) if item.task.type == "extraction" else texts.same_words(item)
 
 
-def _valid_json(prediction: str, _reference: str, _task: Task) -> float:
-    return float(isinstance(parsed(prediction), dict))
+CLASSES: tuple[TaskType, ...] = ("classification",)
+OBJECTS: tuple[TaskType, ...] = ("extraction",)
+
+_REGISTRY = (
+    Metric(name="accuracy", tasks=CLASSES, binary=True, about="the label is right", score=labels.label_match),
+    Metric(name="exact_match", tasks=(*CLASSES, *OBJECTS, "question_answering"), binary=True, about="the whole answer is right",
+           score=_exact_match),
+    Metric(name="macro_f1", tasks=CLASSES, about="F1 of each class, averaged over the classes", score=labels.label_match,
+           corpus=labels.macro_f1()),
+    Metric(name=RECALL, tasks=CLASSES, binary=True, usual=False, about="one class is found", score=labels.label_match),
+    Metric(name="ece", tasks=CLASSES, better="lower", usual=False, needs=("confidence",), score=labels.confidence_error,
+           corpus=labels.calibration_error(), about="distance of confidence from accuracy (expected calibration error)"),
+    Metric(name=FIELD_MATCH, tasks=OBJECTS, binary=True, about="one field of the answer is right", score=objects.field_match(())),
+    Metric(name="field_f1", tasks=OBJECTS, about="share of fields that are right (F1)", score=objects.field_f1),
+    Metric(name="nearer_to_preferred", tasks=("preference",), needs=("row",), counts=lambda row: row.rejected is not None,
+           about="the answer is nearer to the preferred answer than to the rejected one", score=nearer_to_preferred),
+    Metric(name="token_f1", tasks=OPEN, about="words shared with the reference (F1)", score=texts.token_f1),
+    Metric(name="rouge_l", tasks=OPEN, about="longest common word sequence with the reference (F1)", score=texts.rouge_l),
+    Metric(name="chrf", tasks=OPEN, about="character n-grams shared with the reference (chrF)", score=chrf_of_one, corpus=chrf()),
+    Metric(name="similarity", tasks=OPEN, low=-1, usual=False, needs=("similarity",), score=texts.similarity,
+           about="closeness of meaning to the reference (cosine of MiniLM embeddings)"),
+    Metric(name="edit_rate", tasks=OPEN, better="lower", usual=False, about="characters to change to reach the reference",
+           score=texts.edit_rate),
+    Metric(name="number_match", tasks=(*OBJECTS, *OPEN), usual=False, about="numbers that are right with unit and scale (F1)",
+           score=numbers.number_match),
+    Metric(name="unsupported_numbers", tasks=(*OBJECTS, *OPEN), better="lower", usual=False, needs=("row",),
+           about="share of the answer's numbers that the prompt does not hold", score=numbers.unsupported_numbers),
+    Metric(name="valid_json", tasks=OBJECTS, binary=True, validity=True, about="the answer is a JSON object", score=objects.valid_json),
+    Metric(name="schema_valid", tasks=OBJECTS, binary=True, validity=True, about="the answer follows the schema",
+           score=objects.valid_answer),
+    Metric(name="valid_label", tasks=CLASSES, binary=True, validity=True, about="the answer is one of the labels",
+           score=objects.valid_answer),
+    Metric(name="length_ratio", tasks=OPEN, high=inf, better="neither", validity=True, score=texts.length_ratio,
+           about="words of the answer over words of the reference"),
+    Metric(name="refusal", tasks=OPEN, better="lower", binary=True, validity=True, score=rules.refusal,
+           about="the answer refuses although the reference answers"),
+    Metric(name="follows_style", tasks=OPEN, binary=True, validity=True, about="the answer keeps every style rule",
+           score=rules.follows_style),
+    Metric(name=RULE, tasks=OPEN, binary=True, validity=True, about="the answer keeps one style rule", score=rules.follows_style),
+)  # fmt: skip
+
+METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _REGISTRY})
+"""Name -> metric, the most telling first. `field_match`, `recall` and `rule` are families: a name goes on after a dot."""
 
 
-def _valid_answer(prediction: str, _reference: str, task: Task) -> float:
-    return float(task.problem(prediction) is None)
+def _field(metric: Metric, member: str, task: Task) -> Metric:
+    path = member.split(".")
+    name = f"{FIELD_MATCH}.{member}"
+    if not objects.has_field(task, path):
+        raise UnknownMetric(f"metric {name!r}: the answer's schema has no field {member!r}; want one of {_listed(task)}")
+    return replace(metric, name=name, about=f"{member} is right", score=objects.field_match(path))
 
 
-def _field_match(path: Sequence[str]) -> Score:
-    def score(prediction: str, reference: str, _task: Task) -> float:
-        answer = parsed(prediction)
-        return float(isinstance(answer, dict) and _canonical(_field(answer, path)) == _canonical(_field(parsed(reference), path)))
-
-    return score
-
-
-def _field_f1(prediction: str, reference: str, _task: Task) -> float:
-    """F1 of the leaves (path and value); lists are compared as bags, since their order seldom means anything in extracted data."""
-    answer = parsed(prediction)
-    if answer is None:
-        return 0.0
-    return _f1(Counter(_leaves(answer)), Counter(_leaves(parsed(reference))))
+def _label(metric: Metric, member: str, task: Task) -> Metric:
+    label = task.class_of(member)
+    if not label:
+        raise UnknownMetric(f"metric {f'{RECALL}.{member}'!r}: {member!r} is not a label of the task; want one of {_listed(task)}")
+    return replace(
+        metric,
+        name=f"{RECALL}.{label}",
+        about=f"{label} is found",
+        counts=lambda row: normalised_label(row.completion) == normalised_label(label),
+    )
 
 
-def _token_f1(prediction: str, reference: str, _task: Task) -> float:
-    return _f1(Counter(words(prediction)), Counter(words(reference)))
+def _rule(metric: Metric, member: str, task: Task) -> Metric:
+    rule = next((one for one in task.rules if one.name == member), None)
+    if rule is None:
+        raise UnknownMetric(f"metric {f'{RULE}.{member}'!r}: objective.voice has no rule {member!r}; want one of {_listed(task)}")
+    return replace(metric, name=f"{RULE}.{member}", about=f"the answer keeps {member}", score=rules.rule_kept(rule))
 
 
-def _rouge_l(prediction: str, reference: str, _task: Task) -> float:
-    """F1 of the longest common subsequence of words (Lin 2004, with beta 1)."""
-    one, other = words(prediction), words(reference)
-    if not one or not other:
-        return float(one == other)
-    common = _longest_common(one, other)
-    return 2 * common / (len(one) + len(other))
+_FAMILIES: Mapping[str, Callable[[Metric, str, Task], Metric]] = {FIELD_MATCH: _field, RECALL: _label, RULE: _rule}
 
 
-def _length_ratio(prediction: str, reference: str, _task: Task) -> float:
-    return len(prediction.split()) / max(1, len(reference.split()))
+def _own(own: OwnScore, task: Task) -> Metric:
+    said = own.declared
+    return Metric(
+        name=said.name, tasks=(task.type,), low=said.low, high=said.high, better=said.better, binary=said.binary, about=said.about,
+        needs=("row",), score=lambda item: own.score(item.prediction, item.reference, item.row),
+    )  # fmt: skip
 
 
-def _edit_rate(prediction: str, reference: str, _task: Task) -> float:
-    """Levenshtein distance in characters over the longer length: 0 the same, 1 nothing in common."""
-    longer = max(len(prediction), len(reference))
-    return _edits(prediction, reference) / longer if longer else 0.0
-
-
-OPEN: tuple[TaskType, ...] = ("question_answering", "generation")
-
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        metric.name: metric
-        for metric in (
-            Metric("accuracy", ("classification",), 0, 1, "higher", True, False, "the label is right", _label_match),
-            Metric(
-                "exact_match",
-                ("classification", "extraction", "question_answering"),
-                0,
-                1,
-                "higher",
-                True,
-                False,
-                "the whole answer is right",
-                _exact_match,
-            ),
-            Metric(FIELD_MATCH, ("extraction",), 0, 1, "higher", True, False, "one field of the answer is right", _field_match(())),
-            Metric("field_f1", ("extraction",), 0, 1, "higher", False, False, "share of fields that are right (F1)", _field_f1),
-            Metric("token_f1", OPEN, 0, 1, "higher", False, False, "words shared with the reference (F1)", _token_f1),
-            Metric("rouge_l", OPEN, 0, 1, "higher", False, False, "longest common word sequence with the reference (F1)", _rouge_l),
-            Metric("edit_rate", OPEN, 0, 1, "lower", False, False, "characters to change to reach the reference", _edit_rate),
-            Metric("valid_json", ("extraction",), 0, 1, "higher", True, True, "the answer is a JSON object", _valid_json),
-            Metric("schema_valid", ("extraction",), 0, 1, "higher", True, True, "the answer follows the schema", _valid_answer),
-            Metric("valid_label", ("classification",), 0, 1, "higher", True, True, "the answer is one of the labels", _valid_answer),
-            Metric("length_ratio", OPEN, 0, inf, "neither", False, True, "words of the answer over words of the reference", _length_ratio),
-        )
-    }
-)
-"""Name -> metric, the most telling first. `field_match` is a family: use `field_match.<field>`."""
-
-
-def words(text: str) -> list[str]:
-    """Words for comparison: Unicode-normalised, without case, punctuation and extra white space."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(
-        " " if character in string.punctuation or unicodedata.category(character).startswith("P") else character for character in folded
-    ).split()
-
-
-def _f1(one: Counter[Any], other: Counter[Any]) -> float:
-    """2·|overlap| / (|one| + |other|); two empty bags agree."""
-    total = one.total() + other.total()
-    return 2 * (one & other).total() / total if total else 1.0
-
-
-_ABSENT = object()
-
-
-def _field(answer: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        if not isinstance(answer, dict) or name not in answer:
-            return _ABSENT
-        answer = answer[name]
-    return answer
-
-
-def _has_field(task: Task, path: Sequence[str]) -> bool:
-    sub: Any = task.schema
-    for name in path:
-        properties = sub.get("properties") if isinstance(sub, dict) else None
-        if not isinstance(properties, dict) or name not in properties:
-            return False
-        sub = properties[name]
-    return True
-
-
-def _canonical(value: Any) -> str:
-    """Equal for equal JSON: key order does not matter, 1 and 1.0 are one number, and `true` is not 1."""
-    return "absent" if value is _ABSENT else json.dumps(_whole_numbers(value), sort_keys=True, ensure_ascii=False)
-
-
-def _whole_numbers(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, dict):
-        return {key: _whole_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_whole_numbers(item) for item in value]
-    return value
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}")
-    elif isinstance(value, list) and value:
-        for item in value:
-            yield from _leaves(item, f"{path}[]")
-    else:
-        yield path, _canonical(value)
-
-
-def _longest_common(one: Sequence[str], other: Sequence[str]) -> int:
-    row = [0] * (len(other) + 1)
-    for left in one:
-        diagonal = 0
-        for place, right in enumerate(other, start=1):
-            diagonal, row[place] = row[place], diagonal + 1 if left == right else max(row[place], row[place - 1])
-    return row[-1]
-
-
-def _edits(one: str, other: str) -> int:
-    row = list(range(len(other) + 1))
-    for line, left in enumerate(one, start=1):
-        diagonal, row[0] = row[0], line
-        for place, right in enumerate(other, start=1):
-            diagonal, row[place] = row[place], min(diagonal + (left != right), row[place] + 1, row[place - 1] + 1)
-    return row[-1]
+def _listed(task: Task) -> str:
+    names = [*allowed_metrics(task), *([f"{RECALL}.<label>"] if task.type == "classification" else [])]
+    return ", ".join(names)

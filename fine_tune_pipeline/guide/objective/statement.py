@@ -11,7 +11,10 @@ from fine_tune_pipeline.guide.objective.criteria import criterion_text, objectiv
 from fine_tune_pipeline.guide.objective.evidence import Detectable, smallest_detectable_gain
 from fine_tune_pipeline.guide.objective.held_out import HeldOut, held_out_rows
 from fine_tune_pipeline.guide.objective.metrics import UnknownMetric, metric_named
+from fine_tune_pipeline.guide.objective.own_metrics import scored_with
+from fine_tune_pipeline.guide.objective.reach import SHOWS_GAIN, gain_check
 from fine_tune_pipeline.guide.objective.task import Task, read_task
+from fine_tune_pipeline.spec.hosted import ApiModel
 from fine_tune_pipeline.spec.objective import Criterion, Limits, ObjectiveSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -39,7 +42,8 @@ def state(spec: UseCaseSpec) -> Statement:
     objective, task, held_out = spec.objective, read_task(spec), held_out_rows(spec)
     evidence = objective.evidence
     detectable = smallest_detectable_gain(held_out.rows, level=evidence.level, power=evidence.power) if held_out.rows else None
-    problems = [*held_out.missing, *objective_problems(objective, task, held_out_rows=held_out.rows)]
+    found = objective_problems(objective, task, held_out_rows=held_out.rows, columns=_columns(spec), priced=_priced(spec))
+    problems = [*held_out.missing, *found]
     if held_out.rows == 0:
         problems.append("dataset.held_out: the held-out files have no row; bring some, or leave `held_out` away to split a test set off")
     instruction = spec.dataset.format.instruction or task.instruction(objective.goal)
@@ -58,6 +62,10 @@ def build_objective(statement: Statement, folder: Path) -> Built:
         "smallest_detectable_gain": round(statement.detectable.gain, 4) if statement.detectable else "not known yet",
         "smallest_gain_wanted": statement.objective.evidence.smallest_gain,
     }
+    voice = statement.objective.voice
+    if voice is not None:
+        metadata["style_rules"] = [rule.name for rule in voice.rules]
+        metadata["rubric"] = [item.model_dump() for item in voice.rubric]
     return Built(
         metadata=metadata,
         markdown={"instruction": f"```text\n{statement.instruction}\n```"},
@@ -77,6 +85,9 @@ def _limit_rows(limits: Limits) -> list[dict[str, Any]]:
     if limits.p95_latency_seconds is not None:
         said = f"95 % of answers within {limits.p95_latency_seconds:g} s"
         rows.append({"kind": "limit", "criterion": said, "about": "time of one answer", "judged by": "the endpoint"})
+    if limits.cost_per_1000 is not None:
+        said = f"1,000 answers cost at most {limits.cost_per_1000:g}"
+        rows.append({"kind": "limit", "criterion": said, "about": "money for answering", "judged by": "the evaluation"})
     if limits.memory_gib is not None:
         said = f"at most {limits.memory_gib:g} GiB"
         rows.append({"kind": "limit", "criterion": said, "about": "peak memory while answering", "judged by": "the evaluation"})
@@ -89,8 +100,31 @@ def _row(kind: str, criterion: Criterion, task: Task) -> dict[str, Any]:
     except UnknownMetric:
         about = "unknown metric"
     bound = "its upper bound" if criterion.at_most is not None else "its lower bound"
-    judged = "the lower bound of the paired difference" if criterion.beats is not None else bound
+    paired = criterion.beats is not None or criterion.versus is not None
+    judged = "the lower bound of the paired difference" if paired else bound
     return {"kind": kind, "criterion": criterion_text(criterion), "about": about, "judged by": judged}
+
+
+def looked_at(spec: UseCaseSpec) -> dict[str, Any]:
+    """What else decides whether the objective can be measured, for the fingerprint: nothing, where nothing of it is used."""
+    objective = spec.objective
+    seen: dict[str, Any] = {}
+    if any(criterion.slice is not None for criterion in (*objective.success, *objective.guards)):
+        seen["metadata_of_test_rows"] = sorted(_columns(spec))
+    if objective.limits.cost_per_1000 is not None:
+        seen["priced"] = _priced(spec)
+    return {**seen, **scored_with(spec)}
+
+
+def _columns(spec: UseCaseSpec) -> set[str]:
+    """Metadata that test rows can have: what their sources keep."""
+    return {name for source in spec.dataset.held_out or spec.dataset.sources for name in source.metadata}
+
+
+def _priced(spec: UseCaseSpec) -> bool:
+    """Whether anything says what answers cost: an hour of a device, or a provider's prices."""
+    hosted = any(isinstance(candidate, ApiModel) and candidate.prices is not None for candidate in spec.base_model.candidates)
+    return bool(spec.environment.prices) or hosted
 
 
 def _measurable(statement: Statement) -> Check:
@@ -101,17 +135,9 @@ def _measurable(statement: Statement) -> Check:
 
 def _evidence(statement: Statement) -> Check:
     detectable, wanted = statement.detectable, statement.objective.evidence.smallest_gain
-    name = "test_set_shows_gain"
     if detectable is None:
-        return Check(name=name, passed=True, blocking=False, description=f"not known yet: {statement.held_out.note}")
-    said = (
-        f"{detectable.rows} held-out rows show a true gain of {detectable.gain:.3f} with {detectable.power:.0%} power at level "
-        f"{detectable.level:g} (if systems differ on {detectable.disagreement:.0%} of the rows); evidence.smallest_gain is {wanted:g}"
-    )
-    enough = detectable.gain <= wanted
-    advice = "" if enough else "; bring more held-out rows, or expect the verdict `cannot tell` for a gain of that size"
-    metadata = {"smallest_detectable_gain": detectable.gain}
-    return Check(name=name, passed=enough, blocking=False, description=said + advice, metadata=metadata)
+        return Check(name=SHOWS_GAIN, passed=True, blocking=False, description=f"not known yet: {statement.held_out.note}")
+    return gain_check(detectable, wanted=wanted)
 
 
 def _document(statement: Statement) -> dict[str, Any]:

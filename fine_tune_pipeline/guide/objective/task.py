@@ -3,19 +3,23 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fine_tune_pipeline.artifacts.named import some
-from fine_tune_pipeline.spec.objective import Classification, Extraction
+from fine_tune_pipeline.guide.objective.own_metrics import OwnScore, own_metrics
+from fine_tune_pipeline.spec.objective import Classification, Extraction, StyleRule
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-TaskType = Literal["classification", "extraction", "question_answering", "generation"]
+TaskType = Literal["classification", "extraction", "question_answering", "generation", "preference"]
+
+OPEN: tuple[TaskType, ...] = ("question_answering", "generation", "preference")
+"""Tasks whose answers are free text."""
 
 SHOWN_CHARACTERS = 80
 """So much of a wrong answer is quoted."""
@@ -35,11 +39,16 @@ class UnusableSchema(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """An open task (question answering, generation): any non-empty text is an answer, and there are no classes."""
+    """An open task (see `OPEN`): any non-empty text is an answer, and there are no classes.
+
+    `rules` and `own` are what the use case adds to how answers are scored; which answers are valid does not depend on them.
+    """
 
     type: TaskType
     labels: list[str] | None = None
     schema: dict[str, Any] | None = None
+    rules: tuple[StyleRule, ...] = ()
+    own: tuple[OwnScore, ...] = ()
 
     @property
     def classes(self) -> list[str]:
@@ -155,6 +164,11 @@ def read_task(spec: UseCaseSpec) -> Task:
     Raises:
         UnreadableTask, UnusableLabels, UnusableSchema: names the file, what was seen and what is wanted.
     """
+    voice = spec.objective.voice
+    return replace(_read(spec), rules=tuple(voice.rules) if voice else (), own=own_metrics(spec))
+
+
+def _read(spec: UseCaseSpec) -> Task:
     task = spec.objective.task
     if isinstance(task, Classification):
         if isinstance(task.labels, list):

@@ -37,27 +37,31 @@ class Advice:
     sentence: str
 
 
-def advise(scores: Scores, criteria: Sequence[Criterion], *, task: Task, level: float) -> Advice:
+def advise(scores: Scores, criteria: Sequence[Criterion], *, task: Task, level: float, later: Sequence[str] = ()) -> Advice:
     """Judge every system by every criterion, each by its bound on these rows.
 
     A criterion that asks to beat a system is left aside for that system itself; one that has nothing else to meet is no substitute.
+
+    Args:
+        later: criteria that only step 7 can judge, as text; while there are such, nothing is said to meet everything.
     """
+    rest = f" Judged in step 7 only: {'; '.join(later)}." if later else ""
     seen = {name: shown_by(name, scores, criteria, task=task, level=level) for name in CHEAPEST_FIRST if name in scores}
     for name, shown in seen.items():
-        if shown and all(item.met for item in shown):
+        if shown and not later and all(item.met for item in shown):
             said = "; ".join(map(str, shown))
             return Advice(False, f"Fine-tuning is not needed: {name} already meets every criterion on validation: {said}.")
     # The first criterion is the one the use case names first; the best system is the one nearest to it.
     best = max(seen, key=lambda name: _nearness(seen[name]))
     said = "; ".join(map(str, seen[best])) or "it is what the model is to beat"
-    return Advice(
-        True, f"Fine-tuning can pay: no system without training meets every criterion on validation. The nearest is {best}: {said}."
-    )
+    nearest = f"Fine-tuning can pay: no system without training meets every criterion on validation. The nearest is {best}: {said}."
+    return Advice(True, nearest + rest)
 
 
 def shown_by(system: str, scores: Scores, criteria: Sequence[Criterion], *, task: Task, level: float) -> list[Shown]:
     """What the system shows of the criteria that can be asked of it."""
-    asked = [item for item in criteria if item.beats is None or (item.beats != system and item.beats in scores)]
+    rivals = [(item, item.beats or _meant(item.versus, scores)) for item in criteria]
+    asked = [item for item, rival in rivals if rival is None or (rival != system and rival in scores)]
     return [_shown(system, scores, item, task=task, level=level) for item in asked]
 
 
@@ -67,15 +71,24 @@ def _shown(system: str, scores: Scores, criterion: Criterion, *, task: Task, lev
     if criterion.at_most is not None:
         bound = upper_bound(own, low=metric.low, high=metric.high, level=level)
         return Shown(criterion, fmean(own), bound, bound <= criterion.at_most)
-    if criterion.beats is None:
+    rival = criterion.beats or _meant(criterion.versus, scores)
+    if rival is None:
         assert criterion.at_least is not None
         bound = lower_bound(own, low=metric.low, high=metric.high, level=level)
         return Shown(criterion, fmean(own), bound, bound >= criterion.at_least)
     sign = -1 if metric.better == "lower" else 1
-    gains = [sign * (mine - other) for mine, other in zip(own, scores[criterion.beats][criterion.metric], strict=True)]
+    gains = [sign * (mine - other) for mine, other in zip(own, scores[rival][criterion.metric], strict=True)]
     span = metric.high - metric.low
     bound = lower_bound(gains, low=-span, high=span, level=level)
-    return Shown(criterion, fmean(gains), bound, bound > criterion.by)
+    wanted = criterion.by if criterion.versus is None else -criterion.margin
+    return Shown(criterion, fmean(gains), bound, bound > wanted)
+
+
+def _meant(versus: str | None, scores: Scores) -> str | None:
+    """The system that a guard compares with: `base` is the base model with worked examples, if it was asked with some."""
+    if versus != "base":
+        return versus
+    return "base_few_shot" if "base_few_shot" in scores else "base_zero_shot"
 
 
 def _nearness(shown: Sequence[Shown]) -> tuple[int, float]:

@@ -7,6 +7,7 @@ import dagster as dg
 
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.base_model.hosted import HostedBase, hosted_base
+from fine_tune_pipeline.guide.objective.own_metrics import scored_with
 from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.baselines import build_baselines
 from fine_tune_pipeline.guide.technique.build_plan import build_plan, misfit
@@ -48,6 +49,7 @@ def baselines(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.split.seed": spec.dataset.split.seed,
             "evaluation.few_shot": spec.evaluation.few_shot,
             "evaluation.validation_rows": spec.evaluation.validation_rows,
+            **scored_with(spec),
         }
         return materialized(
             store.made(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.objective.criteria import criterion_text
 from fine_tune_pipeline.guide.objective.metrics import FIELD_MATCH, allowed_metrics, metric_named, score_one
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.guide.technique.advice import Advice, Scores, advise
@@ -18,6 +19,7 @@ from fine_tune_pipeline.guide.technique.answers import FEW_SHOT, Bench, Cost, an
 from fine_tune_pipeline.guide.technique.bounds import lower_bound
 from fine_tune_pipeline.guide.technique.systems import read_answers
 from fine_tune_pipeline.programs.requests import Shot
+from fine_tune_pipeline.spec.objective import Criterion
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
@@ -78,17 +80,29 @@ def compare(bench: Bench, costs: dict[str, Cost]) -> Compared:
     best = max((name for name in costs if name.startswith(FEW_SHOT)), key=lambda name: sign * fmean(scores[name][metrics[0]]))
     shutil.copyfile(bench.answers / f"{best}.jsonl", bench.answers / f"{FEW_SHOT}.jsonl")
     named = {**scores, FEW_SHOT: scores[best]}
-    advice = advise(named, [*spec.objective.success, *spec.objective.guards], task=task, level=spec.objective.evidence.level)
+    criteria = [*spec.objective.success, *spec.objective.guards]
+    judged = [criterion for criterion in criteria if judged_here(criterion, task)]
+    later = [criterion_text(criterion) for criterion in criteria if criterion not in judged]
+    advice = advise(named, judged, task=task, level=spec.objective.evidence.level, later=later)
     return Compared(named, {**costs, FEW_SHOT: costs[best]}, metrics[0], int(best.rsplit("_", 1)[1]), advice)
 
 
 def metrics_of(spec: UseCaseSpec, task: Task) -> list[str]:
-    """The metrics of all criteria, that of the first success criterion before the others; then the task's most telling one and, of an
-    answer with several fields, each field with a closed list of values."""
-    criteria = [*spec.objective.success, *spec.objective.guards]
+    """The metrics of all criteria that can be judged here, that of the first success criterion before the others; then the task's most
+    telling one and, of an answer with several fields, each field with a closed list of values."""
+    criteria = [item for item in (*spec.objective.success, *spec.objective.guards) if judged_here(item, task)]
+    most_telling = next(name for name in allowed_metrics(task) if metric_named(name, task).averaged)
     # A dot in the metric's name means a nested field.
     fields = [f"{FIELD_MATCH}.{name}" for name in task.enum_fields if "." not in name]
-    return list(dict.fromkeys([*(item.metric for item in criteria), allowed_metrics(task)[0], *fields]))
+    return list(dict.fromkeys([*(item.metric for item in criteria), most_telling, *fields]))
+
+
+def judged_here(criterion: Criterion, task: Task) -> bool:
+    """Whether a criterion can be judged on a few validation rows: it asks for the whole of them and for a mean of their scores.
+
+    Others wait for step 7: slices are too small here, and what programs measure beside the answers is measured there.
+    """
+    return criterion.slice is None and metric_named(criterion.metric, task).averaged
 
 
 def write_shots(path: Path, shots: Sequence[Shot]) -> None:
@@ -122,7 +136,7 @@ def systems_table(compared: Compared, task: Task, *, level: float) -> list[dict[
 
 
 def _scores(answers: Sequence[str], rows: Sequence[Example], task: Task, metrics: Sequence[str]) -> dict[str, list[float]]:
-    each = [score_one(answer, row.completion, task=task, metrics=metrics) for answer, row in zip(answers, rows, strict=True)]
+    each = [score_one(answer, row.completion, task=task, metrics=metrics, example=row) for answer, row in zip(answers, rows, strict=True)]
     return {metric: [scores[metric] for scores in each] for metric in metrics}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fine_tune_pipeline.guide.objective.metrics import UnknownMetric, metric_named
+from fine_tune_pipeline.guide.objective.metrics import UnknownMetric, allowed_metrics, metric_named
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.guide.technique.systems import max_new_tokens
 from fine_tune_pipeline.programs.requests import AnswerScoring
@@ -20,7 +20,7 @@ def check_stopping(wanted: EarlyStopping | None, task: Task) -> None:
     """Look at the metric before anything is trained.
 
     Raises:
-        UnknownMetric: it is not one of the task, or none that gets better in one direction.
+        UnknownMetric: it is not one of the task, none that gets better in one direction, or one that answers alone do not decide.
     """
     if wanted is None or not stops_on_answers(wanted):
         return
@@ -29,6 +29,12 @@ def check_stopping(wanted: EarlyStopping | None, task: Task) -> None:
         metric = metric_named(wanted.metric, task)
     except UnknownMetric as error:
         raise UnknownMetric(f"{where}: {error}; or {VALIDATION_LOSS}") from error
+    if not metric.plain:
+        other = next(name for name in allowed_metrics(task) if metric_named(name, task).plain)
+        raise UnknownMetric(
+            f"{where}: got {metric.name}, which needs more than single answers and their references ({metric.about}); "
+            f"take {other} or {VALIDATION_LOSS}"
+        )
     if metric.better == "neither":
         raise UnknownMetric(
             f"{where}: got {metric.name}, of which neither more nor less is better ({metric.about}); take {VALIDATION_LOSS}"

@@ -43,7 +43,7 @@ def use_case(folder: Path, **dataset: Any) -> UseCaseSpec:
         "objective": {
             "goal": "Tell apples from pears",
             "task": {"type": "classification", "labels": ["apple", "pear"]},
-            "success": [{"metric": "exact_match", "at_least": 0.5}],
+            "success": [{"metric": "exact_match", "beats": "majority"}],
         },
         "dataset": {"sources": [{"type": "jsonl", "path": "rows.jsonl"}], **dataset},
     }

@@ -176,7 +176,7 @@ def test_a_leftover_identifier_stops_the_graph(house):
 
 def test_too_few_rows_stop_the_graph_with_a_number(house):
     assert not house.run(minimum_examples=500).success
-    assert house.failed_checks() == ["minimum_size"]
+    assert house.failed_checks() == ["minimum_size", "test_set_shows_gain"]
 
 
 def test_the_assets_name_what_they_read(house):

@@ -86,6 +86,35 @@ def test_systems_that_make_no_sense_for_a_task_are_absent_and_said_to_be(world: 
     assert report["gain_over"] == "base_zero_shot"
 
 
+def test_answers_are_scored_by_meaning_style_and_a_metric_of_the_users(world: World):
+    place = world.folder / "metrics" / "short"
+    place.mkdir(parents=True)
+    (place / "short.py").write_text(
+        "def score_one(prediction, reference, example):\n    return float(len(prediction) < 60)\n", encoding="utf-8"
+    )
+    objective = {
+        "task": {"type": "question_answering"},
+        "success": [{"metric": "similarity", "beats": "base_few_shot", "by": 0.1}],
+        "guards": [
+            {"metric": "short", "at_least": 0.9},
+            {"metric": "follows_style", "at_least": 0.9},
+            {"metric": "exact_match", "at_least": 0.6, "slice": {"where": {"channel": "app"}}},
+            {"metric": "chrf", "versus": "base", "margin": 0.05},
+        ],
+        "metrics": [{"name": "short", "better": "higher", "binary": True, "about": "is short"}],
+        "voice": {"rules": [{"name": "calm", "never": ["!"]}]},
+    }
+    world.run(use_case(world.folder, objective=objective), predictions, evaluation_report)
+    report = world.report()
+    assert [verdict["verdict"] for verdict in report["verdicts"]] == ["met"] * 5
+    assert {"similarity", "short", "follows_style", "rule.calm", "chrf"} <= set(report["metrics"])
+    artifact = world.store.current("triage", "evaluation_report")
+    rows = [row for row in read_rows(artifact.file("scores.jsonl")) if row["system"] == "fine_tuned"]
+    assert all(row["similarity"] == pytest.approx(1.0) for row in rows if row["exact_match"])
+    assert "embed" not in {path.name for path in artifact.folder.iterdir()}
+    assert report["means"]["fine_tuned"]["chrf"] != pytest.approx(sum(row["chrf"] for row in rows) / 200, abs=1e-4)
+
+
 def test_predictions_need_a_test_set(world: World):
     before_evaluation(world.store, train=TRAIN, test=[])
     with pytest.raises(NoTestRows, match="held_out"):

@@ -52,7 +52,7 @@ def test_part_keeps_rows_and_scores_together():
 def test_reported_metrics_are_the_tasks_and_those_that_are_asked_for():
     criterion = Criterion(metric="edit_rate", at_most=0.5)
     objective = ObjectiveSpec.model_validate({"goal": "x", "task": {"type": "generation"}, "success": [criterion]})
-    assert reported_metrics(Task(type="generation"), objective) == ["token_f1", "rouge_l", "length_ratio", "edit_rate"]
+    assert reported_metrics(Task(type="generation"), objective) == ["token_f1", "rouge_l", "chrf", "length_ratio", "refusal", "edit_rate"]
 
 
 def test_headline_is_the_whole_answer_where_that_means_something():

@@ -1,15 +1,24 @@
 import random
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.base_model.price import Cost as Money
+from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict, money_per_1000
+from fine_tune_pipeline.guide.evaluation.predictions import Cost
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, scored
 from fine_tune_pipeline.guide.evaluation.verdicts import all_met, judged, memory_verdict
 from fine_tune_pipeline.guide.objective.evidence import rows_to_detect
 from fine_tune_pipeline.guide.objective.task import Task, classification
+from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.spec.objective import Criterion, Evidence, Limits
+from fine_tune_pipeline_tests.guide.objective.use_cases import use_case
 
+INVENTORY = Inventory(place="here", devices=(Device(kind="cpu", name="CPU", memory_bytes=1, bfloat16=False),), cpu_cores=1, memory_bytes=1)
 TASK = classification(["yes", "no"])
 
 
@@ -21,7 +30,7 @@ def scores(rows: int, *, systems: dict[str, int], metrics: tuple[str, ...] = ("a
 
 
 def verdict(given: Scores, **criterion: Any):
-    return judged("success", Criterion(metric="accuracy", **criterion), given, evidence=Evidence())
+    return judged("success", Criterion.model_validate({"metric": "accuracy", **criterion}), given, evidence=Evidence())
 
 
 @pytest.mark.parametrize(("right", "answer"), [(90, "met"), (82, "cannot tell"), (80, "cannot tell"), (60, "not met")])
@@ -98,3 +107,55 @@ def test_cannot_tell_does_not_pass():
     open_ = verdict(scores(100, systems={"fine_tuned": 82}), at_least=0.8)
     assert all_met([met])
     assert not all_met([met, open_])
+
+
+def test_a_guard_is_met_when_the_model_is_surely_not_worse_by_more_than_the_margin():
+    given = scores(400, systems={"fine_tuned": 300, "base_few_shot": 304})
+    assert verdict(given, versus="base", margin=0.1).verdict == "met"
+    assert verdict(given, versus="base").verdict == "not met"
+    lost = scores(400, systems={"fine_tuned": 200, "base_few_shot": 304})
+    assert verdict(lost, versus="base", margin=0.1).verdict == "not met"
+    close = verdict(scores(100, systems={"fine_tuned": 60, "base_few_shot": 68}), versus="base_few_shot", margin=0.1)
+    assert close.verdict == "cannot tell"
+    assert close.criterion == "accuracy not worse than base_few_shot by more than 0.1"
+
+
+def test_base_is_the_prompted_form_that_was_run():
+    both = scores(200, systems={"fine_tuned": 150, "base_zero_shot": 10, "base_few_shot": 199})
+    assert verdict(both, versus="base", margin=0.05).verdict == "not met"
+    assert verdict(scores(200, systems={"fine_tuned": 150, "base_zero_shot": 10}), versus="base", margin=0.05).verdict == "met"
+
+
+def test_a_slice_is_judged_on_its_rows_alone():
+    given = scores(200, systems={"fine_tuned": 100})
+    mail = replace(given, rows=[replace(row, metadata={"channel": "mail" if int(row.id) < 100 else "app"}) for row in given.rows])
+    found = [verdict(mail, at_least=0.8, slice={"where": {"channel": channel}}) for channel in ("mail", "app", "fax")]
+    assert [one.verdict for one in found] == ["met", "not met", "cannot tell"]
+    assert [one.estimate for one in found] == [1.0, 0.0, None]
+    assert found[2].reason.startswith("0 rows of the slice were seen, want at least 50")
+
+
+@pytest.mark.parametrize(("limit", "answer"), [(1.0, "met"), (0.9, "not met")])
+def test_money_for_answers_is_measured_by_the_hours_of_the_device(tmp_path: Path, limit: float, answer: str):
+    price = {"device": "CPU", "per_hour": 3.6, "currency": "EUR", "as_of": date(2026, 11, 1)}
+    spec = use_case(tmp_path, environment={"prices": [price]})
+    money = money_per_1000(Cost("fine_tuned", rows=10, seconds=10), spec, INVENTORY, base="tiny")
+    assert money == Money(1.0, "EUR")
+    (found,) = cost_verdict(Limits(cost_per_1000=limit), money)
+    assert (found.verdict, found.estimate) == (answer, 1.0)
+    assert cost_verdict(Limits(), money) == []
+
+
+def test_a_provider_is_paid_by_tokens(tmp_path: Path):
+    prices = {"input": 2.0, "output": 8.0, "as_of": date(2026, 11, 1), "source": "its page"}
+    candidate = {"type": "api", "id": "mini", "model": "mini-1", "licence": "LicenseRef-Terms", "prices": prices}
+    spec = use_case(tmp_path, base_model={"candidates": [candidate]})
+    spent = Cost("fine_tuned", rows=10, seconds=1, prompt_tokens=1000, new_tokens=100)
+    assert money_per_1000(spent, spec, INVENTORY, base="mini") == Money(pytest.approx(0.28), "USD")
+
+
+def test_without_a_price_nothing_is_known_of_money(tmp_path: Path):
+    money = money_per_1000(Cost("fine_tuned", rows=10, seconds=10), use_case(tmp_path), INVENTORY, base="tiny")
+    (found,) = cost_verdict(Limits(cost_per_1000=1), money)
+    assert found.verdict == "cannot tell"
+    assert "environment.prices" in found.reason

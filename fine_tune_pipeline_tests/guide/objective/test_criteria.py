@@ -14,7 +14,7 @@ LABELS = {"type": "classification", "labels": ["a", "b"]}
 
 def problems(folder: Path, *, rows: int | None = 200, **objective: Any) -> list[str]:
     spec = use_case(folder, **objective)
-    return objective_problems(spec.objective, read_task(spec), held_out_rows=rows)
+    return objective_problems(spec.objective, read_task(spec), held_out_rows=rows, columns={"channel"}, priced=False)
 
 
 def test_objective_of_the_built_in_kind_can_be_measured(tmp_path: Path):
@@ -40,6 +40,36 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"success": [{"metric": "valid_json", "at_least": 0.9}]}, "look at the form of an answer only", "add a criterion on exact_match"),
     ({"task": LABELS, "success": [{"metric": "valid_label", "at_least": 0.9}]}, "form of an answer", "add a criterion on accuracy"),
     ({"goal": "better answers"}, "has 2 words", "say what goes in"),
+    ({"success": [{"metric": "validation_loss", "at_most": 1.5}]}, "a loss says how surprised a model is", "exact_match counts answers"),
+    ({"success": [{"metric": "judge_score", "at_least": 0.8}]}, "a judge alone cannot carry a goal", "take exact_match"),
+    ({"success": [{"metric": "latency", "at_most": 2}]}, "is not one of a extraction task", "write limits: {p95_latency_seconds"),
+    ({"success": [{"metric": "human_win_rate", "at_least": 0.5}]}, "is not one of", "evaluation.human: {required: true"),
+    ({"task": OPEN, "success": [{"metric": "bertscore", "at_least": 0.5}]}, "is not one of", "similarity stands in for it"),
+    ({"success": [{"metric": "exact_macht", "at_least": 0.5}]}, "is not one of", "did you mean exact_match?"),
+    ({"task": LABELS, "success": [{"metric": "recall.c", "at_least": 0.5}]}, "'c' is not a label of the task", "recall.<label>"),
+    ({"success": [{"metric": "exact_match", "at_least": 0.6}] * 2}, "objective.success[0] says the same", "keep one of them"),
+    ({"success": [{"metric": "exact_match", "at_least": 0.6}, {"metric": "exact_match", "at_least": 0.7}]},
+     "asks the same with another number", "keep that one"),
+    ({"success": [{"metric": "exact_match", "at_least": 0.6}], "guards": [{"metric": "exact_match", "at_least": 0.5}]},
+     "objective.guards[0] (exact_match at least 0.5): objective.success[0]", "keep that one"),
+    ({"success": [{"metric": "exact_match", "beats": "majority"}, {"metric": "exact_match", "beats": "majority", "by": 0.2}]},
+     "asks the same with another number", "keep that one"),
+    ({"task": OPEN, "success": [{"metric": "rouge_l", "at_least": 0.3}],
+      "guards": [{"metric": "length_ratio", "at_least": 2.0}, {"metric": "length_ratio", "at_most": 1.5}]},
+     "asks for the contrary", "give at_most the larger number"),
+    ({"success": [{"metric": "exact_match", "versus": "base", "margin": 0.2}]}, "asks only not to be worse", "at_least or beats"),
+    ({"success": [{"metric": "exact_match", "at_least": 0.6}], "guards": [{"metric": "valid_json", "versus": "base"}]},
+     "cannot be shown to be within 0", "set `margin` to 0.06 or more"),
+    ({"success": [{"metric": "exact_match", "at_least": 0.6}], "guards": [{"metric": "valid_json", "versus": "base", "margin": 0.02}]},
+     "cannot be shown to be within 0.02", "bring 1540 held-out rows"),
+    ({"success": [{"metric": "exact_match", "at_least": 0.6}], "guards": [{"metric": "valid_json", "versus": "base", "margin": 1}]},
+     "any model meets a margin of 1", "choose a smaller one"),
+    ({"task": OPEN, "success": [{"metric": "rouge_l", "at_least": 0.3}],
+      "guards": [{"metric": "rouge_l", "versus": "classifier", "margin": 0.2}]},
+     "has no classifier", "compare with base_few_shot"),
+    ({"success": [{"metric": "exact_match", "at_least": 0.6, "slice": {"where": {"chanel": "email"}}}]},
+     "no source of test rows keeps the column 'chanel' (kept: channel)", "name it under `metadata`"),
+    ({"limits": {"cost_per_1000": 0.4}}, "nothing says what answers cost", "environment.prices"),
     ({"goal": "Make our AI model much better and more accurate"}, "says how good but not what", "say what goes in"),
 ]  # fmt: skip
 
@@ -86,7 +116,24 @@ def test_goals_that_say_what_are_taken_in_any_language(tmp_path: Path, goal: str
     assert problems(tmp_path, goal=goal) == []
 
 
+def test_the_same_demand_on_another_slice_or_rival_is_no_repetition(tmp_path: Path):
+    mail = {"slice": {"where": {"channel": "mail"}}}
+    success = [
+        {"metric": "exact_match", "at_least": 0.6},
+        {"metric": "exact_match", "at_least": 0.5, **mail},
+        {"metric": "exact_match", "beats": "majority"},
+        {"metric": "exact_match", "beats": "base_few_shot"},
+    ]
+    assert problems(tmp_path, success=success) == []
+
+
 def test_criterion_reads_as_people_say_it():
+    guard = Criterion(metric="valid_json", versus="base", margin=0.1)
+    assert criterion_text(guard) == "valid_json not worse than base by more than 0.1"
+    sliced = Criterion.model_validate(
+        {"metric": "exact_match", "at_least": 0.5, "slice": {"where": {"channel": ["mail", "app"], "lang": "de"}}}
+    )
+    assert criterion_text(sliced) == "exact_match at least 0.5 where channel mail or app, lang de"
     assert criterion_text(Criterion(metric="exact_match", at_least=0.65)) == "exact_match at least 0.65"
     assert criterion_text(Criterion(metric="edit_rate", at_most=0.1)) == "edit_rate at most 0.1"
     assert criterion_text(Criterion(metric="exact_match", beats="classifier", by=0.05)) == "exact_match beats classifier by 0.05"

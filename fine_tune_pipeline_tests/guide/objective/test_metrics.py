@@ -2,10 +2,13 @@ import itertools
 import json
 import random
 from math import inf
+from pathlib import Path
 
 import pytest
 
-from fine_tune_pipeline.guide.objective.metrics import METRICS, UnknownMetric, allowed_metrics, metric_named, score_one, words
+from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.objective.measures.texts import words
+from fine_tune_pipeline.guide.objective.metrics import METRICS, UnknownMetric, allowed_metrics, metric_named, score_one
 from fine_tune_pipeline.guide.objective.task import Task, classification, extraction
 from fine_tune_pipeline_tests.guide.objective.use_cases import SCHEMA
 
@@ -16,12 +19,20 @@ NESTED = extraction(
 )
 QUESTION = Task(type="question_answering")
 TEXT = Task(type="generation")
+COMPARED = Task(type="preference")
 
 RIGHT = '{"intent": "refund", "urgency": "low"}'
 
 
 def score(name: str, prediction: str, reference: str, task: Task) -> float:
     return score_one(prediction, reference, task=task, metrics=[name])[name]
+
+
+def full_score(name: str, prediction: str, reference: str, task: Task, *, cosine: float = 1.0) -> float:
+    """With a row whose prompt holds no number, and with what programs measure."""
+    measured = {"similarity": cosine, "confidence": 1.0}
+    row = Example("r1", "please help", reference, rejected="?")
+    return score_one(prediction, reference, task=task, metrics=[name], example=row, measured=measured)[name]
 
 
 @pytest.mark.parametrize(
@@ -156,18 +167,18 @@ def test_unknown_metric_is_refused_with_the_list_of_those_that_exist(name: str, 
         assert allowed in str(error.value)
 
 
-@pytest.mark.parametrize("task", [LABELS, FIELDS, QUESTION, TEXT])
+@pytest.mark.parametrize("task", [LABELS, FIELDS, QUESTION, TEXT, COMPARED])
 def test_every_allowed_metric_is_in_its_range_at_its_best_when_right_and_never_better_when_wrong(task: Task):
     right = {"classification": "refund", "extraction": RIGHT}.get(task.type, "the cat sat")
     for name in allowed_metrics(task):
         metric = metric_named(name, task)
         assert metric.name == name
-        best, bad = (score(name, text, right, task) for text in (right, "??"))
+        best, bad = (full_score(name, text, right, task, cosine=cosine) for text, cosine in ((right, 1.0), ("?? 7", -1.0)))
         assert metric.low <= bad <= metric.high
         assert metric.low <= best <= metric.high
         if metric.better == "higher":
             assert (best, bad) == (metric.high, metric.low)
-        elif metric.better == "lower":
+        elif metric.better == "lower" and name != "refusal":
             assert best == metric.low < bad
 
 
@@ -183,6 +194,25 @@ def test_allowed_metrics_of_an_extraction_name_its_fields():
 
 
 def test_scores_are_plain_json_numbers():
-    scores = score_one(RIGHT, RIGHT, task=FIELDS, metrics=allowed_metrics(FIELDS))
+    scores = score_one(RIGHT, RIGHT, task=FIELDS, metrics=allowed_metrics(FIELDS), example=Example("r1", "please help", RIGHT))
     assert json.loads(json.dumps(scores)) == scores
+    assert scores.pop("unsupported_numbers") == 0
     assert set(scores.values()) == {1.0}
+
+
+@pytest.mark.parametrize(("prediction", "expected"), [("We will call you today", 1.0), ("Wait for a call", 0.0), ("", 0.5), ("zzz", 0.5)])
+def test_an_answer_is_nearer_to_the_preferred_or_to_the_rejected_one(prediction: str, expected: float):
+    row = Example("r1", "When?", "We will call you today.", rejected="Wait for a call.")
+    found = score_one(prediction, row.completion, task=COMPARED, metrics=["nearer_to_preferred"], example=row)
+    assert found == {"nearer_to_preferred": expected}
+
+
+def test_only_compared_rows_count_as_compared():
+    metric = metric_named("nearer_to_preferred", COMPARED)
+    assert [metric.counted(Example("r1", "?", "yes", rejected=rejected)) for rejected in (None, "no")] == [False, True]
+
+
+def test_every_metric_is_in_the_documentation():
+    page = (Path(__file__).parents[3] / "docs" / "objective.md").read_text(encoding="utf-8")
+    families = {"field_match": "`field_match.<field>`", "recall": "`recall.<label>`", "rule": "`rule.<name>`"}
+    assert [name for name in METRICS if families.get(name, f"`{name}`") not in page] == []

@@ -20,8 +20,10 @@ SCHEMA = {
 }
 
 
-def use_case(folder: Path, *, schema: Any = SCHEMA, held_out: int | None = None, **objective: Any) -> UseCaseSpec:
-    """An extraction use case in `folder`; keywords replace parts of its objective, `held_out` writes a test file with so many rows."""
+def use_case(folder: Path, *, schema: Any = SCHEMA, held_out: int | None = None, **changes: Any) -> UseCaseSpec:
+    """An extraction use case in `folder`; keywords replace parts of its objective, or are sections of their own; `held_out` writes a test
+    file with so many rows."""
+    sections = {name: changes.pop(name) for name in ("base_model", "environment") if name in changes}
     (folder / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
     dataset: dict[str, Any] = {"sources": [{"type": "jsonl", "path": "rows.jsonl"}]}
     if held_out is not None:
@@ -33,6 +35,6 @@ def use_case(folder: Path, *, schema: Any = SCHEMA, held_out: int | None = None,
         "goal": GOAL,
         "task": {"type": "extraction", "schema": "schema.json"},
         "success": [{"metric": "exact_match", "at_least": 0.65}],
-        **objective,
+        **changes,
     }
-    return UseCaseSpec.model_validate({"name": "triage", "objective": whole, "dataset": dataset}).at(folder)
+    return UseCaseSpec.model_validate({"name": "triage", "objective": whole, "dataset": dataset, **sections}).at(folder)

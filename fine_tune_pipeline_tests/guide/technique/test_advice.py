@@ -65,3 +65,17 @@ def test_an_upper_limit_is_judged_by_the_upper_bound():
     low, high = {"edit_rate": [0.0] * 60}, {"edit_rate": [0.19] * 60}
     assert not advise({"base_zero_shot": low}, [limit], task=task, level=0.95).can_pay
     assert advise({"base_zero_shot": high}, [limit], task=task, level=0.95).can_pay
+
+
+def test_a_guard_against_a_system_is_judged_by_its_margin():
+    scores = {"classifier": share(58), "base_few_shot": share(30)}
+    guard = Criterion(metric="valid_json", versus="base", margin=0.3)
+    found = advice(scores, Criterion(metric="exact_match", at_least=0.1), guard)
+    assert not found.can_pay
+    assert "valid_json not worse than base by more than 0.3 (0.000, bound -0." in found.sentence
+
+
+def test_while_criteria_wait_for_step_7_nothing_is_said_to_meet_everything():
+    found = advise({"base_few_shot": share(60)}, [AT_LEAST], task=TASK, level=0.95, later=["macro_f1 at least 0.5"])
+    assert found.can_pay
+    assert found.sentence.endswith("Judged in step 7 only: macro_f1 at least 0.5.")

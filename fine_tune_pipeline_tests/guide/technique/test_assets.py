@@ -106,6 +106,19 @@ def test_the_advice_is_a_warning_that_does_not_stop_the_run(tmp_path, upstream):
     assert "Fine-tuning is not needed" in (check.description or "")
 
 
+def test_criteria_that_validation_rows_cannot_decide_are_named_and_left_to_step_7(tmp_path, upstream):
+    sliced = {"metric": "exact_match", "at_least": 0.1, "slice": {"where": {"channel": "mail"}}}
+    objective = {
+        "goal": "Turn a bank customer's message into intent and urgency for routing",
+        "task": {"type": "extraction", "schema": "answer.schema.json"},
+        "success": [{"metric": "field_match.intent", "at_least": 0.4}, sliced],
+    }
+    result = run(tmp_path, baselines(use_case(tmp_path, objective=objective)))
+    [check] = result.get_asset_check_evaluations()
+    assert check.passed
+    assert "Judged in step 7 only: exact_match at least 0.1 where channel mail." in (check.description or "")
+
+
 def test_a_task_without_classes_has_no_classifier(tmp_path):
     store = artifact_store(tmp_path)
     rows = [Example(id=str(number), prompt=f"say {number}", completion=f"number {number}") for number in range(20)]

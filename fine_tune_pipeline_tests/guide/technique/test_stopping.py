@@ -23,6 +23,11 @@ def test_a_metric_that_is_not_the_tasks_is_refused_before_anything_is_trained():
         check_stopping(EarlyStopping(metric="rouge_l"), TASK)
     with pytest.raises(UnknownMetric, match=r"length_ratio, of which neither more nor less is better"):
         check_stopping(EarlyStopping(metric="length_ratio"), Task(type="generation"))
+    for name, task in (("macro_f1", TASK), ("recall.refund", TASK), ("similarity", Task(type="generation"))):
+        with pytest.raises(
+            UnknownMetric, match=f"got {name}, which needs more than single answers .* take (accuracy|token_f1) or validation_loss"
+        ):
+            check_stopping(EarlyStopping(metric=name), task)
 
 
 def test_the_validation_loss_needs_no_answers():

@@ -25,7 +25,7 @@ from fine_tune_pipeline.guide.dataset.likeness.duplicates import (
 from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK
 from fine_tune_pipeline.guide.dataset.sources.shape import CONVERSATION
 from fine_tune_pipeline.guide.dataset.steps import Sifted, Why, marked, out
-from fine_tune_pipeline.guide.objective.task import Task, parsed
+from fine_tune_pipeline.guide.objective.task import OPEN, Task, parsed
 
 CLUSTER = "cluster"
 """Metadata: the id of the first example that this one resembles; its own id if it resembles none."""
@@ -85,7 +85,7 @@ class Answers:
     @property
     def free(self) -> bool:
         """Whether answers are free text: then there are several ways to say the same."""
-        return self.task.type in ("question_answering", "generation")
+        return self.task.type in OPEN
 
     def said(self, example: Example) -> str:
         """What an answer says: JSON by value, else without what makes no difference to a reader."""
