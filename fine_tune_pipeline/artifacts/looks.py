@@ -18,6 +18,8 @@ from uuid import uuid4
 
 from upath import UPath
 
+from fine_tune_pipeline.artifacts.examples import Example
+
 FOLDER = ".looks"
 RECORD = "look.json"
 
@@ -25,6 +27,11 @@ SHARED = 0.05
 """Of the items of a test set; more than that seen before, and it is not fresh. A few lines such as "thank you" stand in any two sets."""
 
 AZURE = ("abfs", "abfss", "az", "adl")
+
+
+def looked_at(rows: Sequence[Example]) -> list[str]:
+    """What makes a test row the same one again: its question and its right answer, under whatever id."""
+    return [json.dumps([row.history, row.prompt, row.completion], ensure_ascii=False) for row in rows]
 
 
 @dataclass(frozen=True)

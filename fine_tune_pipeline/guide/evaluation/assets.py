@@ -84,10 +84,10 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
         judged = Judged(**made_from)
         kept = store.made(
             context,
-            version=2,
+            version=3,
             what=what,
             upstream={"objective": store.current(spec.name, "objective"), **made_from},
-            build=lambda folder: build_report(context, compute, spec, judged, folder),
+            build=lambda folder: build_report(context, compute, spec, judged, folder, looks=store.open().looks),
         )
         return materialized(kept)
 

@@ -6,7 +6,7 @@ a group of near duplicates). Nothing here gives nan: constant scores and systems
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from math import inf, isfinite
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from fine_tune_pipeline.guide.evaluation.bounds import FEW_CLUSTERS, FEW_DIFFERENCES, Bounds, Method
@@ -77,13 +77,16 @@ def mean_bounds(
     rows, count = len(values), int(groups.max()) + 1
     if binary and count == rows:
         return share(float(values.sum()), rows, level)
-    found = None if isfinite(high) and _clusters_that_differ(values, groups) < FEW_DIFFERENCES else student_bounds(values, groups, level=level)
+    found = (
+        None if isfinite(high) and _clusters_that_differ(values, groups) < FEW_DIFFERENCES else student_bounds(values, groups, level=level)
+    )
     if found is None and isfinite(high):
         part = share(min(1.0, max(0.0, float((values.mean() - low) / (high - low)))) * count, count, level)
-        scaled = (low + bound * (high - low) for bound in (part.lower, part.upper))
-        return Bounds(float(values.mean()), *scaled, level, part.method, rows, count)
+        lower, upper = (low + bound * (high - low) for bound in (part.lower, part.upper))
+        return Bounds(float(values.mean()), lower, upper, level, part.method, rows, count)
     if found is None:
-        return _constant(values, level=level, clusters=count, low=low, high=high)
+        ends = unseen_bounds(float(values.mean()), level=level, clusters=count, low=low, high=high)
+        return Bounds(float(values.mean()), *ends, level, "constant", rows, count)
     if binary:
         independent = share(float(values.sum()), rows, level)
         found = min(found[0], independent.lower), max(found[1], independent.upper)
@@ -119,7 +122,7 @@ def gain_bounds(
     if found is None and binary and count == rows:
         method, found = "mcnemar", mcnemar_bounds(int((values > 0).sum()), int((values < 0).sum()), rows, level=level)
     if found is None and float(values.max() - values.min()) <= 1e-12:
-        return _constant(values, level=level, clusters=count, low=-span, high=span)
+        method, found = "constant", unseen_bounds(float(values.mean()), level=level, clusters=count, low=-span, high=span)
     if found is None:
         method, found = "sign_flip", sign_flip_bounds(values, groups, level=level)
     return Bounds(float(values.mean()), max(-span, found[0]), min(span, found[1]), level, method, rows, count)
@@ -143,9 +146,19 @@ def two_sided(level: float) -> float:
     return (1 + level) / 2
 
 
-def unseen(*, clusters: int, level: float) -> float:
-    """Share of clusters that may behave otherwise when not one of those that were looked at did."""
-    return 1 - (1 - level) ** (1 / clusters)
+def unseen_bounds(estimate: float, *, level: float, clusters: int, low: float, high: float) -> tuple[float, float]:
+    """Bounds where nothing varies: a share of clusters that was not seen, 1 - (1 - level)^(1/clusters), may lie at either end.
+
+    An end that is infinite says nothing of one cluster; of several, it is left away.
+    """
+    share = 1 - (1 - level) ** (1 / clusters)
+
+    def towards(end: float) -> float:
+        if isfinite(end):
+            return estimate + share * (end - estimate)
+        return estimate if clusters > 1 else end
+
+    return towards(low), towards(high)
 
 
 def _arrays(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple["np.ndarray", "np.ndarray"]:
@@ -167,13 +180,3 @@ def _clusters_that_differ(values: "np.ndarray", groups: "np.ndarray") -> int:
 
     found, counts = np.unique(values, return_counts=True)
     return len(np.unique(groups[values != found[counts.argmax()]]))
-
-
-def _constant(values: "np.ndarray", *, level: float, clusters: int, low: float, high: float) -> Bounds:
-    """Bounds of equal scores: a share of clusters that was not seen may lie anywhere. An end that is infinite says nothing of one row."""
-    mean, share = float(values.mean()), unseen(clusters=clusters, level=level)
-
-    def towards(end: float) -> float:
-        return mean + share * (end - mean) if isfinite(end) else mean if clusters > 1 else end
-
-    return Bounds(mean, towards(low), towards(high), level, "constant", len(values), clusters)

@@ -29,6 +29,6 @@ def objective(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
             **looked_at(spec),
         }
-        return materialized(store.made(context, version=1, what=what, build=lambda folder: build_objective(statement, folder)))
+        return materialized(store.made(context, version=2, what=what, build=lambda folder: build_objective(statement, folder)))
 
     return asset
