@@ -22,6 +22,7 @@ from upath import UPath
 
 from fine_tune_pipeline.artifacts.checksums import MANIFEST, differing
 from fine_tune_pipeline.artifacts.fingerprint import Payload, changes, file_sha256, fingerprint, payload
+from fine_tune_pipeline.artifacts.looks import FOLDER, Looks
 from fine_tune_pipeline.artifacts.manifest import Built, Manifest
 
 PARTS, DRAFT, TWIN = ".parts-", ".draft-", ".twin-"
@@ -103,6 +104,11 @@ class Store:
     def at(cls, url: str, cache: Path | None = None) -> "Store":
         """Open a store; nothing is created until something is written."""
         return cls(root=UPath(url).absolute() if "://" not in url else UPath(url), cache=cache)
+
+    @property
+    def looks(self) -> Looks:
+        """How often test items have been looked at."""
+        return Looks(self.root / FOLDER)
 
     def find(self, use_case: str, asset: str, print_: str) -> Artifact | None:
         """The finished artifact with this fingerprint, if there is one."""

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from fine_tune_pipeline.artifacts.examples import read_examples
+from fine_tune_pipeline.artifacts.looks import looked_at
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.artifacts.sequences import stored_examples
@@ -250,7 +251,8 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
         difference = Built() if kept.reused else compared(store.open(), kept.artifact)
         if moved := difference.metadata.get("rows_moved"):
             context.log.warning(f"dataset: {moved} rows are in another part than in the version before; see `difference`")
-        shown = shown_by_test_rows(spec.objective, task, read_examples(kept.artifact.file("test.jsonl")))
+        test = read_examples(kept.artifact.file("test.jsonl"))
+        shown = shown_by_test_rows(spec.objective, task, test, look=store.open().looks.next(looked_at(test)))
         # Beside the artifact: another objective makes no other dataset.
         both = {"metadata": difference.metadata | shown.metadata, "markdown": difference.markdown}
         return materialized(kept, beside=shown.model_copy(update=both))

@@ -87,7 +87,7 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
             version=3,
             what=what,
             upstream={"objective": store.current(spec.name, "objective"), **made_from},
-            build=lambda folder: build_report(context, compute, spec, judged, folder),
+            build=lambda folder: build_report(context, compute, spec, judged, folder, looks=store.open().looks),
         )
         return materialized(kept)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_rows, write_rows
+from fine_tune_pipeline.artifacts.looks import Look, Looks, looked_at
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict, money_per_1000
@@ -16,7 +17,9 @@ from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS, read_costs
 from fine_tune_pipeline.guide.evaluation.report import Material, base_systems, document, primary_metric
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, check_means, reported_metrics, score_rows, scored, statistics_rows
-from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memory_verdict, verdicts
+from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memory_verdict, spent, verdicts
+from fine_tune_pipeline.guide.objective.evidence import LOOKS, at_look
+from fine_tune_pipeline.guide.objective.reach import look_text
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.guide.technique.systems import read_answers
 from fine_tune_pipeline.guide.training.adapter import CURVE, read_train_result
@@ -47,8 +50,12 @@ class Judged:
     predictions: Artifact
 
 
-def build_report(context: "dg.AssetExecutionContext", compute: "Compute", spec: UseCaseSpec, judged: Judged, folder: Path) -> Built:
+def build_report(
+    context: "dg.AssetExecutionContext", compute: "Compute", spec: UseCaseSpec, judged: Judged, folder: Path, *, looks: Looks
+) -> Built:
     """Write report.html, report.md, report.json and scores.jsonl.
+
+    The look at the test rows is counted before anything is judged, so that none is ever lost.
 
     Raises:
         ScoreMismatch: `evaluate` and our own means differ.
@@ -64,13 +71,16 @@ def build_report(context: "dg.AssetExecutionContext", compute: "Compute", spec: 
     scores = scored(test, answers, task=task, metrics=metrics, measured=measured, cluster_by=spec.objective.evidence.cluster_by)
     write_rows(folder / SCORES, score_rows(scores))
     check_means(scores, _means(context, compute, folder, scores))
-    material = _material(spec, task, judged, test=test, answers=answers, scores=scores, inventory=compute.inventory())
+    metric = primary_metric(task, spec.objective, scores)
+    look = take_look(looks, spec, scores, metric=metric)
+    at_level = spec.model_copy(update={"objective": at_look(spec.objective, look.number)})
+    material = _material(at_level, task, judged, test=test, answers=answers, scores=scores, inventory=compute.inventory(), look=look)
     report = document(material)
     (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     (folder / "report.html").write_text(html_page(report), encoding="utf-8")
-    metric = primary_metric(task, spec.objective, scores)
-    checks = [objective_check(material.verdicts), base_check(scores, metric=metric, level=spec.objective.evidence.level)]
+    level = at_level.objective.evidence.level
+    checks = [objective_check(material.verdicts), base_check(scores, metric=metric, level=level, worn=worn(look, level))]
     return Built(metadata=_metadata(report), markdown={"report": markdown(report)}, checks=checks)
 
 
@@ -86,15 +96,43 @@ def objective_check(found: Sequence[Verdict]) -> Check:
     )
 
 
-def base_check(scores: Scores, *, metric: str, level: float) -> Check:
-    """Passes when the fine-tuned model is shown to be better than the base model in each form of prompting."""
+def take_look(looks: Looks, spec: UseCaseSpec, scores: Scores, *, metric: str) -> Look:
+    """Count this look at the test rows; judging the same scores by the same criteria is the same look."""
+    objective = spec.objective
+    criteria = [criterion.model_dump(mode="json") for criterion in (*objective.success, *objective.guards)]
+    names = sorted({metric, *(criterion["metric"] for criterion in criteria)})
+    seen = {
+        system: [{name: [round(score, 9) for score in by_metric[name]] for name in names}, _of_all(scores, system, names)]
+        for system, by_metric in scores.by_system.items()
+    }
+    evidence = objective.evidence.model_dump(mode="json", include={"level", "cluster_by", "minimum_slice"})
+    return looks.take(looked_at(scores.rows), at_what=[criteria, evidence, seen], use_case=spec.name)
+
+
+def _of_all(scores: Scores, system: str, names: Sequence[str]) -> dict[str, list[list[float]]]:
+    """The numbers of each row that metrics of all rows together are made of."""
+    found = scores.statistics.get(system, {})
+    return {name: [[round(number, 9) for number in row] for row in found[name]] for name in names if name in found}
+
+
+def worn(look: Look, level: float) -> str:
+    """Why nothing can be judged any more on test rows that were looked at too often; empty when they are not."""
+    return look_text(look, level) if look.number > LOOKS else ""
+
+
+def base_check(scores: Scores, *, metric: str, level: float, worn: str = "") -> Check:
+    """Passes when the fine-tuned model is shown to be better than the base model in each form of prompting.
+
+    Args:
+        worn: why the test rows can show nothing any more, if so.
+    """
     gains = {system: scores.gain(FINE_TUNED, metric, over=system, level=level) for system in base_systems(scores)}
     said = "; ".join(
         f"{metric} is better than that of {system} by {gain.estimate:.3f}, at least {gain.lower:.3f} at level {level:g}"
         for system, gain in gains.items()
     )
-    passed = all(gain.lower > 0 for gain in gains.values())
-    advice = "" if passed else "; want more than 0: see what to try next in the report"
+    passed = all(gain.lower > 0 for gain in gains.values()) and not worn
+    advice = "" if passed else f"; {worn or 'want more than 0: see what to try next in the report'}"
     metadata = {f"lower_bound_over_{system}": gain.lower for system, gain in gains.items()}
     return Check(name="beats_base", passed=passed, description=said + advice, metadata=metadata)
 
@@ -132,11 +170,16 @@ def _material(
     answers: Mapping[str, Sequence[str]],
     scores: Scores,
     inventory: Inventory,
+    look: Look,
 ) -> Material:
     costs, peak = read_costs(judged.predictions)
     base = judged.base_model.json("base_model.json")
     money = money_per_1000(next(cost for cost in costs if cost.system == FINE_TUNED), spec, inventory, base=base.get("id"))
-    limits = [*memory_verdict(spec.objective.limits, peak_bytes=peak), *cost_verdict(spec.objective.limits, money)]
+    found = [
+        *verdicts(scores, spec.objective),
+        *memory_verdict(spec.objective.limits, peak_bytes=peak),
+        *cost_verdict(spec.objective.limits, money),
+    ]
     own = read_rows(judged.predictions.file(f"{FINE_TUNED}.jsonl"))
     return Material(
         spec=spec,
@@ -145,7 +188,8 @@ def _material(
         test=test,
         answers=answers,
         scores=scores,
-        verdicts=[*verdicts(scores, spec.objective), *limits],
+        verdicts=spent(found, why=why) if (why := worn(look, spec.objective.evidence.level)) else found,
+        look=look,
         costs=costs,
         peak_memory_bytes=peak,
         training=read_train_result(judged.adapter),
@@ -168,6 +212,8 @@ def _metadata(report: Mapping[str, Any]) -> dict[str, Any]:
         "gain_low": report["gain_low"],
         "gain_high": report["gain_high"],
         "smallest_detectable_gain": report["evidence"]["gain"],
+        "look": report["look"]["number"],
+        "level": report["evidence"]["level"],
         "verdicts": [
             {key: verdict[key] for key in ("kind", "criterion", "estimate", "bound", "verdict", "reason")} for verdict in report["verdicts"]
         ],

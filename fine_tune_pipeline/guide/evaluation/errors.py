@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.evaluation.bounds import Bounds
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.guide.evaluation.scoring import Scores
-from fine_tune_pipeline.guide.evaluation.statistics import Bounds, two_sided
+from fine_tune_pipeline.guide.evaluation.statistics import two_sided
 from fine_tune_pipeline.guide.objective.task import Task, as_text, parsed
 
 INVALID = "(not a valid answer)"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.evaluation.bounds import Bounds
 from fine_tune_pipeline.guide.evaluation.pairs import HandOut, Secret
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
-from fine_tune_pipeline.guide.evaluation.statistics import Bounds, bootstrap_bounds, two_sided, wilson
+from fine_tune_pipeline.guide.evaluation.statistics import bootstrap_bounds, two_sided, wilson
 
 Choice = Literal["A", "B", "equal", "unusable"]
 CHOICES: tuple[str, ...] = get_args(Choice)

@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.looks import Look
 from fine_tune_pipeline.guide.evaluation.advice import next_steps, recommend
+from fine_tune_pipeline.guide.evaluation.bounds import Bounds
 from fine_tune_pipeline.guide.evaluation.errors import class_lines, confusions, example_lines, slice_lines
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, Cost, cost_row
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, headline_metric
-from fine_tune_pipeline.guide.evaluation.statistics import Bounds, two_sided
+from fine_tune_pipeline.guide.evaluation.statistics import two_sided, wilson
 from fine_tune_pipeline.guide.evaluation.verdicts import FEWEST_DIFFERENCES, Verdict
-from fine_tune_pipeline.guide.objective.evidence import smallest_detectable_gain
+from fine_tune_pipeline.guide.objective.clusters import cluster_sizes
+from fine_tune_pipeline.guide.objective.evidence import design_effect, smallest_detectable_gain
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.programs.requests import TrainResult
 from fine_tune_pipeline.spec.objective import ObjectiveSpec
@@ -33,7 +36,8 @@ class Material:
     """All that a report is made of.
 
     `answers` and `scores` are in the order of `test`; `curve` are rows of the adapter's curve.jsonl (at least step, loss); `unfinished`
-    is the share of the fine-tuned model's answers that were cut at the token limit; `base` is what step 2 says in `base_model.json`.
+    is the share of the fine-tuned model's answers that were cut at the token limit; `base` is what step 2 says in `base_model.json`; `look`
+    is which one it is at these test rows, and `spec` asks for the level that it has.
     """
 
     spec: UseCaseSpec
@@ -49,6 +53,7 @@ class Material:
     curve: Sequence[Mapping[str, Any]]
     unfinished: float
     base: Mapping[str, Any]
+    look: Look
 
 
 def primary_metric(task: Task, objective: ObjectiveSpec, scores: Scores) -> str:
@@ -73,7 +78,8 @@ def document(material: Material) -> dict[str, Any]:
         **_headline(material),
         "primary_metric": metric,
         "recommendation": asdict(recommend(scores, material.verdicts, objective, metric=metric)),
-        "verdicts": [{**asdict(verdict), "bound": _finite(verdict.bound)} for verdict in material.verdicts],
+        "verdicts": [_verdict_row(verdict) for verdict in material.verdicts],
+        "look": asdict(material.look),
         "metrics": {name: {"about": kind.about, "better": kind.better, "validity": kind.validity} for name, kind in scores.metrics.items()},
         "table_metrics": _table_metrics(material),
         "means": {system: {name: scores.mean(system, name) for name in scores.metrics} for system in scores.by_system},
@@ -109,6 +115,11 @@ def _headline(material: Material) -> dict[str, Any]:
     }
 
 
+def _verdict_row(verdict: Verdict) -> dict[str, Any]:
+    row = verdict.row()
+    return {**row, **{name: _finite(row[name]) for name in ("bound", "lower", "upper")}}
+
+
 def _table_metrics(material: Material) -> list[str]:
     """Columns of the table: all metrics, but of two that are the same (accuracy and exact_match of labels) the one that criteria name."""
     names = list(material.scores.metrics)
@@ -120,7 +131,7 @@ def _table_metrics(material: Material) -> list[str]:
 
 
 def _system(scores: Scores, system: str) -> dict[str, Any]:
-    return {metric: _interval(scores.bounds(system, metric, level=two_sided(SHOWN_LEVEL))) for metric in scores.metrics}
+    return {metric: _interval(scores.bounds(system, metric, level=two_sided(SHOWN_LEVEL), share=wilson)) for metric in scores.metrics}
 
 
 def _interval(bounds: Bounds) -> dict[str, Any]:
@@ -147,9 +158,10 @@ def _evidence(material: Material, *, metric: str) -> dict[str, Any]:
     evidence, scores = material.spec.objective.evidence, material.scores
     gains = scores.gains(FINE_TUNED, metric, over=base_systems(scores)[0])
     differ = max(FEWEST_DIFFERENCES, sum(gain != 0 for gain in gains) / len(gains))
-    detectable = smallest_detectable_gain(len(gains), level=evidence.level, power=evidence.power, disagreement=differ)
-    clusters = len(set(scores.clusters))
-    return {**asdict(detectable), "clusters": clusters, "smallest_gain": evidence.smallest_gain}
+    sizes = cluster_sizes(scores.clusters)
+    wider = design_effect(sizes)
+    detectable = smallest_detectable_gain(len(gains), level=evidence.level, power=evidence.power, disagreement=differ, design_effect=wider)
+    return {**asdict(detectable), "clusters": len(sizes), "design_effect": wider, "smallest_gain": evidence.smallest_gain}
 
 
 def _errors(material: Material, *, metric: str) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.guide.evaluation.corpus import corpus_bounds, corpus_gain_bounds, drawn
+from fine_tune_pipeline.guide.evaluation.bounds import Bounds
+from fine_tune_pipeline.guide.evaluation.corpus import corpus_bounds, drawn
 from fine_tune_pipeline.guide.evaluation.measured import Measured
-from fine_tune_pipeline.guide.evaluation.statistics import Bounds, gain_bounds, mean_bounds
+from fine_tune_pipeline.guide.evaluation.statistics import ShareBounds, exact, gain_bounds, mean_bounds
+from fine_tune_pipeline.guide.objective.clusters import cluster_names
 from fine_tune_pipeline.guide.objective.figures import corpus_figure
 from fine_tune_pipeline.guide.objective.measures.item import Item
 from fine_tune_pipeline.guide.objective.metrics import Metric, allowed_metrics, metric_named
@@ -18,9 +20,6 @@ from fine_tune_pipeline.spec.objective import ObjectiveSpec
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-CLUSTER = "cluster"
-"""Metadata that names rows which share their fate, such as near duplicates."""
 
 TOLERANCE = 1e-9
 
@@ -52,8 +51,7 @@ class Scores:
     @cached_property
     def clusters(self) -> list[str]:
         """What each row shares its fate with; a row that says nothing stands alone."""
-        columns = [CLUSTER] if self.cluster_by is None else [self.cluster_by, CLUSTER]
-        return [next((found for name in columns if (found := row.metadata.get(name))), f"row {row.id}") for row in self.rows]
+        return cluster_names(self.rows, cluster_by=self.cluster_by)
 
     def of(self, system: str, metric: str) -> Sequence[float]:
         return self.by_system[system][metric]
@@ -65,24 +63,29 @@ class Scores:
         scores = self.counted(metric).of(system, metric)
         return sum(scores) / len(scores)
 
-    def bounds(self, system: str, metric: str, *, level: float) -> Bounds:
-        """Bounds of the system's mean, each one-sided at `level`."""
-        kind, part = self.metrics[metric], self.counted(metric)
+    def bounds(self, system: str, metric: str, *, level: float, share: ShareBounds = exact) -> Bounds:
+        """Bounds of the system's mean, each one-sided at `level`; `share` is how those of 0/1 scores are found."""
+        kind = self.metrics[metric]
         if kind.corpus is not None:
-            draws, groups = self._draws(system, metric), len(set(self.clusters))
-            return corpus_bounds(self.mean(system, metric), draws, level=level, clusters=groups, low=kind.low, high=kind.high)
-        return mean_bounds(part.of(system, metric), level=level, clusters=part.clusters, low=kind.low, high=kind.high, binary=kind.binary)
+            return self._of_all(self.mean(system, metric), self._draws(system, metric), level=level, low=kind.low, high=kind.high)
+        part = self.counted(metric)
+        return mean_bounds(
+            part.of(system, metric), level=level, clusters=part.clusters, low=kind.low, high=kind.high, binary=kind.binary, share=share
+        )
 
     def gain(self, system: str, metric: str, *, over: str, level: float) -> Bounds:
         """Bounds of the mean paired gain; positive is better, also where less is better."""
-        kind, part, span = self.metrics[metric], self.counted(metric), self.metrics[metric].high - self.metrics[metric].low
+        kind, span = self.metrics[metric], self.metrics[metric].high - self.metrics[metric].low
         if kind.corpus is not None:
-            sign, groups = _sign(kind), len(set(self.clusters))
-            gain = sign * (self.mean(system, metric) - self.mean(over, metric))
-            draws = sign * (self._draws(system, metric) - self._draws(over, metric))
-            return corpus_gain_bounds(gain, draws, level=level, clusters=groups, span=span)
-        gains = part.gains(system, metric, over=over)
-        return gain_bounds(gains, level=level, clusters=part.clusters, span=span, binary=kind.binary)
+            gain = _sign(kind) * (self.mean(system, metric) - self.mean(over, metric))
+            draws = _sign(kind) * (self._draws(system, metric) - self._draws(over, metric))
+            return self._of_all(gain, draws, level=level, low=-span, high=span)
+        part = self.counted(metric)
+        return gain_bounds(part.gains(system, metric, over=over), level=level, clusters=part.clusters, span=span, binary=kind.binary)
+
+    def _of_all(self, estimate: float, draws: "NDArray[np.float64]", *, level: float, low: float, high: float) -> Bounds:
+        groups = len(set(self.clusters))
+        return corpus_bounds(estimate, draws, level=level, rows=len(self.rows), clusters=groups, low=low, high=high)
 
     def gains(self, system: str, metric: str, *, over: str) -> list[float]:
         """One paired gain per row."""

@@ -1,12 +1,12 @@
 """Is a criterion met? Three answers: met, not met, cannot tell. The bound decides, never the estimate alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
+from fine_tune_pipeline.guide.evaluation.bounds import Bounds
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.guide.evaluation.scoring import Scores
-from fine_tune_pipeline.guide.evaluation.statistics import Bounds
 from fine_tune_pipeline.guide.objective.criteria import criterion_text
 from fine_tune_pipeline.guide.objective.evidence import rows_to_detect
 from fine_tune_pipeline.spec.objective import Criterion, Evidence, Limits, ObjectiveSpec
@@ -20,7 +20,7 @@ FEWEST_DIFFERENCES = 0.02
 
 @dataclass(frozen=True)
 class Verdict:
-    """One criterion and what was seen. `bound` is the one that decided; None when there was nothing to compute it from."""
+    """One criterion and what was seen. `bound` is the one of `bounds` that decided; None when there was nothing to compute it from."""
 
     kind: Kind
     criterion: str
@@ -30,6 +30,16 @@ class Verdict:
     level: float | None
     verdict: Answer
     reason: str
+    bounds: Bounds | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As the report keeps it: with the interval, what it rests on, and how it was found."""
+        row = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "bounds"}
+        found = self.bounds
+        if found is None:
+            return {**row, "lower": None, "upper": None, "rows": None, "clusters": None, "method": None, "how": None}
+        seen = {"lower": found.lower, "upper": found.upper, "rows": found.rows, "clusters": found.clusters, "method": found.method}
+        return {**row, **seen, "how": found.why}
 
 
 def verdicts(scores: Scores, objective: ObjectiveSpec, *, system: str = FINE_TUNED) -> list[Verdict]:
@@ -46,17 +56,16 @@ def judged(kind: Kind, criterion: Criterion, scores: Scores, *, evidence: Eviden
     part = sliced(criterion, scores)
     if len(part.rows) < (evidence.minimum_slice if criterion.slice is not None else 1):
         said = f"{len(part.rows)} rows of the slice were seen, want at least {evidence.minimum_slice} (evidence.minimum_slice)"
-        return Verdict(kind, criterion_text(criterion), criterion.metric, None, None, evidence.level, "cannot tell", said)
+        return _unseen(kind, criterion, evidence, said)
     if criterion.beats is not None:
         return _beats(kind, criterion, criterion.beats, part, wanted=criterion.by, evidence=evidence, system=system)
     if criterion.versus is not None:
         return _beats(kind, criterion, _rival(criterion.versus, part), part, wanted=-criterion.margin, evidence=evidence, system=system)
     bounds = part.bounds(system, criterion.metric, level=evidence.level)
-    rows = len(part.counted(criterion.metric).rows)
     if criterion.at_least is not None:
-        return _at_least(kind, criterion, criterion.at_least, bounds, rows=rows)
+        return _at_least(kind, criterion, criterion.at_least, bounds)
     assert criterion.at_most is not None
-    return _at_most(kind, criterion, criterion.at_most, bounds, rows=rows)
+    return _at_most(kind, criterion, criterion.at_most, bounds)
 
 
 def sliced(criterion: Criterion, scores: Scores) -> Scores:
@@ -89,48 +98,62 @@ def all_met(found: Sequence[Verdict]) -> bool:
     return all(verdict.verdict == "met" for verdict in found)
 
 
-def _at_least(kind: Kind, criterion: Criterion, target: float, bounds: Bounds, *, rows: int) -> Verdict:
+def spent(found: Sequence[Verdict], *, why: str) -> list[Verdict]:
+    """The same without a verdict on what the test rows say: they have been looked at too often. A measured limit stays."""
+    return [verdict if verdict.kind == "limit" else replace(verdict, verdict="cannot tell", reason=why) for verdict in found]
+
+
+def _at_least(kind: Kind, criterion: Criterion, target: float, bounds: Bounds) -> Verdict:
     if bounds.lower >= target:
-        return _verdict(kind, criterion, bounds, bounds.lower, "met", f"at least {bounds.lower:.3f} at level {bounds.level:g}")
+        return _verdict(kind, criterion, bounds, bounds.lower, "met", f"{_sure(bounds)} it is at least {bounds.lower:.3f}")
     if bounds.upper < target:
-        return _verdict(kind, criterion, bounds, bounds.upper, "not met", f"at most {bounds.upper:.3f} at level {bounds.level:g}")
-    return _verdict(kind, criterion, bounds, bounds.lower, "cannot tell", _between(bounds, target, rows=rows))
+        return _verdict(kind, criterion, bounds, bounds.upper, "not met", f"{_sure(bounds)} it is at most {bounds.upper:.3f}")
+    return _verdict(kind, criterion, bounds, bounds.lower, "cannot tell", _between(bounds, target) + "; more held-out rows narrow that")
 
 
-def _at_most(kind: Kind, criterion: Criterion, target: float, bounds: Bounds, *, rows: int) -> Verdict:
+def _at_most(kind: Kind, criterion: Criterion, target: float, bounds: Bounds) -> Verdict:
     if bounds.upper <= target:
-        return _verdict(kind, criterion, bounds, bounds.upper, "met", f"at most {bounds.upper:.3f} at level {bounds.level:g}")
+        return _verdict(kind, criterion, bounds, bounds.upper, "met", f"{_sure(bounds)} it is at most {bounds.upper:.3f}")
     if bounds.lower > target:
-        return _verdict(kind, criterion, bounds, bounds.lower, "not met", f"at least {bounds.lower:.3f} at level {bounds.level:g}")
-    return _verdict(kind, criterion, bounds, bounds.upper, "cannot tell", _between(bounds, target, rows=rows))
+        return _verdict(kind, criterion, bounds, bounds.lower, "not met", f"{_sure(bounds)} it is at least {bounds.lower:.3f}")
+    return _verdict(kind, criterion, bounds, bounds.upper, "cannot tell", _between(bounds, target) + "; more held-out rows narrow that")
 
 
 def _beats(kind: Kind, criterion: Criterion, rival: str, scores: Scores, *, wanted: float, evidence: Evidence, system: str) -> Verdict:
-    text = criterion_text(criterion)
     if rival not in scores.by_system:
-        return Verdict(kind, text, criterion.metric, None, None, evidence.level, "cannot tell", f"there are no answers of {rival}")
+        return _unseen(kind, criterion, evidence, f"there are no answers of {rival}")
     bounds = scores.gain(system, criterion.metric, over=rival, level=evidence.level)
     if bounds.lower > wanted:
-        return _verdict(kind, criterion, bounds, bounds.lower, "met", f"the gain is above {bounds.lower:.3f} at level {bounds.level:g}")
+        return _verdict(kind, criterion, bounds, bounds.lower, "met", f"{_sure(bounds)} {_lead(bounds.lower)}")
     if bounds.upper <= wanted:
-        said = f"the gain is at most {bounds.upper:.3f} at level {bounds.level:g}"
-        return _verdict(kind, criterion, bounds, bounds.upper, "not met", said)
+        return _verdict(kind, criterion, bounds, bounds.upper, "not met", f"{_sure(bounds)} the gain is at most {bounds.upper:.3f}")
     gains = scores.gains(system, criterion.metric, over=rival)
     differ = sum(gain != 0 for gain in gains) / len(gains)
     lead = bounds.estimate - wanted
-    reason = f"the gain lies between {bounds.lower:.3f} and {bounds.upper:.3f}, and {wanted:g} is inside"
+    reason = _between(bounds, wanted, what="the gain")
     if lead > 0:
         more = rows_to_detect(lead, level=evidence.level, power=evidence.power, disagreement=max(differ, FEWEST_DIFFERENCES))
         reason += f"; if the estimate is right, about {max(more, len(gains) + 1)} held-out rows would show it"
     return _verdict(kind, criterion, bounds, bounds.lower, "cannot tell", reason)
 
 
-def _between(bounds: Bounds, target: float, *, rows: int) -> str:
-    return (
-        f"with {rows} rows it lies between {bounds.lower:.3f} and {bounds.upper:.3f}, and {target:g} is inside; "
-        "more held-out rows narrow that"
-    )
+def _sure(bounds: Bounds) -> str:
+    """What was seen, and how sure what follows is."""
+    return f"{bounds.estimate:.3f} on {bounds.sample}; with {100 * bounds.level:g} % confidence"
+
+
+def _lead(lower: float) -> str:
+    return f"the gain is above {lower:.3f}" if lower >= 0 else f"it is worse by less than {-lower:.3f}"
+
+
+def _between(bounds: Bounds, target: float, *, what: str = "it") -> str:
+    seen = f"{bounds.estimate:.3f} on {bounds.sample}"
+    return f"{seen}: {what} lies between {bounds.lower:.3f} and {bounds.upper:.3f}, and {target:g} is inside"
 
 
 def _verdict(kind: Kind, criterion: Criterion, bounds: Bounds, bound: float, answer: Answer, reason: str) -> Verdict:
-    return Verdict(kind, criterion_text(criterion), criterion.metric, bounds.estimate, bound, bounds.level, answer, reason)
+    return Verdict(kind, criterion_text(criterion), criterion.metric, bounds.estimate, bound, bounds.level, answer, reason, bounds)
+
+
+def _unseen(kind: Kind, criterion: Criterion, evidence: Evidence, why: str) -> Verdict:
+    return Verdict(kind, criterion_text(criterion), criterion.metric, None, None, evidence.level, "cannot tell", why)

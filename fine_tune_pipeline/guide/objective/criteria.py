@@ -5,7 +5,13 @@ from collections.abc import Collection, Iterator, Sequence
 from math import ceil, inf
 
 from fine_tune_pipeline.guide.objective.conflicts import conflicts
-from fine_tune_pipeline.guide.objective.evidence import best_lower_bound, rows_for_target, rows_to_detect, smallest_detectable_gain
+from fine_tune_pipeline.guide.objective.evidence import (
+    best_lower_bound,
+    look_level,
+    rows_for_target,
+    rows_to_detect,
+    smallest_detectable_gain,
+)
 from fine_tune_pipeline.guide.objective.metrics import METRICS, Metric, UnknownMetric, allowed_metrics, metric_named
 from fine_tune_pipeline.guide.objective.own_metrics import MissingMetric
 from fine_tune_pipeline.guide.objective.task import Task
@@ -168,11 +174,14 @@ def _slice_problems(criterion: Criterion, columns: Collection[str] | None) -> It
 
 
 def _evidence_problems(criterion: Criterion, metric: Metric, *, evidence: Evidence, rows: int) -> Iterator[str]:
-    best = best_lower_bound(rows, level=evidence.level)
+    # The first look at the test rows has the lowest level of all: what cannot be met there never can. What gain can be shown rests on a
+    # guess of how often systems differ, so `by` and `margin` are only held against the level as it was asked.
+    first = look_level(1, level=evidence.level)
+    best = best_lower_bound(rows, level=first)
     if criterion.at_least is not None and _is_share(metric) and best < criterion.at_least <= 1:
-        yield _out_of_reach("at least", criterion.at_least, shown=best, demand=criterion.at_least, rows=rows, level=evidence.level)
+        yield _out_of_reach("at least", criterion.at_least, shown=best, demand=criterion.at_least, rows=rows, level=first)
     if criterion.at_most is not None and _is_share(metric) and metric.better == "lower" and 0 <= criterion.at_most < 1 - best:
-        yield _out_of_reach("at most", criterion.at_most, shown=1 - best, demand=1 - criterion.at_most, rows=rows, level=evidence.level)
+        yield _out_of_reach("at most", criterion.at_most, shown=1 - best, demand=1 - criterion.at_most, rows=rows, level=first)
     yield from _margin_problems(criterion, metric, evidence=evidence, rows=rows)
     detectable = smallest_detectable_gain(rows, level=evidence.level, power=evidence.power).gain
     if _is_share(metric) and 0 < criterion.by < detectable:

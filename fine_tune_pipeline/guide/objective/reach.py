@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.looks import Look
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.named import some
+from fine_tune_pipeline.guide.objective.clusters import cluster_names, cluster_sizes
 from fine_tune_pipeline.guide.objective.criteria import criterion_problems, criterion_text
-from fine_tune_pipeline.guide.objective.evidence import Detectable, smallest_detectable_gain
+from fine_tune_pipeline.guide.objective.evidence import LOOKS, Detectable, at_look, design_effect, smallest_detectable_gain
 from fine_tune_pipeline.guide.objective.figures import figure
 from fine_tune_pipeline.guide.objective.measures.item import Item
 from fine_tune_pipeline.guide.objective.metrics import Metric, metric_named
@@ -18,6 +20,8 @@ from fine_tune_pipeline.spec.objective import Criterion, ObjectiveSpec
 
 REACHABLE = "objective_reachable"
 SHOWS_GAIN = "test_set_shows_gain"
+
+FRESH = "their level is spent, so the verdict on a new model would be `cannot tell`; bring held-out rows that nobody has evaluated on"
 
 CHECKS = {
     REACHABLE: "The test rows can show what the objective asks, and it asks more than the most frequent answer gives.",
@@ -35,35 +39,50 @@ class Judged:
     rows: Sequence[Example]
 
 
-def shown_by_test_rows(objective: ObjectiveSpec, task: Task, test: Sequence[Example]) -> Built:
+def shown_by_test_rows(objective: ObjectiveSpec, task: Task, test: Sequence[Example], *, look: Look) -> Built:
     """Metadata and checks for the dataset: what gain its test rows show, and criteria that they make impossible or trivial.
+
+    Whether a criterion can be met is asked at the first look: an evaluation that stands already is not refused. The gain that can be shown
+    is that of the next one.
 
     Args:
         test: may be empty; then nothing can be said, and step 7 says that there is no test set.
+        look: the next one at these rows.
     """
     if not test:
         said = "there is no test row"
         return Built(checks=[Check(name=name, passed=True, blocking=name == REACHABLE, description=said) for name in CHECKS])
+    evidence = at_look(objective, look.number).evidence
     judged = _judged(objective, task, test)
     problems = [
         *_cluster_problems(objective, test),
         *_preference_problems(task, test),
         *(said for one in judged for said in _problems(one, objective, task, test)),
     ]
-    evidence = objective.evidence
-    detectable = smallest_detectable_gain(len(test), level=evidence.level, power=evidence.power)
+    sizes = cluster_sizes(cluster_names(test, cluster_by=evidence.cluster_by))
+    detectable = smallest_detectable_gain(len(test), level=evidence.level, power=evidence.power, design_effect=design_effect(sizes))
     metadata: dict[str, Any] = {
         "smallest_detectable_gain": round(detectable.gain, 4),
         "smallest_gain_wanted": evidence.smallest_gain,
+        "next_look": look_text(look, evidence.level),
         "criteria_rows": [{"criterion": criterion_text(one.criterion), "test rows": len(one.rows)} for one in judged],
     }
     said = "\n".join(f"- {problem}" for problem in problems) or f"{len(judged)} criteria can be judged on {len(test)} test rows"
     reachable = Check(name=REACHABLE, passed=not problems, description=said, metadata={"problems": len(problems)})
-    return Built(metadata=metadata, checks=[reachable, gain_check(detectable, wanted=evidence.smallest_gain)])
+    return Built(metadata=metadata, checks=[reachable, gain_check(detectable, wanted=evidence.smallest_gain, look=look)])
 
 
-def gain_check(detectable: Detectable, *, wanted: float) -> Check:
-    """Whether a test set of this size shows the smallest gain that matters; it only warns."""
+def look_text(look: Look, level: float) -> str:
+    """Which look at the test rows comes next, and what it may spend; what to do when nothing is left."""
+    if look.number <= LOOKS:
+        return f"look {look.number} of {LOOKS} at these test rows, at level {level:g}"
+    return f"{look.seen_before} of {look.items} test rows have been looked at {look.number - 1} times: {FRESH}"
+
+
+def gain_check(detectable: Detectable, *, wanted: float, look: Look | None = None) -> Check:
+    """Whether a test set of this size shows the smallest gain that matters, and may be looked at again; it only warns."""
+    if look is not None and look.number > LOOKS:
+        return Check(name=SHOWS_GAIN, passed=False, blocking=False, description=look_text(look, detectable.level))
     said = (
         f"{detectable.rows} held-out rows show a true gain of {detectable.gain:.3f} with {detectable.power:.0%} power at level "
         f"{detectable.level:g} (if systems differ on {detectable.disagreement:.0%} of the rows); evidence.smallest_gain is {wanted:g}"

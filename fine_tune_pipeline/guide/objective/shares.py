@@ -21,7 +21,7 @@ def share_bounds(share: float, rows: int, *, level: float) -> tuple[float, float
     return max(0.0, min(share, centre - spread)), min(1.0, max(share, centre + spread))
 
 
-def exact_share_bounds(successes: int, rows: int, *, level: float) -> tuple[float, float]:
+def exact_share_bounds(successes: float, rows: int, *, level: float) -> tuple[float, float]:
     """Like `share_bounds`, but each holds with at least probability `level` whatever the true share is, also for none among few rows.
 
     Source: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934), 404-413; `test_shares.py` compares with scipy.

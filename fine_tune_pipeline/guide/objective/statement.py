@@ -8,7 +8,7 @@ from typing import Any
 
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.guide.objective.criteria import criterion_text, objective_problems
-from fine_tune_pipeline.guide.objective.evidence import Detectable, smallest_detectable_gain
+from fine_tune_pipeline.guide.objective.evidence import Detectable, at_look, smallest_detectable_gain
 from fine_tune_pipeline.guide.objective.held_out import HeldOut, held_out_rows
 from fine_tune_pipeline.guide.objective.metrics import UnknownMetric, metric_named
 from fine_tune_pipeline.guide.objective.own_metrics import scored_with
@@ -40,7 +40,8 @@ def state(spec: UseCaseSpec) -> Statement:
         UnreadableTask, UnusableLabels, UnusableSchema: the task's own file is wrong, so nothing else can be looked at.
     """
     objective, task, held_out = spec.objective, read_task(spec), held_out_rows(spec)
-    evidence = objective.evidence
+    # `dataset` knows how often its test rows have been looked at; here it is the first time.
+    evidence = at_look(objective, 1).evidence
     detectable = smallest_detectable_gain(held_out.rows, level=evidence.level, power=evidence.power) if held_out.rows else None
     found = objective_problems(objective, task, held_out_rows=held_out.rows, columns=_columns(spec), priced=_priced(spec))
     problems = [*held_out.missing, *found]

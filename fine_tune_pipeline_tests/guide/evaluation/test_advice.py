@@ -76,7 +76,7 @@ def test_a_classifier_that_leads_is_named_even_if_it_is_not_enough():
 def test_missed_criterion_is_named_with_its_bound():
     found = advice(systems(base_zero_shot=0, base_few_shot=20, fine_tuned=60))
     assert found.choice == "not_yet"
-    assert "`accuracy at least 0.7` is not met (at most 0.3" in found.sentence
+    assert "`accuracy at least 0.7` is not met (0.300 on 200 rows; with 95 % confidence it is at most 0.3" in found.sentence
 
 
 def test_open_criterion_is_said_to_be_open():

@@ -32,7 +32,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"task": OPEN, "success": [{"metric": "rouge_l", "at_least": 0.3}], "guards": [{"metric": "length_ratio", "beats": "base_few_shot"}]},
      "objective.guards[0] (length_ratio beats base_few_shot)", "bound it with at_least and at_most"),
     ({"task": OPEN, "success": [{"metric": "rouge_l", "beats": "classifier"}]}, "has no classifier", "compare with base_few_shot"),
-    ({"success": [{"metric": "exact_match", "at_least": 0.995}]}, "can never be met", "bring 539 held-out rows"),
+    ({"success": [{"metric": "exact_match", "at_least": 0.995}]}, "can never be met", "bring 700 held-out rows"),
     ({"success": [{"metric": "exact_match", "at_least": 1}]}, "can never be met", "choose a target that can"),
     ({"task": OPEN, "success": [{"metric": "edit_rate", "at_most": 0.001}]}, "can never be met", "held-out rows"),
     ({"success": [{"metric": "exact_match", "beats": "base_few_shot", "by": 0.02}]}, "below 0.095", "set `by` to 0.1 or more"),
