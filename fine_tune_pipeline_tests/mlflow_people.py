@@ -28,7 +28,9 @@ class People:
             found[queue.name] = {trace.info.tags[CONTENT]: (queue.queue_id, trace.info.trace_id) for trace in traces}
         return found
 
-    def answer(self, item: Item, by: str, *, done: bool = True, corrected: str | None = None, note: str | None = None, **given: Any) -> None:
+    def answer(
+        self, item: Item, by: str, *, done: bool = True, corrected: str | None = None, note: str | None = None, **given: Any
+    ) -> None:
         queue_id, trace_id = item
         source = AssessmentSource("HUMAN", by)
         for name, value in given.items():
