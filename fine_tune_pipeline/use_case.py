@@ -30,7 +30,7 @@ from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_
 from fine_tune_pipeline.guide.objective.assets import objective
 from fine_tune_pipeline.guide.technique.assets import baselines, training_plan
 from fine_tune_pipeline.guide.training.assets import adapter
-from fine_tune_pipeline.review_sensors import review_sensor
+from fine_tune_pipeline.review_sensors import examples_sensor, pairs_sensor
 from fine_tune_pipeline.spec.reading import InvalidUseCase, read_all, read_use_case
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -102,8 +102,8 @@ def build(spec: UseCaseSpec) -> dg.Definitions:
         jobs=list(jobs.values()),
         sensors=[
             drift_sensor(spec, jobs["retrain"]),
-            review_sensor(spec, kind="examples", asset="reviewed_examples"),
-            review_sensor(spec, kind="pairs", asset="human_evaluation"),
+            examples_sensor(spec),
+            pairs_sensor(spec),
         ],
         schedules=[] if schedule is None else [schedule],
     )

@@ -19,6 +19,9 @@ Row = Mapping[str, Any]
 """Of a hand-out: `id`, `content` (by which it is known for ever) and `people` (how many of the reviewers shall see it) beside its texts."""
 
 EVERYBODY = "everybody"
+FROM_QUEUE = "mlflow.jsonl"
+"""What people said in a queue, as a file among those handed in."""
+
 ASKED_OF = "asked_of"
 """In a line: whose queue the answer was given in. Not there where one queue is everybody's."""
 

@@ -8,17 +8,14 @@ from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.guide.evaluation.human.build import Comparison
 from fine_tune_pipeline.guide.evaluation.human.pairs import Pair
 from fine_tune_pipeline.guide.evaluation.human.rubric import ANSWERS, ASKED, CHOICES
-from fine_tune_pipeline.people.review_queue import Asked, NotInTheQueue, ReviewQueue, Row, Texts
+from fine_tune_pipeline.people.review_queue import FROM_QUEUE, Asked, NotInTheQueue, ReviewQueue, Row, Texts
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
-FROM_QUEUE = "mlflow.jsonl"
-"""What people said in MLflow, as a file among those handed in."""
 
-
-def experiment_of(use_case: str, folder: ReviewFolder) -> str:
+def experiment_named(use_case: str, handout: str) -> str:
     """The experiment of one hand-out: MLflow holds on to questions once pairs are in a queue, so the next hand-out has its own."""
-    return f"{use_case}_pairs_{folder.folder.name}"
+    return f"{use_case}_pairs_{handout}"
 
 
 def asked_in_mlflow(spec: UseCaseSpec, tracking: ExperimentTracking, folder: ReviewFolder, compared: Comparison) -> str | None:
@@ -30,7 +27,7 @@ def asked_in_mlflow(spec: UseCaseSpec, tracking: ExperimentTracking, folder: Rev
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        experiment = tracking.experiment(experiment_of(spec.name, folder))
+        experiment = tracking.experiment(experiment_named(spec.name, folder.folder.name))
         queue = pair_queue(tracking.uri, experiment, questions=compared.questions, reviewers=spec.evaluation.human.reviewers)
         exchange(queue, folder, compared.handed_out.pairs)
     except (MlflowException, SQLAlchemyError, NotInTheQueue, OSError) as error:
