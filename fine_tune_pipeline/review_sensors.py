@@ -1,6 +1,7 @@
 """Sensors that pick up what people have finished: files that they handed in, and what they marked as complete in MLflow."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,12 +37,20 @@ def examples_sensor(spec: UseCaseSpec) -> dg.SensorDefinition:
 def pairs_sensor(spec: UseCaseSpec) -> dg.SensorDefinition:
     """Takes in what people said of pairs; goes on to deployment where that waits for them."""
     human = spec.evaluation.human
-    return _sensor(spec, kind="pairs", asset="human_evaluation", goes_on=human.required, mlflow="mlflow" in human.formats)
+    judge = ["judge_evaluation"] if spec.evaluation.judge is not None else []
+    return _sensor(
+        spec, kind="pairs", asset="human_evaluation", read_at_once=judge, goes_on=human.required, mlflow="mlflow" in human.formats
+    )
 
 
-def _sensor(spec: UseCaseSpec, *, kind: str, asset: str, goes_on: bool, mlflow: bool) -> dg.SensorDefinition:
-    """Stopped until somebody starts it. A run that finds reviews unfinished ends at its blocking check."""
-    own = dg.AssetSelection.assets([spec.name, asset])
+def _sensor(spec: UseCaseSpec, *, kind: str, asset: str, goes_on: bool, mlflow: bool, read_at_once: Sequence[str] = ()) -> dg.SensorDefinition:
+    """Stopped until somebody starts it. A run that finds reviews unfinished ends at its blocking check.
+
+    Args:
+        goes_on: what follows from the asset is materialized too.
+        read_at_once: assets that only look at what people said.
+    """
+    own = dg.AssetSelection.assets(*([spec.name, name] for name in (asset, *read_at_once)))
 
     def look(context: dg.SensorEvaluationContext, store: ArtifactStore, asked: str | None) -> dg.SensorResult | dg.SkipReason:
         folder, before = store.review_root / spec.name / kind, _before(context.cursor)

@@ -26,7 +26,7 @@ from fine_tune_pipeline.guide.deployment.assets import (
 )
 from fine_tune_pipeline.guide.deployment.automation import drift_sensor, retrain_schedule
 from fine_tune_pipeline.guide.environment.assets import environment
-from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, predictions
+from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, judge_evaluation, predictions
 from fine_tune_pipeline.guide.objective.assets import objective
 from fine_tune_pipeline.guide.technique.assets import baselines, training_plan
 from fine_tune_pipeline.guide.training.assets import adapter
@@ -112,8 +112,11 @@ def build(spec: UseCaseSpec) -> dg.Definitions:
 def assets_of(spec: UseCaseSpec) -> dict[str, dg.AssetsDefinition]:
     """Name -> asset, each after those that it reads."""
     before = [] if spec.dataset.pii.adapt is None else [pii_ner_adapt]
+    guide = [*GUIDE]
+    if spec.evaluation.judge is not None:
+        guide.insert(guide.index(human_evaluation) + 1, judge_evaluation)
     after = [exported_model] if spec.deployment.export.formats else []
-    assets = [factory(spec) for factory in (*before, *GUIDE, *after)]
+    assets = [factory(spec) for factory in (*before, *guide, *after)]
     return {asset.key.path[-1]: asset for asset in assets}
 
 

@@ -9,6 +9,8 @@ from fine_tune_pipeline.guide.evaluation.human.build import CHECK, build_human_e
 from fine_tune_pipeline.guide.evaluation.human.judgements import digest
 from fine_tune_pipeline.guide.evaluation.human.mlflow_pairs import asked_in_mlflow
 from fine_tune_pipeline.guide.evaluation.human.ways import lines, offer
+from fine_tune_pipeline.guide.evaluation.judge.build import CHECK as JUDGE_CHECK
+from fine_tune_pipeline.guide.evaluation.judge.build import PLACE, build_judge_evaluation, chat_of, judge_of
 from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
 from fine_tune_pipeline.guide.objective.task import task_files
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
@@ -142,3 +144,42 @@ def human_evaluation(spec: UseCaseSpec) -> dg.AssetsDefinition:
         return build(context, store)
 
     return define(with_mlflow if "mlflow" in human.formats else with_files)
+
+
+def judge_evaluation(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that asks a model which answers are better; there only if the use case names one."""
+    key, judge = [spec.name, "judge_evaluation"], judge_of(spec)
+    upstream = ("dataset", "base_model", "predictions", "human_evaluation")
+    asks = "The judge, corrected by people, prefers the fine-tuned model as often as the use case wants; uncalibrated it decides nothing."
+
+    @dg.asset(
+        key=key,
+        deps=[[spec.name, name] for name in upstream],
+        group_name=spec.name,
+        owners=spec.owners,
+        tags=STEP,
+        kinds={"openai"},
+        check_specs=(blocking if judge.required else advisory)(key, **{JUDGE_CHECK: asks}),
+    )
+    def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
+        """A model's verdict on the same pairs, in both orders: how far it agrees with people, and the win rate that they correct."""
+        made_from = {name: store.current(spec.name, name) for name in upstream}
+        compared = compare(spec, store.open(), dataset=made_from["dataset"], predictions=made_from["predictions"])
+        chat = chat_of(spec, store.open(), base_model=made_from["base_model"])
+        what = {
+            **decides(spec, compared),
+            "objective.goal": spec.objective.goal,
+            "objective.evidence.level": spec.objective.evidence.level,
+            "evaluation.human.win_rate_at_least": spec.evaluation.human.win_rate_at_least,
+            "evaluation.judge": judge.model_dump(exclude=PLACE),
+        }
+        kept = store.made(
+            context,
+            version=1,
+            what=what,
+            upstream=made_from,
+            build=lambda folder: build_judge_evaluation(spec, compared, chat, human=made_from["human_evaluation"], folder=folder),
+        )
+        return materialized(kept)
+
+    return asset

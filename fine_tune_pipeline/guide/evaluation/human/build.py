@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_rows, write_rows
+from fine_tune_pipeline.artifacts.examples import read_examples, read_rows, write_rows
 from fine_tune_pipeline.artifacts.fingerprint import fingerprint, payload
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.quarantine import Quarantined, reasons, write_quarantine
@@ -16,7 +16,7 @@ from fine_tune_pipeline.guide.dataset.review.verdicts import Line
 from fine_tune_pipeline.guide.evaluation.human import page
 from fine_tune_pipeline.guide.evaluation.human.judgements import Asked, Judgement, read_judgements
 from fine_tune_pipeline.guide.evaluation.human.outcome import Result, result
-from fine_tune_pipeline.guide.evaluation.human.pairs import HandOut, hand_out
+from fine_tune_pipeline.guide.evaluation.human.pairs import HandOut, Secret, hand_out
 from fine_tune_pipeline.guide.evaluation.human.preferences import FILE as PREFERENCES
 from fine_tune_pipeline.guide.evaluation.human.preferences import preferences
 from fine_tune_pipeline.guide.evaluation.human.rival import Rival, rival
@@ -105,15 +105,10 @@ def build_human_evaluation(spec: UseCaseSpec, compared: Comparison, heard: Heard
     )
 
 
-def read_heard(artifact: Artifact, rows: Sequence[Example]) -> tuple[list[Judgement], dict[str, str]]:
-    """The judgements of an artifact, and the test row of each pair.
-
-    Args:
-        rows: of the comparison; judgements of rows that are not among them play no part.
-    """
-    known = {row.id for row in rows}
-    examples = {pair: secret["example"] for pair, secret in artifact.json(KEY).items() if secret["example"] in known}
-    return [Judgement(**row) for row in read_rows(artifact.file(JUDGEMENTS)) if row["pair"] in examples], examples
+def read_heard(artifact: Artifact) -> tuple[list[Judgement], dict[str, Secret]]:
+    """The judgements of an artifact, and its key."""
+    key = {pair: Secret(**secret) for pair, secret in artifact.json(KEY).items()}
+    return [Judgement(**row) for row in read_rows(artifact.file(JUDGEMENTS))], key
 
 
 def human_check(found: Result, human: HumanSpec, *, level: float) -> Check:

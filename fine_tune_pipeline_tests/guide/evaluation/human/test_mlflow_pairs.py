@@ -16,7 +16,7 @@ from fine_tune_pipeline.people.review_queue import finished_in
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline_tests.guide.evaluation.world import PretendedCompute, before_evaluation, examples, resources, use_case
-from fine_tune_pipeline_tests.mlflow_people import Item, People, mlflow_server
+from fine_tune_pipeline_tests.mlflow_people import People, mlflow_server
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")
 
@@ -155,5 +155,3 @@ def dead(monkeypatch: pytest.MonkeyPatch) -> str:
     """An address where nothing listens."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     return "http://127.0.0.1:9"
-
-
