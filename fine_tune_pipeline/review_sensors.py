@@ -43,7 +43,9 @@ def pairs_sensor(spec: UseCaseSpec) -> dg.SensorDefinition:
     )
 
 
-def _sensor(spec: UseCaseSpec, *, kind: str, asset: str, goes_on: bool, mlflow: bool, read_at_once: Sequence[str] = ()) -> dg.SensorDefinition:
+def _sensor(
+    spec: UseCaseSpec, *, kind: str, asset: str, goes_on: bool, mlflow: bool, read_at_once: Sequence[str] = ()
+) -> dg.SensorDefinition:
     """Stopped until somebody starts it. A run that finds reviews unfinished ends at its blocking check.
 
     Args:

@@ -1,5 +1,6 @@
 """Section `evaluation` (step 7): with what the fine-tuned model is compared, and whom to ask."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -7,7 +8,7 @@ from pydantic import Field, model_validator
 from fine_tune_pipeline.spec.base import Section
 from fine_tune_pipeline.spec.judge import JudgeSpec
 
-QuestionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 TAKEN = ("id", "choice", "by", "note", "content", "prompt", "handout", "asked_of")
 """Columns of a verdict that are no question."""
@@ -22,7 +23,7 @@ class HumanSpec(Section):
         default="base",
         description="champion: the version that is live now, on test rows that it has answered; the base while there is none.",
     )
-    questions: dict[QuestionName, Annotated[str, Field(min_length=1)]] | None = Field(
+    questions: dict[str, str] | None = Field(
         default=None,
         description="Name -> what is asked of both answers beside the choice, answered by A, B, both or neither; by task if left out, "
         "none if {}.",
@@ -38,6 +39,9 @@ class HumanSpec(Section):
 
     @model_validator(mode="after")
     def unmistakable(self) -> Self:
+        for name, said in (self.questions or {}).items():
+            if not _NAME.fullmatch(name) or not said.strip():
+                raise ValueError(f"questions: got {name!r}: {said!r}, want a name of a-z, 0-9 and _, and a question")
         taken = sorted(set(self.questions or {}) & set(TAKEN))
         if taken:
             raise ValueError(f"questions: {', '.join(taken)} is a column of every verdict; give the question another name")

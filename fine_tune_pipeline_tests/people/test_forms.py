@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.guide.dataset.review.files.html_form import form as examples_form
 from fine_tune_pipeline.guide.evaluation.human.judgements import Asked, Judgement, read_judgements
-from fine_tune_pipeline.guide.evaluation.human.pairs import Pair, Secret
+from fine_tune_pipeline.guide.evaluation.human.pairs import Pair
 from fine_tune_pipeline.guide.evaluation.human.ways import form, lines
 from fine_tune_pipeline_tests.browser import chromium_page
 
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.browser
 
 EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\"><b>{{shared}}</b>"
 PAIRS = [Pair(f"p{number:03}", f"prompt {number} {EVIL}", f"left {number} {EVIL}", f"right {number}") for number in range(1, 5)]
-KEY = {pair.id: Secret(f"r{pair.id}", "fine_tuned", "base_few_shot") for pair in PAIRS}
 QUESTIONS = {"correct": "Which is correct?", "tone": "Which has the right tone?"}
 
 
@@ -66,7 +65,7 @@ def pairs(page: Page, tmp_path: Path) -> Form:
 
 
 def judged(folder: ReviewFolder) -> tuple[list[Judgement], Sequence[Any]]:
-    return read_judgements(lines(folder), Asked(KEY, tuple(QUESTIONS), "abc"))
+    return read_judgements(lines(folder), Asked([pair.id for pair in PAIRS], tuple(QUESTIONS), "abc"))
 
 
 def test_pairs_are_judged_by_keyboard_alone_and_the_file_is_handed_back(pairs: Form, tmp_path: Path):
@@ -139,7 +138,7 @@ def test_the_form_decides_as_the_pipeline_does(pairs: Form, tmp_path: Path):
 
 def test_the_page_holds_neither_key_nor_system(pairs: Form):
     text = pairs.file.read_text(encoding="utf-8")
-    assert not [name for name in ("fine_tuned", "base_few_shot", "rp001") if name in text]
+    assert not [name for name in ("fine_tuned", "base_few_shot") if name in text]
 
 
 def test_examples_are_reviewed_in_the_same_way(page: Page, tmp_path: Path):

@@ -79,7 +79,7 @@ def review_folder(root: Path, spec: UseCaseSpec, compared: Comparison, *, predic
 
 def hear(lines: Sequence[Line], compared: Comparison, *, handout: str) -> Heard:
     """Read what people handed in to a hand-out of this name."""
-    return Heard(*read_judgements(lines, Asked(compared.handed_out.key, tuple(compared.questions), handout)))
+    return Heard(*read_judgements(lines, Asked(tuple(compared.handed_out.key), tuple(compared.questions), handout)))
 
 
 def build_human_evaluation(spec: UseCaseSpec, compared: Comparison, heard: Heard, *, offered: ReviewFolder, folder: Path) -> Built:

@@ -25,9 +25,9 @@ class Judgement:
 
 
 class Asked(NamedTuple):
-    """What was asked: the key of the hand-out, the names of the rubric's questions, and the name of the hand-out."""
+    """What was asked: the ids of the pairs, the names of the rubric's questions, and the name of the hand-out."""
 
-    key: Mapping[str, Secret]
+    pairs: Sequence[str]
     questions: Sequence[str] = ()
     handout: str = ""
 
@@ -97,8 +97,8 @@ def _wrong_pair(fields: Mapping[str, Any], asked: Asked) -> tuple[str, str] | No
             f"these verdicts are on hand-out {given!r}, and this is {asked.handout!r}: other answers have the same ids there",
         )
     id_ = fields.get("id")
-    if not isinstance(id_, str) or id_ not in asked.key:
-        return "unknown_pair", f"id {id_!r} is not in this hand-out; want one of its ids, such as {next(iter(asked.key), '')!r}"
+    if not isinstance(id_, str) or id_ not in asked.pairs:
+        return "unknown_pair", f"id {id_!r} is not in this hand-out; want one of its ids, such as {next(iter(asked.pairs), '')!r}"
     return None
 
 

@@ -5,13 +5,8 @@ import pytest
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.guide.dataset.review.files.exchange import json_lines
 from fine_tune_pipeline.guide.evaluation.human.judgements import Asked, Judgement, digest, read_judgements
-from fine_tune_pipeline.guide.evaluation.human.pairs import Secret
 
-KEY = {
-    "p001": Secret("r1", "fine_tuned", "base_few_shot"),
-    "p002": Secret("r2", "base_few_shot", "fine_tuned"),
-}
-ASKED = Asked(KEY, ("correct", "tone"), "abc")
+ASKED = Asked(("p001", "p002"), ("correct", "tone"), "abc")
 
 
 def line(pair: object, choice: object, by: object = "Ann", **more: object) -> str:

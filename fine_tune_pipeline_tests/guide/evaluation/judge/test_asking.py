@@ -23,7 +23,7 @@ def shown(request: dict[str, Any]) -> dict[str, str]:
 
 
 def prefers_good(request: dict[str, Any], before: int) -> Any:
-    return said('{"reason": "better", "choice": "%s"}' % ("A" if shown(request)["A"].startswith("good") else "B"))
+    return said(json.dumps({"reason": "better", "choice": "A" if shown(request)["A"].startswith("good") else "B"}))
 
 
 def asked(folder: Path, url: str, rows: list[Item] = ITEMS) -> tuple[list[Judged], list[Quarantined]]:
@@ -53,7 +53,7 @@ def test_each_row_is_asked_in_both_orders_and_no_system_is_named(tmp_path: Path)
 
 @pytest.mark.parametrize(("always", "flipped"), [("A", True), ("B", True), ("tie", False)])
 def test_a_judge_that_contradicts_itself_says_a_tie(tmp_path: Path, always: str, flipped: bool):
-    judged, _ = run(tmp_path, lambda request, before: said('{"choice": "%s"}' % always))
+    judged, _ = run(tmp_path, lambda request, before: said(json.dumps({"choice": always})))
     assert {one.points for one in judged} == {0.5}
     assert {one.flipped for one in judged} == {flipped}
 

@@ -62,7 +62,13 @@ def test_a_judge_must_agree_with_people_about_as_they_do_with_each_other(between
 
 
 def test_how_often_the_order_decided_is_told():
-    found = judge_result([Judged("r0", "A", "A"), Judged("r1", "B", "B"), Judged("r2", "A", "B"), Judged("r3", "tie", "A")], {}, between=None, level=0.95, seed=0)
+    found = judge_result(
+        [Judged("r0", "A", "A"), Judged("r1", "B", "B"), Judged("r2", "A", "B"), Judged("r3", "tie", "A")],
+        {},
+        between=None,
+        level=0.95,
+        seed=0,
+    )
     assert found.flips is not None
     assert found.flips.estimate == 0.5
 

@@ -65,7 +65,9 @@ class World:
 
     def judged(self, spec: UseCaseSpec, **more: Any) -> tuple[dict[str, Any], dg.AssetCheckEvaluation]:
         result = self.run(spec, judge_evaluation, **more)
-        shown = {name: value.value for name, value in result.asset_materializations_for_node("triage__judge_evaluation")[0].metadata.items()}
+        shown = {
+            name: value.value for name, value in result.asset_materializations_for_node("triage__judge_evaluation")[0].metadata.items()
+        }
         [check] = result.get_asset_check_evaluations()
         return shown, check
 
