@@ -155,23 +155,27 @@ def diff(parsed: argparse.Namespace) -> int:
 
 
 def review(parsed: argparse.Namespace) -> int:
-    """What experts still have to judge; with files, hand them in."""
+    """What people still have to judge, examples of step 3 or pairs of step 7; with files, hand them in."""
     from fine_tune_pipeline.guide.dataset.review.files.unreadable import UnreadableHandIn
     from fine_tune_pipeline.guide.dataset.review.hand_in import NothingHandedOut, hand_in, latest
+    from fine_tune_pipeline.guide.evaluation.human.hand_in import hand_in_pairs
 
+    folder = places().reviews / parsed.use_case
     try:
-        found = hand_in(latest(places().reviews / parsed.use_case / "examples"), parsed.files)
+        if parsed.pairs:
+            found = hand_in_pairs(latest(folder / "pairs", made_by="human_evaluation"), parsed.files)
+        else:
+            found = hand_in(latest(folder / "examples"), parsed.files)
     except (NothingHandedOut, UnreadableHandIn, OSError) as error:
         print(error, file=sys.stderr)
         return DATA_SAYS_NO
     for problem in found.refused:
         print(problem, file=sys.stderr)
     facts = {"folder": str(found.folder), "verdicts": found.verdicts, "refused": found.refused, "waiting": found.waiting}
-    said = f"{found.folder}: {found.waiting} rows wait for a verdict, {found.second_looks} for a second one"
+    what, asset = ("pairs", "human_evaluation") if parsed.pairs else ("rows", "reviewed_examples")
+    said = f"{found.folder}: {found.waiting} {what} wait for a verdict, {found.second_looks} for a second one"
     told = f"{said}; {found.verdicts} verdicts handed in, {len(found.refused)} lines refused" if parsed.files else said
-    say(
-        parsed, facts | {"second_looks": found.second_looks}, told if found.waiting else f"{told}. Now materialize reviewed_examples again."
-    )
+    say(parsed, facts | {"second_looks": found.second_looks}, told if found.waiting else f"{told}. Now materialize {asset} again.")
     return WAITING if found.waiting else DATA_SAYS_NO if found.refused else 0
 
 
@@ -320,6 +324,7 @@ def _add_questions(command: Add) -> None:
     added.add_argument(
         "files", nargs="*", type=Path, metavar="FILE", help="verdicts.jsonl of the form, or a filled-in .csv, .xlsx or export"
     )
+    added.add_argument("--pairs", action="store_true", help="pairs of step 7 (human_evaluation) instead of examples of step 3")
     added = command(hard)
     added.add_argument("use_case_file", type=Path, metavar="USE_CASE.yaml")
     added.add_argument("--columns", nargs="*", default=[], metavar="COLUMN", help="of metadata, that make slices beside the classes")

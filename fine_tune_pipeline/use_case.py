@@ -26,11 +26,11 @@ from fine_tune_pipeline.guide.deployment.assets import (
 )
 from fine_tune_pipeline.guide.deployment.automation import drift_sensor, retrain_schedule
 from fine_tune_pipeline.guide.environment.assets import environment
-from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, predictions
+from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, judge_evaluation, predictions
 from fine_tune_pipeline.guide.objective.assets import objective
 from fine_tune_pipeline.guide.technique.assets import baselines, training_plan
 from fine_tune_pipeline.guide.training.assets import adapter
-from fine_tune_pipeline.review_sensors import review_sensor
+from fine_tune_pipeline.review_sensors import examples_sensor, pairs_sensor
 from fine_tune_pipeline.spec.reading import InvalidUseCase, read_all, read_use_case
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -102,8 +102,8 @@ def build(spec: UseCaseSpec) -> dg.Definitions:
         jobs=list(jobs.values()),
         sensors=[
             drift_sensor(spec, jobs["retrain"]),
-            review_sensor(spec, kind="examples", asset="reviewed_examples"),
-            review_sensor(spec, kind="pairs", asset="human_evaluation"),
+            examples_sensor(spec),
+            pairs_sensor(spec),
         ],
         schedules=[] if schedule is None else [schedule],
     )
@@ -112,8 +112,11 @@ def build(spec: UseCaseSpec) -> dg.Definitions:
 def assets_of(spec: UseCaseSpec) -> dict[str, dg.AssetsDefinition]:
     """Name -> asset, each after those that it reads."""
     before = [] if spec.dataset.pii.adapt is None else [pii_ner_adapt]
+    guide = [*GUIDE]
+    if spec.evaluation.judge is not None:
+        guide.insert(guide.index(human_evaluation) + 1, judge_evaluation)
     after = [exported_model] if spec.deployment.export.formats else []
-    assets = [factory(spec) for factory in (*before, *GUIDE, *after)]
+    assets = [factory(spec) for factory in (*before, *guide, *after)]
     return {asset.key.path[-1]: asset for asset in assets}
 
 

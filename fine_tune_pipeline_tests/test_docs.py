@@ -38,7 +38,7 @@ def test_every_page_of_the_web_site_is_there_and_in_its_contents():
     assert sorted(pages(contents["nav"])) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/dataset.md", "docs/hosted.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/dataset.md", "docs/hosted.md", "docs/people.md"])
 def test_the_use_case_of_a_page_has_no_mistake(page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     examples = EXAMPLE.findall((ROOT / page).read_text(encoding="utf-8"))
     assert examples

@@ -59,6 +59,13 @@ def known_experiment(client: "MlflowClient", name: str) -> "Experiment | None":
         ) from error
 
 
+@contextmanager
+def impatient() -> Iterator[None]:
+    """MLflow gives up within seconds meanwhile; what the user has set stays."""
+    with _environment(_QUICK):
+        yield
+
+
 def try_output(folder: str | Path) -> None:
     """Write a file and take it away again.
 

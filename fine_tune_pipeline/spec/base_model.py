@@ -15,6 +15,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MODEL_VERSION = re.compile(r"models:/[^/@]+/[1-9][0-9]*")
 _RUN_FOLDER = re.compile(r"runs:/[0-9a-zA-Z]+(/[^/]+)+")
 
+_NAMES = ("id", "repo", "model")
+"""Fields of a candidate that name it."""
+
 COMMIT_WANTED = (
     "want the 40 hexadecimal digits of a commit, as the repository's page shows under History: what a branch, a tag or a short hash "
     "names can change"
@@ -138,3 +141,11 @@ class BaseModelSpec(Section):
             if token in tokens[:place]:
                 raise ValueError(f"got {token!r} twice, want each once")
         return tokens
+
+
+def model_names(candidates: list[str | ModelSource]) -> list[str]:
+    """Every name under which candidates are known: ids, repositories, names at a provider."""
+    named = [
+        (candidate,) if isinstance(candidate, str) else tuple(getattr(candidate, name, None) for name in _NAMES) for candidate in candidates
+    ]
+    return [name for names in named for name in names if name]

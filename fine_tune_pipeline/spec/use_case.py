@@ -2,16 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from fine_tune_pipeline.spec.base import Section
-from fine_tune_pipeline.spec.base_model import BaseModelSpec
+from fine_tune_pipeline.spec.base_model import BaseModelSpec, model_names
 from fine_tune_pipeline.spec.dataset import DatasetSpec, PiiSpec
 from fine_tune_pipeline.spec.deployment import DeploymentSpec
 from fine_tune_pipeline.spec.environment import EnvironmentSpec
 from fine_tune_pipeline.spec.evaluation import EvaluationSpec
+from fine_tune_pipeline.spec.judge import refuse_own_model
 from fine_tune_pipeline.spec.objective import ObjectiveSpec
 from fine_tune_pipeline.spec.paths import is_url
 from fine_tune_pipeline.spec.pii_detectors import GlinerDetector, PiiDetector, TransformersDetector
@@ -37,6 +38,13 @@ class UseCaseSpec(Section):
     deployment: DeploymentSpec = DeploymentSpec()
 
     _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def judged_by_another(self) -> Self:
+        if self.evaluation.judge is not None:
+            bases = model_names(self.base_model.candidates)
+            refuse_own_model(self.evaluation.judge, use_case=self.name, bases=bases, port=self.deployment.port)
+        return self
 
     @property
     def folder(self) -> Path:

@@ -1,7 +1,6 @@
 """What a person sees in Dagster's web UI, in a real browser."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,13 +11,14 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from fine_tune_pipeline.guide.environment.mask_picture import WIDTH as MASK_WIDTH
 from fine_tune_pipeline.guide.environment.mask_picture import markdown_mask, svg
 from fine_tune_pipeline.guide.training.curve import HEIGHT, WIDTH, markdown_picture
 from fine_tune_pipeline.programs.preflight_requests import Piece, Rendered
 from fine_tune_pipeline.ui import shown
+from fine_tune_pipeline_tests.browser import chromium_page
 from fine_tune_pipeline_tests.end_to_end import web_ui_defs
 from fine_tune_pipeline_tests.waiting import wait_until
 
@@ -67,15 +67,8 @@ def url(instance: dg.DagsterInstance, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    browser = shutil.which("chromium")
-    assert browser is not None, "these tests need Debian's chromium"
-    with sync_playwright() as playwright:
-        # Chromium's sandbox wants rights that a container does not give.
-        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = opened.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(60_000)
+    with chromium_page() as page:
         yield page
-        opened.close()
 
 
 def test_the_loss_curve_is_a_picture_in_the_metadata_of_the_adapter(instance: dg.DagsterInstance, url: str, page: Page):

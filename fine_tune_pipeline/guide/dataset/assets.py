@@ -20,9 +20,9 @@ from fine_tune_pipeline.guide.dataset.more.making import Making
 from fine_tune_pipeline.guide.dataset.more.more import with_more
 from fine_tune_pipeline.guide.dataset.publishing.difference import compared
 from fine_tune_pipeline.guide.dataset.publishing.publish import published
-from fine_tune_pipeline.guide.dataset.review.queue import ReviewQueue
+from fine_tune_pipeline.guide.dataset.review.queue import example_queue, experiment_of
 from fine_tune_pipeline.guide.dataset.review.review import reviewed
-from fine_tune_pipeline.guide.dataset.review.round import hold
+from fine_tune_pipeline.guide.dataset.review.round import Queue, hold
 from fine_tune_pipeline.guide.dataset.review.sample import choose
 from fine_tune_pipeline.guide.dataset.scrubbing import adapt
 from fine_tune_pipeline.guide.dataset.scrubbing.disclosure import disclosed
@@ -175,7 +175,7 @@ def reviewed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that waits for people, between `scrubbed_examples` and `dataset`."""
     key = [spec.name, "reviewed_examples"]
 
-    def build(context: dg.AssetExecutionContext, store: ArtifactStore, queue: ReviewQueue | None = None) -> dg.MaterializeResult:
+    def build(context: dg.AssetExecutionContext, store: ArtifactStore, queue: Queue | None = None) -> dg.MaterializeResult:
         scrubbed = store.current(spec.name, "scrubbed_examples")
         task, review, seed = read_task(spec), spec.dataset.review, spec.dataset.split.seed
         reviews = ReviewFolder.at(store.review_root, use_case=spec.name, kind="examples", fingerprint=scrubbed.fingerprint)
@@ -204,8 +204,8 @@ def reviewed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
     # Only who reviews in MLflow needs MLflow.
     def with_mlflow(context: dg.AssetExecutionContext, store: ArtifactStore, tracking: ExperimentTracking) -> dg.MaterializeResult:
-        experiment = tracking.experiment(f"{spec.name}_review")
-        return build(context, store, ReviewQueue(tracking.uri, experiment, tuple(spec.dataset.review.reviewers)))
+        experiment = tracking.experiment(experiment_of(spec.name))
+        return build(context, store, example_queue(tracking.uri, experiment, tuple(spec.dataset.review.reviewers)))
 
     def with_files(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
         return build(context, store)

@@ -32,10 +32,11 @@ STEP = {"guide/step": "8"}
 def registered_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that gives an evaluated adapter its version number, between step 7 and the endpoint."""
     upstream = ("adapter", "base_model", "dataset", "evaluation_report", "human_evaluation")
+    judged = ("judge_evaluation",) if spec.evaluation.judge is not None and spec.evaluation.judge.required else ()
 
     @dg.asset(
         key=[spec.name, "registered_model"],
-        deps=[[spec.name, name] for name in upstream],
+        deps=[[spec.name, name] for name in (*upstream, *judged)],
         group_name=spec.name,
         owners=spec.owners,
         tags=STEP,
@@ -44,6 +45,8 @@ def registered_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, tracking: ExperimentTracking) -> dg.MaterializeResult:
         """The version in the MLflow registry that passed its evaluation: number, aliases, and the hashes of adapter and base weights."""
         made_from = {name: store.current(spec.name, name) for name in upstream}
+        for name in judged:
+            store.current(spec.name, name)
         registry = ModelRegistry(uri=tracking.uri, use_case=spec.name)
         sources = RegisterSources(**made_from)
         return materialized(

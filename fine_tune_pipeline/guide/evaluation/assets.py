@@ -2,15 +2,21 @@
 
 import dagster as dg
 
-from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
+from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.guide.evaluation.build import Judged, build_report
-from fine_tune_pipeline.guide.evaluation.human import CHECK, build_human_evaluation, make_pairs, offer, review_folder, verdict_lines
+from fine_tune_pipeline.guide.evaluation.human.build import CHECK, build_human_evaluation, compare, decides, hear, review_folder
+from fine_tune_pipeline.guide.evaluation.human.judgements import digest
+from fine_tune_pipeline.guide.evaluation.human.mlflow_pairs import asked_in_mlflow
+from fine_tune_pipeline.guide.evaluation.human.ways import lines, offer
+from fine_tune_pipeline.guide.evaluation.judge.build import CHECK as JUDGE_CHECK
+from fine_tune_pipeline.guide.evaluation.judge.build import PLACE, build_judge_evaluation, chat_of, judge_of
 from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
 from fine_tune_pipeline.guide.objective.own_metrics import scored_with
 from fine_tune_pipeline.guide.objective.task import task_files
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import advisory, blocking, materialized
 
@@ -96,40 +102,87 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
 def human_evaluation(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that asks people, blindly, and waits for them only if the use case demands it."""
-    key = [spec.name, "human_evaluation"]
+    key, human = [spec.name, "human_evaluation"], spec.evaluation.human
     asks = "People compared all pairs, and prefer the fine-tuned model as often as the use case wants."
-    checks = (blocking if spec.evaluation.human.required else advisory)(key, **{CHECK: asks})
+
+    def build(context: dg.AssetExecutionContext, store: ArtifactStore, tracking: ExperimentTracking | None = None) -> dg.MaterializeResult:
+        upstream = {name: store.current(spec.name, name) for name in ("dataset", "predictions")}
+        compared = compare(spec, store.open(), **upstream)
+        offered = review_folder(store.review_root, spec, compared, predictions=upstream["predictions"])
+        pairs = compared.handed_out.pairs
+        handout = offer(offered, pairs, formats=human.formats, questions=compared.questions, use_case=spec.name)
+        silent = None if tracking is None else asked_in_mlflow(spec, tracking, offered, compared)
+        if silent is not None:
+            context.log.warning(f"MLflow: {silent}")
+        heard = hear(lines(offered), compared, handout=offered.folder.name)
+        what = {
+            **decides(spec, compared),
+            "evaluation.human": human.model_dump(include={"required", "win_rate_at_least", "reviewers", "formats"}),
+            "objective.evidence.level": spec.objective.evidence.level,
+            "verdicts": digest(heard.judgements, heard.refused),
+        }
+        kept = store.made(
+            context,
+            version=3,
+            what=what,
+            upstream=upstream,
+            build=lambda folder: build_human_evaluation(spec, compared, heard, offered=offered, folder=folder),
+        )
+        beside = {} if tracking is None else {"mlflow": silent or "asked"}
+        shown = materialized(kept, beside=Built(metadata=beside))
+        return shown._replace(metadata={**(shown.metadata or {}), "handout": dg.MetadataValue.path(str(handout))})
+
+    define = dg.asset(
+        key=key, deps=[[spec.name, name] for name in ("dataset", "predictions")], group_name=spec.name, owners=spec.owners, tags=STEP,
+        kinds={"jsonl"}, check_specs=(blocking if human.required else advisory)(key, **{CHECK: asks}),
+        description="Blind pairs for people: an answer of another system beside one of the fine-tuned model, what people said, and the win "
+        "rate.",
+    )  # fmt: skip
+
+    # Only who judges in MLflow needs MLflow.
+    def with_mlflow(context: dg.AssetExecutionContext, store: ArtifactStore, tracking: ExperimentTracking) -> dg.MaterializeResult:
+        return build(context, store, tracking)
+
+    def with_files(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
+        return build(context, store)
+
+    return define(with_mlflow if "mlflow" in human.formats else with_files)
+
+
+def judge_evaluation(spec: UseCaseSpec) -> dg.AssetsDefinition:
+    """The asset that asks a model which answers are better; there only if the use case names one."""
+    key, judge = [spec.name, "judge_evaluation"], judge_of(spec)
+    upstream = ("dataset", "base_model", "predictions", "human_evaluation")
+    asks = "The judge, corrected by people, prefers the fine-tuned model as often as the use case wants; uncalibrated it decides nothing."
 
     @dg.asset(
         key=key,
-        deps=[[spec.name, name] for name in ("dataset", "predictions")],
+        deps=[[spec.name, name] for name in upstream],
         group_name=spec.name,
         owners=spec.owners,
         tags=STEP,
-        kinds={"jsonl"},
-        check_specs=checks,
+        kinds={"openai"},
+        check_specs=(blocking if judge.required else advisory)(key, **{JUDGE_CHECK: asks}),
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore) -> dg.MaterializeResult:
-        """Blind pairs for people: an answer of the base model beside one of the fine-tuned model, what people said, and the win rate."""
-        upstream = {name: store.current(spec.name, name) for name in ("dataset", "predictions")}
-        pairs = make_pairs(spec, **upstream)
-        offered = review_folder(store.review_root, spec, predictions=upstream["predictions"])
-        handout = offer(offered, pairs)
+        """A model's verdict on the same pairs, in both orders: how far it agrees with people, and the win rate that they correct."""
+        made_from = {name: store.current(spec.name, name) for name in upstream}
+        compared = compare(spec, store.open(), dataset=made_from["dataset"], predictions=made_from["predictions"])
+        chat = chat_of(spec, store.open(), base_model=made_from["base_model"])
         what = {
-            "evaluation.human": spec.evaluation.human,
+            **decides(spec, compared),
+            "objective.goal": spec.objective.goal,
             "objective.evidence.level": spec.objective.evidence.level,
-            "training.seed": spec.training.seed,
-            "verdicts_sha256": offered.verdicts_sha256(),
+            "evaluation.human.win_rate_at_least": spec.evaluation.human.win_rate_at_least,
+            "evaluation.judge": judge.model_dump(exclude=PLACE),
         }
-        lines, rows = verdict_lines(offered), read_examples(upstream["dataset"].file("test.jsonl"))
         kept = store.made(
             context,
-            version=2,
+            version=1,
             what=what,
-            upstream=upstream,
-            build=lambda folder: build_human_evaluation(spec, pairs, lines, rows=rows, offered=offered, folder=folder),
+            upstream=made_from,
+            build=lambda folder: build_judge_evaluation(spec, compared, chat, human=made_from["human_evaluation"], folder=folder),
         )
-        shown = materialized(kept)
-        return shown._replace(metadata={**(shown.metadata or {}), "handout": dg.MetadataValue.path(str(handout))})
+        return materialized(kept)
 
     return asset

@@ -293,10 +293,11 @@ def test_people_are_waited_for_without_stopping_anything(world: World):
 def test_hand_out_is_blind_and_the_key_is_not_beside_it(world: World):
     result = world.run(use_case(world.folder), predictions, human_evaluation)
     handout = Path(world.shown(result, "human_evaluation")["handout"])
-    assert [path.name for path in handout.parent.iterdir()] == ["handout.jsonl"]
-    text = handout.read_text(encoding="utf-8")
-    assert "fine_tuned" not in text
-    assert "base" not in text
+    assert sorted(path.name for path in handout.parent.iterdir()) == ["handout.jsonl", "pairs.html"]
+    for path in handout.parent.iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert "fine_tuned" not in text
+        assert "base_few_shot" not in text
 
 
 def test_required_people_stop_deployment_until_they_have_spoken(world: World):
@@ -311,7 +312,7 @@ def test_required_people_stop_deployment_until_they_have_spoken(world: World):
     assert checks(done)["human_verdict"].passed
     shown = world.shown(done, "human_evaluation")
     assert (shown["win_rate"], shown["same_when_swapped"]) == (1.0, 1.0)
-    assert "verdicts_sha256" in shown["changed"]
+    assert "verdicts" in shown["changed"]
 
 
 def test_people_who_prefer_the_base_stop_it(world: World):
@@ -327,7 +328,7 @@ def test_people_who_always_choose_the_first_side_are_noticed(world: World):
     world.run(use_case(world.folder), predictions, human_evaluation)
     hand_in(world, choose=lambda _: "A")
     shown = world.shown(world.run(use_case(world.folder), human_evaluation), "human_evaluation")
-    assert shown["side_warning"] == "people follow the side, not the answer"
+    assert "people follow the side, not the answer" in shown["warnings"]
     assert shown["same_when_swapped"] == 0.0
 
 
@@ -341,7 +342,7 @@ def test_broken_verdicts_are_quarantined_and_the_others_count(world: World):
     assert shown["answered"] == 7
     assert shown["quarantined"] == {"not_json": 1, "unknown_pair": 1}
     rows = [json.loads(line) for line in world.kept("human_evaluation", "quarantine.jsonl").splitlines()]
-    assert [row["id"] for row in rows] == ["line 7", "line 9"]
+    assert [row["id"] for row in rows] == ["verdicts.jsonl:7", "verdicts.jsonl:9"]
 
 
 def test_lost_hand_out_is_written_again(world: World):

@@ -102,9 +102,9 @@ def train_result(**changes: Any) -> TrainResult:
     return TrainResult(**{**facts, **changes})
 
 
-def put(store: Store, asset: str, files: Mapping[str, Any], *, use_case: str = "triage") -> Artifact:
-    """An artifact with these files: examples or rows as JSONL, text as it is, other values as JSON."""
-    content = content_of(asset=asset, version=1, what={"made": "by hand"}, upstream={})
+def put(store: Store, asset: str, files: Mapping[str, Any], *, use_case: str = "triage", made: str = "by hand") -> Artifact:
+    """An artifact with these files: examples or rows as JSONL, text as it is, other values as JSON; one for each `made`."""
+    content = content_of(asset=asset, version=1, what={"made": made}, upstream={})
     with store.draft(use_case, content) as draft:
         for name, value in files.items():
             path = draft.folder / name

@@ -50,12 +50,14 @@ class Chat:
 
     Args of the constructor:
         replies: answers of before.
+        field: what the spec calls the model, for messages.
         wait: called with seconds between two tries.
     """
 
     spec: ChatModel
     replies: Replies
     wait: Callable[[float], None] = time.sleep
+    field: str = "ask"
 
     def answers(self, questions: Sequence[Question]) -> list[str | NoAnswer]:
         """One answer a question, in order. What was answered stays kept when this stops early.
@@ -90,7 +92,7 @@ class Chat:
     def _api(self) -> ChatApi:
         key = os.environ.get(self.spec.key_variable or "")
         if self.spec.key_variable and not key:
-            raise NoModelKey(f"ask.key_variable: {self.spec.key_variable} is not set; export it with the key of {self.spec.url}")
+            raise NoModelKey(f"{self.field}.key_variable: {self.spec.key_variable} is not set; export it with the key of {self.spec.url}")
         return ChatApi(self.spec.url, key, self.spec.timeout_seconds, self.spec.tries, wait=self.wait)
 
     def _one(self, api: ChatApi, client: httpx.Client, request: dict[str, Any]) -> str | NoAnswer:
@@ -101,7 +103,7 @@ class Chat:
         if reply.reason == "model_refuses_all":
             raise ModelRefused(
                 f"{self.spec.url}: answers {reply.detail} to {self.spec.model}: {reply.said}; "
-                "look at ask.url, ask.model and ask.key_variable"
+                f"look at {self.field}.url, .model and .key_variable"
             )
         return NoAnswer(reply.reason, str(reply))
 

@@ -1,34 +1,14 @@
-"""How far two people who judged the same rows agree, by chance and beyond it.
-
-Shapes in this file: U rows that several people judged, V kinds of verdict, R weightings of the rows (the first one plain, then resamples).
-"""
+"""How far two people who judged the same rows agree, by chance and beyond it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fine_tune_pipeline.guide.dataset.review.verdicts import QUESTIONS, VERDICTS, Verdict
 from fine_tune_pipeline.guide.objective.shares import share_bounds
-
-LEVEL = 0.975
-"""Of each bound: between them the truth lies with 95 %."""
-
-RESAMPLES = 2000
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class BeyondChance:
-    """Agreement beyond what people who guess would reach: 1 is full, 0 is none. Bounds by bootstrap over rows."""
-
-    name: str
-    value: float
-    lower: float
-    upper: float
+from fine_tune_pipeline.people.agreement import LEVEL, BeyondChance, Floats, alpha_of, beyond_chance, kappas, nominal
 
 
 @dataclass(frozen=True)
@@ -112,58 +92,13 @@ def _questions(rows: Sequence[Sequence[Verdict]]) -> dict[str, tuple[int, int]]:
 def _beyond_chance(rows: Sequence[Sequence[Verdict]], seed: int) -> BeyondChance | None:
     """Cohen's kappa where the same two people judged all rows, else Krippendorff's alpha, which takes any number of people."""
     pair = {tuple(verdict.person for verdict in row) for row in rows}
-    draws = np.random.default_rng(seed).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=RESAMPLES)
-    weights = np.vstack([np.ones((1, len(rows))), draws])
     if len(pair) == 1 and len(next(iter(pair))) == 2:
-        name, values = "Cohen's kappa", kappas(_chosen(rows, 0), _chosen(rows, 1), weights)
-    else:
-        counts = np.array([[sum(verdict.verdict == kind for verdict in row) for kind in VERDICTS] for row in rows], dtype=float)
-        name, values = "Krippendorff's alpha", alphas(counts, weights)
-    if np.isnan(values[0]):
-        return None
-    lower, upper = np.nanquantile(values[1:], [1 - LEVEL, LEVEL]) if not np.isnan(values[1:]).all() else (values[0], values[0])
-    return BeyondChance(name, float(values[0]), float(lower), float(upper))
+        first, second = _chosen(rows, 0), _chosen(rows, 1)
+        return beyond_chance("Cohen's kappa", lambda weights: kappas(first, second, weights), len(rows), seed=seed)
+    kinds = [[VERDICTS.index(verdict.verdict) for verdict in row] for row in rows]
+    return alpha_of(kinds, distances=nominal(len(VERDICTS)), seed=seed)
 
 
 def _chosen(rows: Sequence[Sequence[Verdict]], place: int) -> Floats:
     """One person's verdicts as ones and zeros (U x V)."""
     return np.array([[float(row[place].verdict == kind) for kind in VERDICTS] for row in rows])
-
-
-def kappas(first: Floats, second: Floats, weights: Floats) -> Floats:
-    """Cohen's kappa of two people for each weighting of the rows; nan where chance alone would make them agree.
-
-    Args:
-        first: one person's verdicts as ones and zeros (U x V); `second` the other's.
-        weights: how often each row counts (R x U).
-
-    Source: J. Cohen, Educational and Psychological Measurement 20 (1960), 37-46; the test compares with scikit-learn.
-    """
-    total = weights.sum(axis=1)
-    seen = weights @ (first * second).sum(axis=1) / total
-    chance = ((weights @ first) * (weights @ second)).sum(axis=1) / total**2
-    return _beyond(1 - seen, 1 - chance)
-
-
-def alphas(counts: Floats, weights: Floats) -> Floats:
-    """Krippendorff's alpha for names, for each weighting of the rows; nan where all verdicts are alike.
-
-    Args:
-        counts: how many people gave which verdict (U x V); each row has at least two people.
-        weights: how often each row counts (R x U).
-
-    Source: K. Krippendorff, Computing Krippendorff's alpha-reliability (2011), section C; the test takes its example.
-    """
-    people = counts.sum(axis=1)
-    alike = (counts * (counts - 1)).sum(axis=1) / (people - 1)
-    judgements = weights @ people
-    kinds = weights @ counts
-    seen = 1 - weights @ alike / judgements
-    chance = 1 - (kinds * (kinds - 1)).sum(axis=1) / (judgements * (judgements - 1))
-    return _beyond(seen, chance)
-
-
-def _beyond(seen: Floats, chance: Floats) -> Floats:
-    """1 - disagreement seen / disagreement by chance."""
-    possible = chance > 1e-12
-    return np.where(possible, 1 - seen / np.where(possible, chance, 1.0), np.nan)

@@ -34,15 +34,18 @@ class HandedIn:
     second_looks: int
 
 
-def latest(kind: Path) -> ReviewFolder:
+def latest(kind: Path, *, made_by: str = "reviewed_examples with dataset.review.policy: experts") -> ReviewFolder:
     """The hand-out that was written last, of those below the folder of a use case's kind.
+
+    Args:
+        made_by: what hands out, for the message.
 
     Raises:
         NothingHandedOut: says how to get one.
     """
     found = [path.parent for path in kind.glob(f"*/{HANDOUT}")]
     if not found:
-        raise NothingHandedOut(f"{kind}: nothing was handed out; materialize reviewed_examples with dataset.review.policy: experts first")
+        raise NothingHandedOut(f"{kind}: nothing was handed out; materialize {made_by} first")
     return ReviewFolder(max(found, key=lambda path: (path / HANDOUT).stat().st_mtime_ns))
 
 
@@ -54,13 +57,18 @@ def hand_in(reviews: ReviewFolder, files: Sequence[Path]) -> HandedIn:
     """
     what = known(shown(reviews.asked()), [row for folder in reviews.siblings() for row in shown(folder.asked())])
     read = [read_verdicts(read_hand_in(path), what, _ANY_ANSWER) for path in files]
-    for path in files:
-        reviews.handed_in.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, reviews.handed_in / f"{path.stem}-{file_sha256(path)[:8]}{path.suffix}")
+    put_in(reviews, files)
     given = [verdict for verdicts, _ in read for verdict in verdicts]
     before = [remembered(entry) for entry in reviews.ledger.entries()]
     waiting, second = _still_open(reviews, [*before, *given])
     return HandedIn(reviews.folder, len(given), [row.detail for _, refused in read for row in refused], waiting, second)
+
+
+def put_in(reviews: ReviewFolder, files: Sequence[Path]) -> None:
+    """Copy files to where the next run looks for them; the same file twice is there once."""
+    for path in files:
+        reviews.handed_in.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, reviews.handed_in / f"{path.stem}-{file_sha256(path)[:8]}{path.suffix}")
 
 
 def _still_open(reviews: ReviewFolder, verdicts: Sequence[Verdict]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from fine_tune_pipeline.guide.dataset.review.sample import ResidueSample, Sample
 from fine_tune_pipeline.guide.dataset.review.verdicts import Settled
 from fine_tune_pipeline.guide.dataset.scrubbing.residue_estimate import Estimate
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, Why, made, out, read_steps, write_step
+from fine_tune_pipeline.people.agreement import WEAK
 from fine_tune_pipeline.spec.dataset import ReviewSpec
 
 REFUSED_VERDICTS = "refused_verdicts.jsonl"
@@ -31,9 +32,6 @@ HOW = (
     'fix also needs "completion" (the right answer); "note" is optional. Or fill in review.html, handout.xlsx or handout.csv beside it, '
     "and hand that in: `fine-tune-pipeline review USE_CASE FILE`."
 )
-
-WEAK = 0.4
-"""Agreement beyond chance below which the question, rather than the answers, should be looked at (as for pairs in step 7)."""
 
 _SHOWN_ROWS = 20
 

@@ -26,10 +26,8 @@ from fine_tune_pipeline.guide.dataset.review.verdicts import (
     shown,
 )
 from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.people.review_queue import FROM_QUEUE
 from fine_tune_pipeline.spec.dataset import ReviewSpec
-
-FROM_QUEUE = "mlflow.jsonl"
-"""What people said in a review queue, as a file among those handed in."""
 
 
 class Queue(Protocol):

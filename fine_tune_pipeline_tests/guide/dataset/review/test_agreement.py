@@ -1,10 +1,10 @@
-"""Agreement between reviewers, beside other people's implementations and published figures."""
+"""Agreement between reviewers of examples; the figures themselves are tested in people/test_agreement.py."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from fine_tune_pipeline.guide.dataset.review.agreement import agreement, alphas, kappas
+from fine_tune_pipeline.guide.dataset.review.agreement import agreement
 from fine_tune_pipeline.guide.dataset.review.verdicts import VERDICTS, Verdict
 
 
@@ -28,27 +28,6 @@ def test_kappa_is_that_of_scikit_learn(seed):
     assert found.beyond_chance.name == "Cohen's kappa"
     assert found.beyond_chance.value == pytest.approx(cohen_kappa_score(first, second))
     assert found.agree == (first == second).sum()
-
-
-def test_alpha_is_that_of_krippendorffs_own_example():
-    """Four people, twelve units, five values, some missing: nominal alpha 0.743 (Krippendorff 2011, section C)."""
-    people = [
-        "1 2 3 3 2 1 4 1 2 . . .",
-        "1 2 3 3 2 2 4 1 2 5 . 3",
-        ". 3 3 3 2 3 4 2 2 5 1 .",
-        "1 2 3 3 2 4 4 1 2 5 1 .",
-    ]
-    units = list(zip(*(person.split() for person in people), strict=True))
-    counts = np.array([[unit.count(value) for value in "12345"] for unit in units], dtype=float)
-    counts = counts[counts.sum(axis=1) > 1]
-    assert alphas(counts, np.ones((1, len(counts))))[0] == pytest.approx(0.743, abs=0.0005)
-
-
-def test_alpha_of_two_people_is_the_published_one():
-    """Two people, ten units, two values: 0.095 (section A)."""
-    first, second = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
-    counts = np.array([[2 - a - b, a + b] for a, b in zip(first, second, strict=True)], dtype=float)
-    assert alphas(counts, np.ones((1, 10)))[0] == pytest.approx(0.095, abs=0.0005)
 
 
 def test_many_people_in_changing_pairs_are_compared_by_alpha():
@@ -92,7 +71,6 @@ def test_when_all_say_the_same_chance_cannot_be_told_apart():
     assert found.beyond_chance is None
     assert "agree on 2 (100%" in found.said
     assert found.lower < 0.5
-    assert np.isnan(kappas(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]), np.ones((1, 1)))[0])
 
 
 def test_each_question_is_compared_where_two_people_answered_it():

@@ -2,44 +2,15 @@
 
 import mlflow
 import pytest
-from mlflow.entities import AssessmentSource
-from mlflow.genai.review_queues import list_review_queue_items, list_review_queues, set_review_queue_item_status
 
-from fine_tune_pipeline.guide.dataset.review.queue import CONTENT, NotInTheQueue, ReviewQueue
+from fine_tune_pipeline.guide.dataset.review.queue import example_queue
+from fine_tune_pipeline.people.review_queue import NotInTheQueue
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.dataset.make import example
 from fine_tune_pipeline_tests.guide.dataset.reviewing import Room, experts, rows
+from fine_tune_pipeline_tests.mlflow_people import People
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")
-
-
-class Server:
-    """MLflow, and people who answer there as its web page does: assessments, then the status."""
-
-    def __init__(self, tracking, name):
-        self.uri, self.name = tracking.uri, tracking.experiment(name)
-        self.experiment = mlflow.get_experiment_by_name(self.name).experiment_id
-
-    def queue(self, *reviewers):
-        return ReviewQueue(self.uri, self.name, reviewers)
-
-    def items(self):
-        """Queue name -> content -> (queue id, trace id)."""
-        found = {}
-        for queue in list_review_queues(experiment_id=self.experiment):
-            traces = [mlflow.get_trace(item.item_id) for item in list_review_queue_items(queue.queue_id)]
-            found[queue.name] = {trace.info.tags[CONTENT]: (queue.queue_id, trace.info.trace_id) for trace in traces}
-        return found
-
-    def answer(self, item, by, done=True, corrected=None, note=None, **given):
-        queue_id, trace_id = item
-        source = AssessmentSource("HUMAN", by)
-        for name, value in given.items():
-            mlflow.log_feedback(trace_id=trace_id, name=name, value=value, source=source, rationale=note)
-        if corrected is not None:
-            mlflow.log_expectation(trace_id=trace_id, name="corrected", value=corrected, source=source)
-        if done:
-            set_review_queue_item_status(queue_id, item_id=trace_id, status="complete", completed_by=by)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +25,15 @@ def tracking(tmp_path_factory):
 
 @pytest.fixture
 def server(tracking, request):
-    return Server(tracking, request.node.name)
+    return People(tracking, request.node.name)
+
+
+def queue(server, *reviewers):
+    return example_queue(server.uri, server.name, reviewers)
 
 
 def test_rows_go_into_the_queue_and_verdicts_come_back_as_from_a_file(tmp_path, server):
-    room = Room(tmp_path, rows(), experts(share=0.5), queue=server.queue())
+    room = Room(tmp_path, rows(), experts(share=0.5), queue=queue(server))
     room.run()
     [(name, items)] = server.items().items()
     assert name == "review: everybody"
@@ -84,7 +59,7 @@ def test_rows_go_into_the_queue_and_verdicts_come_back_as_from_a_file(tmp_path, 
 
 
 def test_each_reviewer_has_a_queue_and_rows_for_two_lie_in_both(tmp_path, server):
-    room = Room(tmp_path, rows(), experts(share=1.0, double_share=0.4), queue=server.queue("Kim", "Lee", "Max"))
+    room = Room(tmp_path, rows(), experts(share=1.0, double_share=0.4), queue=queue(server, "Kim", "Lee", "Max"))
     room.run()
     queues = server.items()
     assert set(queues) == {"review: kim", "review: lee", "review: max"}
@@ -96,7 +71,7 @@ def test_each_reviewer_has_a_queue_and_rows_for_two_lie_in_both(tmp_path, server
 
 
 def test_rows_that_mlflow_did_not_keep_are_told(tmp_path, server):
-    room = Room(tmp_path, rows(), experts(), queue=server.queue())
+    room = Room(tmp_path, rows(), experts(), queue=queue(server))
     mlflow.tracing.disable()
     try:
         with pytest.raises(NotInTheQueue, match="2 of 2 rows"):
@@ -109,7 +84,7 @@ def test_rows_that_mlflow_did_not_keep_are_told(tmp_path, server):
 
 def test_who_disagree_get_a_third_reviewer(tmp_path, server):
     room = Room(
-        tmp_path, [example("m", "odd", metadata={"marked": "x"})], experts(double_share=1.0), queue=server.queue("Kim", "Lee", "Max")
+        tmp_path, [example("m", "odd", metadata={"marked": "x"})], experts(double_share=1.0), queue=queue(server, "Kim", "Lee", "Max")
     )
     room.run()
     offered = {name.removeprefix("review: "): items for name, items in server.items().items()}

@@ -55,7 +55,12 @@ def read_jsonl(path: Path) -> list[Line]:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnreadableHandIn(f"{path.name}: not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
-    return [_json_line(f"{path.name}:{number}", line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return json_lines(path.name, text)
+
+
+def json_lines(name: str, text: str) -> list[Line]:
+    """The lines of a JSONL text, each with where it stands."""
+    return [_json_line(f"{name}:{number}", line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def _json_line(where: str, line: str) -> Line:

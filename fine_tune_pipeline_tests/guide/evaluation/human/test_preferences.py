@@ -3,9 +3,9 @@ import json
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.dataset.cleaning.clean import clean
 from fine_tune_pipeline.guide.dataset.sources.layouts import Record, read_row
-from fine_tune_pipeline.guide.evaluation.judgements import Judgement
-from fine_tune_pipeline.guide.evaluation.pairs import HandOut, Pair, Secret
-from fine_tune_pipeline.guide.evaluation.preferences import preferences
+from fine_tune_pipeline.guide.evaluation.human.judgements import Judgement
+from fine_tune_pipeline.guide.evaluation.human.pairs import HandOut, Pair, Secret
+from fine_tune_pipeline.guide.evaluation.human.preferences import preferences
 from fine_tune_pipeline.spec.dataset import CleanSpec
 from fine_tune_pipeline_tests.guide.dataset.make import OPEN
 

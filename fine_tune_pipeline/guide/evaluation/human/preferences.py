@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.guide.evaluation.judgements import Judgement, points_of
-from fine_tune_pipeline.guide.evaluation.pairs import HandOut
+from fine_tune_pipeline.guide.evaluation.human.judgements import Judgement, points_of
+from fine_tune_pipeline.guide.evaluation.human.pairs import HandOut
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 
 FILE = "preferences.jsonl"

@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from math import ceil
 
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.guide.dataset.review.sample import shown_prompt
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
-
-REPEATED = 0.2
-"""Share of the pairs that are shown again with sides swapped: do people choose the answer, or the side?"""
 
 
 @dataclass(frozen=True)
@@ -47,29 +45,37 @@ class HandOut:
         return json.dumps({name: asdict(secret) for name, secret in self.key.items()}, indent=2)
 
 
-def hand_out(rows: Sequence[Example], *, base: Sequence[str], fine_tuned: Sequence[str], base_name: str, count: int, seed: int) -> HandOut:
+def hand_out(
+    rows: Sequence[Example], *, other: Sequence[str], fine_tuned: Sequence[str], other_name: str, count: int, repeated: float, seed: int
+) -> HandOut:
     """Draw pairs from the rows on which the two answers differ; each system is A in half of them.
 
     Args:
-        rows: the test set; answers are in the same order.
+        rows: of the test set; answers are in the same order.
         count: pairs wanted, repeats not counted; fewer when fewer rows differ.
+        repeated: share of them that is shown again with sides swapped: do people choose the answer, or the side?
         seed: draws rows, sides and order.
     """
     draw = random.Random(seed)
-    differ = [place for place in range(len(rows)) if base[place].strip() != fine_tuned[place].strip()]
+    differ = differing(other, fine_tuned)
     chosen = draw.sample(differ, min(count, len(differ)))
     sides = [number % 2 == 0 for number in range(len(chosen))]
     draw.shuffle(sides)
     shown = list(zip(chosen, sides, [False] * len(chosen), strict=True))
-    repeats = [(place, not side, True) for place, side, _ in shown[: ceil(REPEATED * len(shown))]]
+    repeats = [(place, not side, True) for place, side, _ in shown[: ceil(repeated * len(shown))]]
     order = [*shown, *repeats]
     draw.shuffle(order)
     names = {(place, again): f"p{number:03d}" for number, (place, _, again) in enumerate(order, start=1)}
     pairs, key = [], {}
     for place, own_is_a, again in order:
         name = names[place, again]
-        sides_of = [(FINE_TUNED, fine_tuned[place]), (base_name, base[place])]
+        sides_of = [(FINE_TUNED, fine_tuned[place]), (other_name, other[place])]
         (a, a_text), (b, b_text) = sides_of if own_is_a else sides_of[::-1]
-        pairs.append(Pair(name, rows[place].prompt, a_text, b_text))
+        pairs.append(Pair(name, shown_prompt(rows[place]), a_text, b_text))
         key[name] = Secret(rows[place].id, a, b, repeats=names[place, False] if again else None)
     return HandOut(pairs=pairs, key=key, identical=len(rows) - len(differ), rows=len(rows))
+
+
+def differing(one: Sequence[str], other: Sequence[str]) -> list[int]:
+    """Places at which two systems say something else."""
+    return [place for place in range(len(one)) if one[place].strip() != other[place].strip()]

@@ -2,7 +2,7 @@ import json
 from collections import Counter
 from dataclasses import asdict
 
-from fine_tune_pipeline.guide.evaluation.pairs import HandOut, hand_out
+from fine_tune_pipeline.guide.evaluation.human.pairs import HandOut, hand_out
 from fine_tune_pipeline_tests.guide.evaluation.world import examples
 
 ROWS = examples(60)
@@ -11,7 +11,7 @@ OWN = [f"own says {row.id}" if place >= 10 else BASE[place] + " " for place, row
 
 
 def made(*, count: int = 20, seed: int = 0) -> HandOut:
-    return hand_out(ROWS, base=BASE, fine_tuned=OWN, base_name="base_few_shot", count=count, seed=seed)
+    return hand_out(ROWS, other=BASE, fine_tuned=OWN, other_name="base_few_shot", count=count, repeated=0.2, seed=seed)
 
 
 def test_pairs_are_drawn_from_rows_whose_answers_differ():
@@ -60,5 +60,5 @@ def test_same_seed_same_pairs_other_seed_other_pairs():
 
 
 def test_equal_systems_give_nothing_to_compare():
-    found = hand_out(ROWS, base=BASE, fine_tuned=BASE, base_name="base_few_shot", count=5, seed=0)
+    found = hand_out(ROWS, other=BASE, fine_tuned=BASE, other_name="base_few_shot", count=5, repeated=0.2, seed=0)
     assert (list(found.pairs), found.identical) == ([], 60)
