@@ -41,7 +41,7 @@ check: setup ## format, lint, import rules, types, every shipped YAML
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
-	@$(BIN)/fine-tune-pipeline check fine_tune_pipeline/defs
+	@$(BIN)/fine-tune-pipeline check fine_tune_pipeline/defs examples
 	@$(BIN)/fine-tune-pipeline check --no-files examples/*.yaml
 
 bench: setup ## side by side: training with stock TRL, personal data with Presidio; near duplicates; step 3 by rows

@@ -16,7 +16,10 @@ from fine_tune_pipeline.use_case import GUIDE
 
 ROOT = Path(fine_tune_pipeline.__file__).parents[1]
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "fine_tune_pipeline" / "defs").rglob("*.md")]
+    [
+        *(ROOT / "README.md", ROOT / "CHANGELOG.md"),
+        *(page for folder in ("docs", "examples", "fine_tune_pipeline/defs") for page in (ROOT / folder).rglob("*.md")),
+    ]
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)[^)]*\)")
 EXAMPLE = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
