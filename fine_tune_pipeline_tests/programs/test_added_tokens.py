@@ -21,11 +21,22 @@ from fine_tune_pipeline.programs.head import Head, OwnRows, likeliest
 from fine_tune_pipeline.programs.losses import batch_loss, labelled_loss
 from fine_tune_pipeline.programs.models import AdapterMismatch, load_model, load_tokenizer
 from fine_tune_pipeline.programs.preemption import Preempted, Preemption
+from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.programs.prompts import encode
-from fine_tune_pipeline.programs.requests import CheckpointPolicy, ExtendResult, Placement, PromptFormat, Technique, TrainRequest
+from fine_tune_pipeline.programs.requests import (
+    CheckpointPolicy,
+    ExtendResult,
+    Placement,
+    PromptFormat,
+    Technique,
+    TrainRequest,
+    TrainResult,
+)
 from fine_tune_pipeline.programs.served_models import ServedModels, UnusableAdapter
 from fine_tune_pipeline.programs.token_rows import HeadWithBias, NoRoomForTokens
+from fine_tune_pipeline_tests.comparisons import write_pairs
 from fine_tune_pipeline_tests.extended import TAGGED, extended
+from fine_tune_pipeline_tests.programs.killing import killed_at_random, started, train_to_the_end
 from fine_tune_pipeline_tests.programs.test_endurance import EndsAfter, learned
 from fine_tune_pipeline_tests.programs.test_own_losses import ARCHITECTURES, assert_same_gradients, built, rows
 from fine_tune_pipeline_tests.programs.test_techniques import logits, served, tensors, trained
@@ -255,6 +266,37 @@ def test_a_preempted_training_goes_on_bit_by_bit(options: dict[str, Any], ask: C
     assert result.continued_from == (2,)
     with safe_open(Path(result.adapter) / "adapter_model.safetensors", framework="pt") as file:
         assert sum("trainable_tokens" in name for name in file.keys()) == (1 if options.get("tied", True) else 2)  # noqa: SIM118
+
+
+def test_kills_at_random_moments_change_nothing(ask: Callable[..., TrainRequest]):
+    def longer(name: str) -> TrainRequest:
+        asked = ask(name)
+        numbers = asked.hyperparameters.model_copy(update={"epochs": 5.0})
+        return asked.model_copy(update={"hyperparameters": numbers, "checkpoints": CheckpointPolicy(steps=1)})
+
+    request = longer("killed")
+    output = Path(request.output)
+    request.write(output / "request.json")
+    assert killed_at_random(output, times=2, most_steps=4) == 2, "too short a training: it has ended before a kill"
+    process = started(train_to_the_end, str(output / "request.json"))
+    process.join()
+    assert process.exitcode == 0
+    result = TrainResult.read(output / "result.json")
+    assert learned(result) == learned(train.run(longer("whole"), Recorder()))
+    assert result.continued_from
+
+
+@pytest.mark.parametrize("type", ["dpo", "orpo"])
+def test_rows_learn_from_compared_answers_too(type: Any, models, tmp_path):
+    model = models("llama", True)
+    data = write_pairs(tmp_path / "pairs.jsonl", mark="<intent>")
+    technique = technique_of(model, LOW)
+    wanted = {"learning_rate": 3e-3, "epochs": 4.0, "preference": Preference(type=type)}
+    result = train.run(train_request(tmp_path / "out", model=Path(model.model), train=data, technique=technique, **wanted), Recorder())
+    assert result.validation_losses[-1][1] < 0.8 * result.validation_losses[0][1]
+    [rows_kept] = [tensor for name, tensor in load_file(Path(result.adapter) / "adapter_model.safetensors").items() if "tokens" in name]
+    begin = load_model(model.model).get_input_embeddings().weight[list(technique.added_tokens)]
+    assert not torch.equal(rows_kept[0], begin[0])
 
 
 def test_an_adapter_of_added_tokens_carries_their_tokenizer_and_is_refused_beside_the_model_without_them(ask, models, tmp_path):
