@@ -271,7 +271,7 @@ def test_a_preempted_training_goes_on_bit_by_bit(options: dict[str, Any], ask: C
 def test_kills_at_random_moments_change_nothing(ask: Callable[..., TrainRequest]):
     def longer(name: str) -> TrainRequest:
         asked = ask(name)
-        numbers = asked.hyperparameters.model_copy(update={"epochs": 5.0})
+        numbers = asked.hyperparameters.model_copy(update={"epochs": 12.0})
         return asked.model_copy(update={"hyperparameters": numbers, "checkpoints": CheckpointPolicy(steps=1)})
 
     request = longer("killed")
