@@ -26,8 +26,6 @@ RECORD = "look.json"
 SHARED = 0.05
 """Of the items of a test set; more than that seen before, and it is not fresh. A few lines such as "thank you" stand in any two sets."""
 
-AZURE = ("abfs", "abfss", "az", "adl")
-
 
 def looked_at(rows: Sequence[Example]) -> list[str]:
     """What makes a test row the same one again: its question and its right answer, under whatever id."""
@@ -74,6 +72,8 @@ class Looks:
 
     def _taken(self) -> dict[int, dict[str, Any]]:
         """Place -> record, in the order in which they were taken."""
+        # Another machine may have taken a place since this one listed the bucket.
+        self.root.fs.invalidate_cache(self.root.path)
         places = sorted(int(place.name) for place in self.root.iterdir() if place.name.isdigit()) if self.root.exists() else []
         return {place: json.loads((self._place(place) / RECORD).read_text(encoding="utf-8")) for place in places}
 
@@ -87,9 +87,8 @@ class Looks:
             _create_folder(Path(str(self._place(number))), content)
             return
         target = self._place(number) / RECORD
-        only_if_absent = {"overwrite": False} if self.root.protocol in AZURE else {"mode": "create"}
         try:
-            target.fs.pipe_file(target.path, content, **only_if_absent)
+            target.fs.pipe_file(target.path, content, mode="create")
         except FileExistsError:
             return
 

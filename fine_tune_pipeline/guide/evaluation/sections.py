@@ -5,6 +5,7 @@ from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
+from fine_tune_pipeline.guide.objective.evidence import LOOKS
 from fine_tune_pipeline.pages.charts import Bar, bar_chart, line_chart
 from fine_tune_pipeline.pages.document import Row, Section
 
@@ -68,12 +69,13 @@ def _objective(report: Mapping[str, Any]) -> Iterator[Section]:
                 _number(verdict["bound"]),
                 verdict["verdict"],
                 verdict["reason"],
+                verdict["how"] or "measured",
             ),
             verdict["verdict"],
         )
         for verdict in report["verdicts"]
     ]
-    columns = ("", "criterion", "seen", "bound", "verdict", "why")
+    columns = ("", "criterion", "seen", "bound", "verdict", "why", "how")
     yield Section(
         "Is the objective met?", "The bound decides, not the number that was seen; “cannot tell” does not pass.", columns, tuple(rows)
     )
@@ -206,7 +208,10 @@ def _measured(report: Mapping[str, Any]) -> Iterator[Section]:
         REVIEW_NOTES[report["review_policy"]],
         f"{rows} held-out rows{clusters}, never seen in training; all systems answered the same rows, decoded greedily.",
         f"Verdicts use one-sided bounds at level {evidence['level']:g}; all criteria must hold, so their number needs no correction.",
-        "Shares have Wilson's interval; means and gains Student's t over groups; few differences or few groups an exact test.",
+        f"This is look {report['look']['number']} of {LOOKS} at these rows: each spends a part of what may go wrong, so that all "
+        "together keep to the level that the objective asks for. Judging the same answers by the same criteria again is no new look.",
+        "Shares have Wilson's interval in tables, exact bounds in verdicts; means and gains Student's t over groups, held back for skew, "
+        "few differences or few groups an exact test; figures of all rows together a bootstrap of whole groups.",
         "Means were computed twice, by this project and by Hugging Face `evaluate`, and agree.",
     )
     yield Section("How this was measured", items=items)

@@ -1,3 +1,4 @@
+import math
 import random
 from dataclasses import replace
 from datetime import date
@@ -11,7 +12,8 @@ from fine_tune_pipeline.guide.base_model.price import Cost as Money
 from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict, money_per_1000
 from fine_tune_pipeline.guide.evaluation.predictions import Cost
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, scored
-from fine_tune_pipeline.guide.evaluation.verdicts import all_met, judged, memory_verdict
+from fine_tune_pipeline.guide.evaluation.statistics import NoItems, UnusableScore, gain_bounds, mean_bounds
+from fine_tune_pipeline.guide.evaluation.verdicts import all_met, judged, memory_verdict, spent
 from fine_tune_pipeline.guide.objective.evidence import rows_to_detect
 from fine_tune_pipeline.guide.objective.task import Task, classification
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
@@ -159,3 +161,55 @@ def test_without_a_price_nothing_is_known_of_money(tmp_path: Path):
     (found,) = cost_verdict(Limits(cost_per_1000=1), money)
     assert found.verdict == "cannot tell"
     assert "environment.prices" in found.reason
+
+
+def test_a_verdict_says_on_how_many_rows_how_sure_and_how():
+    given = scores(200, systems={"fine_tuned": 160, "base_few_shot": 9})
+    met = verdict(given, at_least=0.65)
+    assert met.reason == "0.800 on 200 rows; with 95 % confidence it is at least 0.748"
+    row = met.row()
+    assert (row["rows"], row["clusters"], row["method"], row["bound"]) == (200, 200, "exact", row["lower"])
+    assert row["lower"] < 0.8 < row["upper"]
+    assert "Clopper-Pearson" in row["how"]
+    beaten = verdict(given, beats="base_few_shot", by=0.1).row()
+    assert beaten["reason"].startswith("0.755 on 200 rows; with 95 % confidence the gain is above 0.70")
+    assert beaten["how"].startswith("Student's t with clustered errors")
+
+
+def test_not_worse_is_met_missed_and_open_by_the_bound_of_the_loss():
+    def against(own: int, rows: int = 1000, margin: float = 0.05) -> str:
+        found = verdict(scores(rows, systems={"fine_tuned": own, "base_few_shot": 800}), versus="base_few_shot", margin=margin)
+        return f"{found.verdict}: {found.reason}"
+
+    assert against(800).startswith("met: 0.000 on 1,000 rows; with 95 % confidence it is worse by less than 0.00")
+    assert against(780).startswith("met")
+    assert against(700).startswith("not met")
+    assert against(752).startswith("cannot tell")
+
+
+def test_rows_that_were_looked_at_too_often_show_nothing_but_a_measured_limit_stays():
+    given = scores(100, systems={"fine_tuned": 95})
+    limit = memory_verdict(Limits(memory_gib=2), peak_bytes=2**30)
+    found = spent([verdict(given, at_least=0.8), *limit], why="bring fresh rows")
+    assert [(one.verdict, one.estimate) for one in found] == [("cannot tell", 0.95), ("met", 1.0)]
+    assert found[0].reason == "bring fresh rows"
+
+
+@pytest.mark.parametrize("demand", [{"at_least": 0.5}, {"at_most": 0.5}, {"beats": "base_few_shot"}, {"versus": "base_few_shot"}])
+@pytest.mark.parametrize(("rows", "own", "base"), [(1, 1, 1), (1, 0, 1), (40, 40, 40), (40, 0, 40), (40, 40, 0), (2, 1, 1)])
+@pytest.mark.parametrize("clusters", [1, 40])
+def test_no_verdict_rests_on_nan_or_infinity(demand: dict[str, Any], rows: int, own: int, base: int, clusters: int):
+    given = scores(rows, systems={"fine_tuned": own, "base_few_shot": base})
+    marked = [replace(row, metadata={"cluster": str(place % clusters)}) for place, row in enumerate(given.rows)]
+    found = judged("success", Criterion(metric="accuracy", **demand), replace(given, rows=marked), evidence=Evidence()).row()
+    assert all(math.isfinite(found[name]) for name in ("estimate", "bound", "lower", "upper"))
+    assert found["lower"] <= found["estimate"] <= found["upper"]
+    if rows == 1 or clusters == 1:
+        assert found["verdict"] == "cannot tell"
+
+
+def test_no_rows_and_scores_that_are_no_numbers_are_named():
+    with pytest.raises(NoItems, match="bring held-out rows"):
+        mean_bounds([], level=0.95)
+    with pytest.raises(UnusableScore, match="row 2 of 3: its score is nan"):
+        gain_bounds([0.0, math.nan, 1.0], level=0.95)
