@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.looks import Look
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.guide.objective.evidence import smallest_detectable_gain
 from fine_tune_pipeline.guide.objective.reach import shown_by_test_rows
@@ -21,7 +22,7 @@ def rows(*, card: int, refund: int, login: int = 0, mail: int = 0) -> list[Examp
 
 def shown(folder: Path, test: list[Example], **objective: Any) -> Built:
     spec = use_case(folder, **{"task": LABELS, "success": [{"metric": "accuracy", "at_least": 0.6}], **objective})
-    return shown_by_test_rows(spec.objective, read_task(spec), test)
+    return shown_by_test_rows(spec.objective, read_task(spec), test, look=Look(1, len(test), 0))
 
 
 def check(built: Built, name: str = "objective_reachable") -> Check:
@@ -30,7 +31,8 @@ def check(built: Built, name: str = "objective_reachable") -> Check:
 
 def test_the_gain_that_the_rows_show_is_told_before_anything_is_trained(tmp_path: Path):
     built = shown(tmp_path, rows(card=100, refund=100), evidence={"smallest_gain": 0.15})
-    expected = smallest_detectable_gain(200, level=0.95, power=0.8).gain
+    # The first look spends .03 of the .05.
+    expected = smallest_detectable_gain(200, level=0.97, power=0.8).gain
     assert built.metadata["smallest_detectable_gain"] == pytest.approx(expected, abs=1e-4)
     assert [one.passed for one in built.checks] == [True, True]
     few = shown(tmp_path, rows(card=10, refund=10), evidence={"smallest_gain": 0.15})
@@ -45,7 +47,7 @@ REFUSED: list[tuple[list[Example], dict[str, Any], str, str]] = [
      "always answering 'card', the most frequent answer, reaches 0.900 already", "macro_f1"),
     (rows(card=90, refund=10), {"success": [{"metric": "accuracy", "beats": "majority", "by": 0.2}]},
      "nothing can lead it by 0.2", "choose a smaller `by`"),
-    (rows(card=6, refund=5), {"success": [{"metric": "accuracy", "at_least": 0.85}]}, "can never be met", "bring 16 held-out rows"),
+    (rows(card=6, refund=5), {"success": [{"metric": "accuracy", "at_least": 0.85}]}, "can never be met", "bring 22 held-out rows"),
     (rows(card=40, refund=60), {"success": [{"metric": "accuracy", "beats": "base_few_shot", "by": 0.05}]},
      "a gain of 0.05 is below", "bring 736 held-out rows"),
     (rows(card=50, refund=50, mail=20), {"success": [{"metric": "accuracy", "at_least": 0.6, "slice": {"where": {"channel": "mail"}}}]},
