@@ -362,26 +362,6 @@ class EmbedResult(Contract):
     seconds: float
 
 
-class ScoreRequest(Request):
-    """Means of per-example scores by Hugging Face `evaluate`: JSONL rows of system, id, and one number per metric."""
-
-    module = "fine_tune_pipeline.programs.score"
-    scores: Read
-    partial: tuple[str, ...] = Field(default=(), description="Metrics that only some rows have.")
-    statistics: Annotated[str | None, Access.READS] = Field(
-        default=None, description="JSONL rows of system, id, and the numbers that make a metric of all rows together."
-    )
-    value: str = Field(
-        default="", description="`module:name` of a function of the package that makes of a metric's name what they come to."
-    )
-
-
-class ScoreResult(Contract):
-    """system -> metric -> mean."""
-
-    means: dict[str, dict[str, float]]
-
-
 class ServeRequest(Request):
     """The embedded endpoint of step 8: one base model, versions of one use case by alias."""
 

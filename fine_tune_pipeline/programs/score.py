@@ -17,8 +17,8 @@ import numpy as np
 
 from fine_tune_pipeline.programs.named_work import named
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
-from fine_tune_pipeline.programs.requests import ScoreRequest, ScoreResult
 from fine_tune_pipeline.programs.rows import BadRows, read_rows
+from fine_tune_pipeline.programs.score_requests import ScoreRequest, ScoreResult
 
 NAMES = ("system", "id")
 

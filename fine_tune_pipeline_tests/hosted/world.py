@@ -16,7 +16,8 @@ from fine_tune_pipeline.guide.evaluation.assets import predictions
 from fine_tune_pipeline.guide.technique.assets import baselines, training_plan
 from fine_tune_pipeline.guide.training.assets import adapter
 from fine_tune_pipeline.programs.reporting import Reporter
-from fine_tune_pipeline.programs.requests import Request, ScoreRequest, ScoreResult
+from fine_tune_pipeline.programs.requests import Request
+from fine_tune_pipeline.programs.score_requests import ScoreRequest, ScoreResult
 from fine_tune_pipeline.resources.compute.base import ResultT
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec

@@ -12,9 +12,9 @@ from sklearn.metrics import f1_score
 from fine_tune_pipeline.guide.objective.metrics import allowed_metrics, metric_named, score_one, scorer
 from fine_tune_pipeline.guide.objective.task import Task, classification, extraction
 from fine_tune_pipeline.programs.reporting import Reporter
-from fine_tune_pipeline.programs.requests import ScoreRequest, ScoreResult
 from fine_tune_pipeline.programs.rows import BadRows
 from fine_tune_pipeline.programs.score import AnswerScore, MeanScore, run
+from fine_tune_pipeline.programs.score_requests import ScoreRequest, ScoreResult
 from fine_tune_pipeline_tests.programs.launching import launch
 
 

@@ -23,7 +23,7 @@ from fine_tune_pipeline.guide.objective.reach import look_text
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.guide.technique.systems import read_answers
 from fine_tune_pipeline.guide.training.adapter import CURVE, read_train_result
-from fine_tune_pipeline.programs.requests import ScoreRequest, ScoreResult
+from fine_tune_pipeline.programs.score_requests import ScoreRequest, ScoreResult
 from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 

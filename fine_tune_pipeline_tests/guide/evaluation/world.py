@@ -21,10 +21,9 @@ from fine_tune_pipeline.programs.requests import (
     PredictRequest,
     PredictResult,
     Request,
-    ScoreRequest,
-    ScoreResult,
     TrainResult,
 )
+from fine_tune_pipeline.programs.score_requests import ScoreRequest, ScoreResult
 from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.store import ArtifactStore
