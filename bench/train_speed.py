@@ -6,16 +6,19 @@ Without arguments the model has the shape of Gemma 3 270M and random weights, an
 Every measurement is a process of its own, in turns, so that a busy machine is busy for all. A token is one of the data set: padding does
 not count. CPU seconds count all threads of the process, from the end of the first step to the end of the last.
 
-All variants see the same rows: 16 in a step (or `--micro-batch`, if that is more), `--micro-batch` in a pass. Memory is resident memory of
+All variants see the same rows: 16 in a step (or `--micro-batch`, if that is more), `--micro-batch` in a pass, `ours_in_halves` half of
+these: the same step and the same mathematics, summed in two parts. Memory is resident memory of
 the process (Linux, VmHWM), in two figures: `peak_memory`, all of it; and `training_memory`, the same less what the process held once the
 libraries were imported and less the size of the weights' files. That is what training needs beside the model: activations, logits,
-adapters, gradients, optimizer state, and what the allocator cannot give back. Weights are mapped from their file in all variants.
+adapters, gradients, optimizer state, and what the allocator cannot give back. Weights are mapped from their file in all variants. This
+project's training is started as its places start it, with the C library's settings of `heap.py`; the others as a person starts them.
 
 The ratios and bars are printed at the end, whether met or not; the exit code is 0 either way. The last line is JSON.
 """
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -23,12 +26,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from fine_tune_pipeline.programs.heap import EXACT_HEAP
+
 VARIANTS = {
     "ours": "this project",
+    "ours_in_halves": "this project, the same step in two passes of half of the rows",
     "plain_loop": "a loop of twenty lines: padded batches, labelled positions only, torch's cross-entropy",
     "stock": "TRL's defaults (gradient checkpointing, padded batches, all positions), in float32",
     "stock_no_checkpointing": "the same without gradient checkpointing",
@@ -39,7 +46,7 @@ RANK = 16
 
 @dataclass(frozen=True)
 class Bar:
-    """What a ratio of this project to another variant should be: at least so much, or at most."""
+    """What the ratio of `OURS` to another variant should be: at least so much, or at most."""
 
     figure: str
     variant: str
@@ -49,6 +56,8 @@ class Bar:
     def met(self, ratio: float) -> bool:
         return ratio >= self.bound if self.at_least else ratio <= self.bound
 
+
+OURS = ("ours", "ours_in_halves")
 
 BARS = (
     Bar("tokens_per_cpu_second", "stock", 3.8, at_least=True),
@@ -238,6 +247,7 @@ def plain_loop(setting: Setting) -> Measured:
 
 RUNS: dict[str, Callable[[Setting], Measured]] = {
     "ours": ours,
+    "ours_in_halves": lambda setting: ours(replace(setting, micro_batch=-(-setting.micro_batch // 2))),
     "plain_loop": plain_loop,
     "stock": stock,
     "stock_no_checkpointing": lambda setting: stock(setting, checkpointing=False),
@@ -316,7 +326,8 @@ def in_own_process(variant: str, folder: Path, options: argparse.Namespace) -> M
     command += ["--steps", str(options.steps), "--threads", str(options.threads)]
     command += ["--micro-batch", str(options.micro_batch)]
     command += ["--train", options.train] if options.train else []
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**EXACT_HEAP, **os.environ} if variant in OURS else None
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode:
         sys.exit(f"{variant} failed:\n{ended.stderr[-3000:]}")
     return Measured(**json.loads(ended.stdout.splitlines()[-1]))
@@ -346,14 +357,14 @@ def report(found: dict[str, list[Measured]]) -> dict[str, dict[str, float]]:
 
 
 def judged(summary: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """Each bar with the measured ratio of `ours` to the other variant."""
+    """Each bar with the measured ratio of each of `OURS` to the other variant."""
     found = []
-    for bar in BARS:
-        ratio = summary["ours"][bar.figure] / summary[bar.variant][bar.figure]
-        found.append({**asdict(bar), "ratio": round(ratio, 3), "met": bar.met(ratio)})
+    for ours, bar in product(OURS, BARS):
+        ratio = summary[ours][bar.figure] / summary[bar.variant][bar.figure]
+        found.append({"ours": ours, **asdict(bar), "ratio": round(ratio, 3), "met": bar.met(ratio)})
         verdict = "met" if bar.met(ratio) else "missed"
         wanted = f"at {'least' if bar.at_least else 'most'} {bar.bound}"
-        print(f"{verdict:8}{bar.figure} is {ratio:.2f} of {bar.variant}'s; want {wanted}")
+        print(f"{verdict:8}{bar.figure} of {ours} is {ratio:.2f} of {bar.variant}'s; want {wanted}")
     return found
 
 

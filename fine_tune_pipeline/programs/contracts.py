@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -44,11 +44,13 @@ class Request(Contract):
 
     `resumable`: a program that was broken off goes on from what lies in `output`, and one that has finished is not run again.
     `parallel`: it can run in several processes that work on one task.
+    `environment`: variables that its libraries read when they are loaded; one that is set already stays as it is.
     """
 
     module: ClassVar[str]
     resumable: ClassVar[bool] = False
     parallel: ClassVar[bool] = False
+    environment: ClassVar[Mapping[str, str]] = {}
     output: Written
 
     def identity(self) -> str:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fine_tune_pipeline.programs.heap import EXACT_HEAP
 from fine_tune_pipeline.programs.requests import (
     Access,
     Contract,
@@ -120,6 +121,7 @@ class PreflightRequest(Request):
     """
 
     module = "fine_tune_pipeline.programs.preflight"
+    environment = EXACT_HEAP
     model: Read
     train: Read
     validation: Annotated[str | None, Access.READS] = None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fine_tune_pipeline.programs.contracts import Access, Contract, Read, Request, Written, identity
+from fine_tune_pipeline.programs.heap import EXACT_HEAP
 from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
@@ -218,6 +219,7 @@ class TrainRequest(Request):
     module = "fine_tune_pipeline.programs.train"
     resumable = True
     parallel = True
+    environment = EXACT_HEAP
     model: Read
     train: Read
     validation: Read

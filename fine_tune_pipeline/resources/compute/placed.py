@@ -66,7 +66,8 @@ class PlacedCompute(Compute):
                 dg.open_pipes_session(context.op_execution_context, context_injector=injector, message_reader=reader) as session,
                 leased(job.folder, self.place.lease) as lease,
             ):
-                settings = {name: os.environ.get(name, value) for name, value in PROGRAM_ENVIRONMENT.items()}
+                wanted = {**PROGRAM_ENVIRONMENT, **job.request.environment}
+                settings = {name: os.environ.get(name, value) for name, value in wanted.items()}
                 told = {**settings, **session.get_bootstrap_env_vars(), **lease, "PYTHONUNBUFFERED": "1"}
                 return self.place.execute(Job(request=job.request, folder=job.folder, environment=told, handed_on=job.handed_on))
         except PlaceFailure as error:

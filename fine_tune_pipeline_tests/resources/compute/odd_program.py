@@ -35,6 +35,12 @@ class OddResult(Contract):
     said: str
 
 
+class SettingRequest(OddRequest):
+    """The same, of a program whose libraries want a variable."""
+
+    environment = {"ODD_SETTING": "of the request"}
+
+
 class ResumableRequest(OddRequest):
     """The same, of work that is not done twice."""
 
@@ -54,6 +60,10 @@ def answer(request: OddRequest, reporter: Reporter) -> None:
     with (Path(request.output) / "times").open("a", encoding="utf-8") as file:
         file.write(".")
     finish(request, OddResult(said=f"done {read}".strip()))
+
+
+def tell_setting(request: OddRequest, reporter: Reporter) -> None:
+    finish(request, OddResult(said=os.environ.get("ODD_SETTING", "not set")))
 
 
 def fail(request: OddRequest, reporter: Reporter) -> None:
@@ -118,6 +128,7 @@ DO = {
     "be_preempted": be_preempted,
     "tell_and_wait": tell_and_wait,
     "tell_secret": tell_secret,
+    "tell_setting": tell_setting,
     "answer": answer,
     "fail": fail,
     "say_much": say_much,

@@ -17,7 +17,14 @@ from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline_tests.resources.compute.cloud_stand import CloudStand
 from fine_tune_pipeline_tests.resources.compute.docker_stand import DockerStand
 from fine_tune_pipeline_tests.resources.compute.kubernetes_stand import KubernetesStand
-from fine_tune_pipeline_tests.resources.compute.odd_program import LARGE, UNICODE, OddRequest, OddResult, ResumableRequest
+from fine_tune_pipeline_tests.resources.compute.odd_program import (
+    LARGE,
+    UNICODE,
+    OddRequest,
+    OddResult,
+    ResumableRequest,
+    SettingRequest,
+)
 from fine_tune_pipeline_tests.resources.compute.ray_stand import RayStand
 from fine_tune_pipeline_tests.resources.compute.stands import LocalStand, Stand
 from fine_tune_pipeline_tests.waiting import wait_until
@@ -70,6 +77,13 @@ def test_a_program_reads_answers_and_is_seen_live(stand: Stand, tmp_path: Path):
     assert {name: value.value for name, value in last.metadata.items()} == {"live/step": 3, "live/steps": 3, "live/loss": 0.3333}
     assert sorted(path.name for path in output.iterdir()) == ["result.json", "times"]
     assert stand.left(tmp_path) == []
+
+
+def test_a_program_is_started_with_the_settings_of_its_request(stand: Stand, tmp_path: Path):
+    request = SettingRequest(output=str(tmp_path), do="tell_setting")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialized(stand.place(), request, instance)
+    assert result.asset_materializations_for_node("odd")[0].metadata["said"].value == "of the request"
 
 
 def test_a_failed_program_tells_its_reason_in_any_language(stand: Stand, tmp_path: Path):
