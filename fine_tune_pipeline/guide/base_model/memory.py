@@ -23,8 +23,8 @@ FIXED_BYTES = {"cpu": int(0.95 * GIB), "cuda": int(1.5 * GIB)}
 """Interpreter, libraries and their threads' buffers on a CPU; context and allocator of an accelerator."""
 
 SLACK = {"cpu": 1.4, "cuda": 1.0}
-"""Memory held over activations kept: on a CPU the C library keeps freed blocks between others (measured 1.2 to 1.5). The caching
-allocator of an accelerator is in `FIXED_BYTES`."""
+"""Memory held over activations kept: on a CPU the C library keeps freed blocks between others (measured 1.2 to 1.5, before
+trainings were started with the settings of `heap.py`). The caching allocator of an accelerator is in `FIXED_BYTES`."""
 
 
 @dataclass(frozen=True)
