@@ -72,7 +72,7 @@ def win_rate(points: Sequence[tuple[str, float]], *, level: float) -> Bounds:
         points: test row and points; at least one.
     """
     found = gain_bounds([mean - 0.5 for mean in item_means(points).values()], level=level, span=0.5)
-    return Bounds(0.5 + found.estimate, 0.5 + found.lower, 0.5 + found.upper, level, found.method)
+    return replace(found, estimate=0.5 + found.estimate, lower=0.5 + found.lower, upper=0.5 + found.upper)
 
 
 def item_means(values: Sequence[tuple[str, float]]) -> dict[str, float]:
