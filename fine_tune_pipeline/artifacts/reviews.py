@@ -53,14 +53,6 @@ class ReviewFolder:
         """What people said to this and all earlier hand-outs of the use case."""
         return Ledger(self.folder.parent / LEDGER)
 
-    def verdicts(self) -> list[dict[str, Any]]:
-        """What people handed in so far; empty when nothing is there."""
-        return read_rows(self.verdict_file) if self.verdict_file.exists() else []
-
-    def verdicts_sha256(self) -> str | None:
-        """Content hash of the verdicts, None when nothing was handed in."""
-        return file_sha256(self.verdict_file) if self.verdict_file.exists() else None
-
     def siblings(self) -> list["ReviewFolder"]:
         """This hand-out and all others of the use case and kind, by name."""
         parent = self.folder.parent

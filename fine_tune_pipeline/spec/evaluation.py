@@ -35,7 +35,9 @@ class HumanSpec(Section):
         default=[], description="Who judges every pair; in MLflow each has a queue. Anybody by default, and one look at a pair is enough."
     )
     required: bool = Field(default=False, description="Deployment waits for the verdicts.")
-    win_rate_at_least: float = Field(default=0.5, ge=0, le=1)
+    win_rate_at_least: float = Field(
+        default=0.5, ge=0, lt=1, description="The one-sided bound must lie above it; 0 takes any verdict, once it is complete."
+    )
 
     @model_validator(mode="after")
     def unmistakable(self) -> Self:

@@ -35,10 +35,8 @@ def test_quarantine_keeps_the_row_and_counts_reasons(tmp_path: Path):
 
 def test_handing_out_again_keeps_the_verdicts(tmp_path: Path):
     folder = ReviewFolder.at(tmp_path, use_case="triage", kind="pairs", fingerprint="f")
-    assert (folder.verdicts(), folder.verdicts_sha256()) == ([], None)
     folder.hand_out([{"id": "1"}])
     folder.verdict_file.write_text('{"id": "1", "choice": "A"}\n', encoding="utf-8")
-    first = folder.verdicts_sha256()
     folder.hand_out([{"id": "1"}, {"id": "2"}])
-    assert folder.verdicts() == [{"id": "1", "choice": "A"}]
-    assert folder.verdicts_sha256() == first
+    assert folder.files_handed_in() == [folder.verdict_file]
+    assert folder.verdict_file.read_text(encoding="utf-8") == '{"id": "1", "choice": "A"}\n'

@@ -345,6 +345,42 @@ def test_broken_verdicts_are_quarantined_and_the_others_count(world: World):
     assert [row["id"] for row in rows] == ["verdicts.jsonl:7", "verdicts.jsonl:9"]
 
 
+def test_part_of_the_pairs_is_a_partial_result_that_is_marked_everywhere(world: World):
+    world.run(use_case(world.folder), predictions, human_evaluation)
+    nothing = json.loads(world.kept("human_evaluation", "result.json"))
+    assert (nothing["partial"], nothing["win_rate"]) == (False, None)
+    hand_in(world, choose=own_side, leave_out=30)
+    result = world.run(use_case(world.folder), human_evaluation)
+    shown, check = world.shown(result, "human_evaluation"), checks(result)["human_verdict"]
+    kept = json.loads(world.kept("human_evaluation", "result.json"))
+    assert (shown["partial"], kept["partial"], kept["answered"], kept["pairs"]) == (True, True, 6, 36)
+    assert "PARTIAL: waiting for people (6 of 36)." in shown["result"]
+    assert "partial result: win rate 1.00 (" in str(check.description)
+    assert f"on {kept['rows']} test rows so far" in str(check.description)
+
+
+def test_people_answer_the_rubric_of_the_task_and_each_person_is_shown(world: World):
+    world.run(use_case(world.folder), predictions, human_evaluation)
+    (form,) = world.folder.glob("reviews/triage/pairs/*/pairs.html")
+    assert "Which answer follows the instruction" in form.read_text(encoding="utf-8")
+    key = json.loads(world.kept("human_evaluation", "key.json"))
+    lines = [
+        {"id": pair, "choice": own_side(secret), "correct": own_side(secret), "follows": "both", "by": by}
+        for pair, secret in key.items()
+        for by in ("Ann", "Bob")
+    ]
+    form.with_name("verdicts.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    world.run(use_case(world.folder), human_evaluation)
+    kept = json.loads(world.kept("human_evaluation", "result.json"))
+    correct, follows = kept["rubric"]
+    assert (correct["question"], correct["fine_tuned"]["estimate"], correct["other"]["estimate"], correct["gain"]["estimate"]) == (
+        "correct", 1.0, 0.0, 1.0,
+    )  # fmt: skip
+    assert (follows["gain"]["estimate"], follows["alpha"]) == (0.0, None)
+    assert [one["name"] for one in kept["reviewers"]] == ["ann", "bob"]
+    assert kept["win_rate"]["lower"] < 1.0
+
+
 def test_lost_hand_out_is_written_again(world: World):
     result = world.run(use_case(world.folder), predictions, human_evaluation)
     handout = Path(world.shown(result, "human_evaluation")["handout"])

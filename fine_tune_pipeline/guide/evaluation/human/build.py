@@ -128,9 +128,9 @@ def _verdict(found: Result, human: HumanSpec, *, level: float) -> tuple[bool, st
         return False, f"{found.state}; {demand}{so_far}"
     said = (
         f"win rate {found.win_rate.estimate:.3f} on {found.rows} test rows, at least {found.lower:.3f} at level {level:g}; "
-        f"want {human.win_rate_at_least:g}"
+        f"want more than {human.win_rate_at_least:g}"
     )
-    if found.lower >= human.win_rate_at_least:
+    if found.lower > human.win_rate_at_least or human.win_rate_at_least == 0:
         return True, said
     cannot_tell = found.win_rate.estimate >= human.win_rate_at_least
     return False, said + ("; too few pairs to tell: raise evaluation.human.pairs" if cannot_tell else "; people do not prefer it")

@@ -15,6 +15,7 @@ from fine_tune_pipeline.guide.evaluation.human.reviewers import (
     reviewers,
     rubric_alpha,
     side_a,
+    win_rate,
 )
 from fine_tune_pipeline.guide.evaluation.human.rubric import holds
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
@@ -101,28 +102,28 @@ def result(
     questions: Sequence[str] = (),
     named: Sequence[str] = (),
 ) -> Result:
-    """Win rate with a bootstrap over test rows, and how far the judgements can be trusted.
+    """Win rate over test rows, and how far the judgements can be trusted.
 
     Args:
         level: of the one-sided lower bound that a demand is judged by.
-        seed: of the bootstraps.
+        seed: of the bootstraps of everything else.
         questions: names of those of the rubric.
         named: reviewers each of whom is waited for.
     """
     key = handed_out.key
     judged = {name: {one.pair for one in judgements if one.by == person(name)} for name in named}
 
-    def share(value: Callable[[Judgement], float], at: float = SHOWN_LEVEL) -> Bounds | None:
-        return over_items([(key[one.pair].example, value(one)) for one in judgements], level=at, seed=seed) if judgements else None
+    def share(value: Callable[[Judgement], float]) -> Bounds | None:
+        return over_items([(key[one.pair].example, value(one)) for one in judgements], level=SHOWN_LEVEL, seed=seed) if judgements else None
 
-    bound = share(lambda one: points_of(one, key), level)
+    points = [(key[one.pair].example, points_of(one, key)) for one in judgements]
     return Result(
         answered=len({judgement.pair for judgement in judgements}),
         pairs=len(handed_out.pairs),
         rows=len({key[judgement.pair].example for judgement in judgements}),
         people=len({judgement.by for judgement in judgements}),
-        win_rate=share(lambda one: points_of(one, key)),
-        lower=None if bound is None else bound.lower,
+        win_rate=win_rate(points, level=SHOWN_LEVEL) if points else None,
+        lower=win_rate(points, level=level).lower if points else None,
         ties=share(lambda one: float(one.choice == "equal")),
         unusable=share(lambda one: float(one.choice == "unusable")),
         side_a=side_a(judgements, key),

@@ -1,9 +1,10 @@
 """Whose answers stand beside the fine-tuned model's: the base's, or those of the version that is live now."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from fine_tune_pipeline.artifacts.examples import Example, read_examples
+from fine_tune_pipeline.artifacts.manifest import Manifest
 from fine_tune_pipeline.artifacts.store import Artifact, Store
 from fine_tune_pipeline.guide.dataset.review.sample import shown_prompt
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
@@ -62,14 +63,21 @@ def _base(predictions: Artifact, rows: Sequence[Example], *, said: str) -> Rival
 
 
 def _champion(store: Store, use_case: str, predictions: Artifact) -> Champion | str:
-    """The version that is live, or why there is none to compare with."""
-    endpoint = store.peek(use_case, "endpoint")
-    live = None if endpoint is None else endpoint.json("endpoint.json")["live"]
+    """The version that is live, or why there is none to compare with.
+
+    Where the fine-tuned model itself is live by now, the one before it: people may judge while it answers, and their hand-out stays.
+    """
+    lived = (live for manifest in reversed(store.history(use_case, "endpoint")) if (live := _live(store, use_case, manifest)) is not None)
+    live = next((live for live in lived if live["predictions"] != predictions.fingerprint), None)
     if live is None:
-        return "no version is live"
-    if live["predictions"] == predictions.fingerprint:
-        return f"{live['name']} is this model"
-    found = [store.find(use_case, asset, live[asset]) for asset in ("dataset", "predictions")]
-    if found[0] is None or found[1] is None:
+        return "no other version was ever live"
+    dataset, answers = (store.find(use_case, asset, live[asset]) for asset in ("dataset", "predictions"))
+    if dataset is None or answers is None:
         return f"what {live['name']} was evaluated with is gone from the store"
-    return Champion(live["name"], found[0], found[1])
+    return Champion(live["name"], dataset, answers)
+
+
+def _live(store: Store, use_case: str, endpoint: Manifest) -> Mapping[str, Any] | None:
+    """Who answered after a rollout: its name, and the fingerprints of what it was evaluated with."""
+    found = store.find(use_case, "endpoint", endpoint.fingerprint)
+    return None if found is None else found.json("endpoint.json")["live"]

@@ -83,9 +83,9 @@ def judge_check(found: JudgeResult, spec: UseCaseSpec, *, level: float) -> Check
         return Check(name=CHECK, passed=False, blocking=False, description=f"{doubt}; its numbers are shown, and decide nothing")
     description = (
         f"win rate by the judge, corrected by people on {found.calibration.rated} of {found.rows} rows: {found.corrected.estimate:.3f}, "
-        f"at least {found.lower:.3f} at level {level:g}; want {wanted:g}"
+        f"at least {found.lower:.3f} at level {level:g}; want more than {wanted:g}"
     )
-    return Check(name=CHECK, passed=found.lower >= wanted, blocking=judge_of(spec).required, description=description)
+    return Check(name=CHECK, passed=found.lower > wanted, blocking=judge_of(spec).required, description=description)
 
 
 def _metadata(found: JudgeResult, refused: Sequence[Quarantined], *, model: str, asked: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 from fine_tune_pipeline.guide.evaluation.human.judgements import Judgement
 from fine_tune_pipeline.guide.evaluation.human.outcome import Result, result
 from fine_tune_pipeline.guide.evaluation.human.pairs import HandOut, Pair, Secret
+from fine_tune_pipeline.guide.evaluation.human.reviewers import win_rate
 from fine_tune_pipeline.guide.evaluation.human.rubric import Choice
 
 KEY = {
@@ -50,7 +51,20 @@ def test_interval_covers_the_estimate_and_is_not_a_point():
     found = judge(("p001", "A"), ("p002", "B"), ("p004", "A"))
     assert found.win_rate is not None
     assert found.win_rate.lower < found.win_rate.estimate == 1.0
-    assert found.lower == pytest.approx(3 / (3 + 1.6448536**2))
+    # Whoever wins less often than this wins three of three in less than 5 % of evaluations.
+    assert found.lower == pytest.approx(0.05 ** (1 / 3))
+
+
+@pytest.mark.parametrize("items", [10, 30, 100])
+@pytest.mark.parametrize("ties", [0.0, 0.3])
+def test_a_model_that_is_no_better_passes_one_half_as_seldom_as_asked(items: int, ties: float):
+    passed = 0
+    for seed in range(300):
+        draw = random.Random(1000 * seed + items)
+        points = [(str(row), 0.5 if draw.random() < ties else float(draw.random() < 0.5)) for row in range(items)]
+        passed += win_rate(points, level=0.95).lower > 0.5
+    # Two standard errors above 5 % of 300.
+    assert passed <= 0.075 * 300
 
 
 def test_part_of_the_pairs_gives_a_partial_result_that_is_marked():

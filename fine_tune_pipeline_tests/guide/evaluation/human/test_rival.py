@@ -30,17 +30,12 @@ def answered(store: Store, rows: list[Example], who: str) -> Artifact:
     return put(store, "predictions", files, made=who)
 
 
-def live(store: Store, **changes: Any) -> None:
+def live(store: Store, version: int = 3, **changes: Any) -> None:
     """A champion that was evaluated on the old test set."""
     dataset, predictions = put(store, "dataset", {"test.jsonl": OLD_TEST}, made="old"), answered(store, OLD_TEST, "old")
-    record = {
-        "version": 3,
-        "name": "triage-v3",
-        "adapter_sha256": "0",
-        "dataset": dataset.fingerprint,
-        "predictions": predictions.fingerprint,
-    }
-    put(store, "endpoint", {"endpoint.json": {"url": None, "action": "", "tried": 3, "live": {**record, **changes}}})
+    record = {"version": version, "name": f"triage-v{version}", "adapter_sha256": "0", "dataset": dataset.fingerprint}
+    record |= {"predictions": predictions.fingerprint, **changes}
+    put(store, "endpoint", {"endpoint.json": {"url": None, "action": "", "tried": version, "live": record}}, made=f"v{version}")
 
 
 def found(folder: Path, store: Store, predictions: Artifact, versus: str = "champion") -> Rival:
@@ -64,15 +59,20 @@ def test_the_base_is_the_rival_unless_the_use_case_says_otherwise(tmp_path: Path
     assert other.answers[0] == f"new base_zero_shot {TEST[0].id}"
 
 
-@pytest.mark.parametrize(
-    "why", ["no version is live", "what triage-v3 was evaluated with is gone from the store", "triage-v3 is this model"]
-)
+def test_the_hand_out_stays_when_the_model_itself_goes_live_while_people_judge(tmp_path: Path, store: Store):
+    new = answered(store, TEST, "new")
+    live(store)
+    before = found(tmp_path, store, new)
+    live(store, version=4, predictions=new.fingerprint)
+    assert found(tmp_path, store, new) == before
+    assert before.name == "champion"
+
+
+@pytest.mark.parametrize("why", ["no other version was ever live", "what triage-v3 was evaluated with is gone from the store"])
 def test_where_there_is_no_champion_the_base_stands_in_and_that_is_said(tmp_path: Path, store: Store, why: str):
     new = answered(store, TEST, "new")
     if "gone" in why:
         live(store, dataset="nowhere")
-    if "this" in why:
-        live(store, predictions=new.fingerprint)
     other = found(tmp_path, store, new)
     assert other.name == "base_zero_shot"
     assert other.said == f"base_zero_shot, not the champion: {why}"
