@@ -95,7 +95,7 @@ def random_model(folder: Path, *, shape: str, dtype: str, device: str) -> None:
 
 def rows_of(shape: str, *, length: int, count: int) -> list[Any]:
     """All of one length, every token counts."""
-    from fine_tune_pipeline.programs.batches import Row
+    from fine_tune_pipeline.programs.training.batches import Row
 
     draw = random.Random(0)
     ids = [[draw.randrange(3, SHAPES[shape]["vocab_size"]) for _ in range(length)] for _ in range(count)]
@@ -107,7 +107,7 @@ def ours(setting: Setting, options: argparse.Namespace) -> Measured:
     from fine_tune_pipeline.programs.models import load_tokenizer
     from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
     from fine_tune_pipeline.programs.requests import Hyperparameters, Placement, PromptFormat, Technique
-    from fine_tune_pipeline.programs.trainer import build_trainer
+    from fine_tune_pipeline.programs.training.trainer import build_trainer
 
     request = PreflightRequest(
         output=str(setting.folder / "output"),

@@ -86,7 +86,7 @@ def measured(one: Set, rows: Sequence[dict[str, Any]], detect: Detect, tokens: C
 
 def _scored(one: Set, rows: Sequence[dict[str, Any]], detect: Detect, tokens: Callable[[str], Any]) -> tuple[Any, Any, float]:
     """By characters, by spans, CPU seconds."""
-    from fine_tune_pipeline.programs.detection_scores import NOTHING, Range, by_characters, by_spans
+    from fine_tune_pipeline.programs.pii.detection_scores import NOTHING, Range, by_characters, by_spans
 
     began = time.process_time()
     found = detect([row["text"] for row in rows])
@@ -115,7 +115,7 @@ def adapted(reviewed: Sequence[dict[str, Any]] = (), *, entities: Sequence[str] 
     """Folder of an NER that was trained further with the defaults; `reviewed` are rows of a set, as people might have marked them."""
     from fine_tune_pipeline.artifacts.examples import write_rows
     from fine_tune_pipeline.programs.adapt_ner import run
-    from fine_tune_pipeline.programs.ner_requests import AdaptNerRequest
+    from fine_tune_pipeline.programs.pii.ner_requests import AdaptNerRequest
     from fine_tune_pipeline.programs.reporting import Reporter
     from fine_tune_pipeline.spec.pii_adapt import AdaptSpec
 
@@ -142,7 +142,7 @@ def drawn(one: Set, rows: Sequence[dict[str, Any]], count: int) -> list[dict[str
 def tokenizer() -> Callable[[str], Any]:
     import spacy
 
-    from fine_tune_pipeline.programs.detection_scores import Token
+    from fine_tune_pipeline.programs.pii.detection_scores import Token
 
     blank = spacy.blank("en")
     return lambda text: [Token(token.text, token.idx) for token in blank.make_doc(text)]
@@ -181,7 +181,7 @@ def main() -> None:
     if given.data is None:
         print("pii_quality: skipped, no labelled texts here; --data or FINE_TUNE_PIPELINE_PII_DATA names their folder")
         return
-    from fine_tune_pipeline.programs.scrubbing import detector
+    from fine_tune_pipeline.programs.pii.scrubbing import detector
     from fine_tune_pipeline.spec.dataset import PiiSpec
 
     ner = adapted() if given.adapted and not given.reviewed else None

@@ -37,7 +37,7 @@ BARS = {
 
 def text_sets(rounds: int, size: int) -> dict[str, list[list[str]]]:
     """Name -> the texts of each round."""
-    from fine_tune_pipeline_tests.programs.analyzers import shared_texts
+    from fine_tune_pipeline_tests.programs.pii.analyzers import shared_texts
 
     by_name: dict[str, list[str]] = {}
     for name, text in shared_texts():
@@ -59,9 +59,9 @@ def text_sets(rounds: int, size: int) -> dict[str, list[list[str]]]:
 
 def analyzers(mode: str) -> tuple[Any, Any]:
     """The fast one and the stock one."""
-    from fine_tune_pipeline.programs import pattern_filter, scrubbing
-    from fine_tune_pipeline.programs.fast_analyzer import FastAnalyzer
-    from fine_tune_pipeline_tests.programs.analyzers import pattern_engine
+    from fine_tune_pipeline.programs.pii import pattern_filter, scrubbing
+    from fine_tune_pipeline.programs.pii.fast_analyzer import FastAnalyzer
+    from fine_tune_pipeline_tests.programs.pii.analyzers import pattern_engine
 
     if mode.endswith("without_hyperscan"):
         pattern_filter.hyperscan = None
@@ -81,9 +81,9 @@ def measure(mode: str, rounds: int, size: int) -> None:
     """Run in a process of its own: one mode, printed as JSON."""
     from presidio_analyzer import BatchAnalyzerEngine
 
-    from fine_tune_pipeline.programs.scrubbing import detector
+    from fine_tune_pipeline.programs.pii.scrubbing import detector
     from fine_tune_pipeline.spec.dataset import PiiSpec
-    from fine_tune_pipeline_tests.programs.analyzers import findings
+    from fine_tune_pipeline_tests.programs.pii.analyzers import findings
 
     fast, stock = analyzers(mode)
     options: dict[str, Any] = {"language": "en", "score_threshold": 0.4}
@@ -120,7 +120,7 @@ def measure(mode: str, rounds: int, size: int) -> None:
 
 def ner_alone(fast: Any, texts: Sequence[str]) -> None:
     """The model's entities in these texts as if no sentence began inside of one, and nothing else."""
-    from fine_tune_pipeline.programs.some_pipes import Reading, stepped
+    from fine_tune_pipeline.programs.pii.some_pipes import Reading, stepped
 
     nlp = fast.nlp_engine.get_nlp("en")
     stepped(nlp, [Reading(text, nlp).doc for text in texts], wanted=frozenset())
@@ -128,8 +128,8 @@ def ner_alone(fast: Any, texts: Sequence[str]) -> None:
 
 def equal(mode: str, count: int, seed: int) -> None:
     """Run in a process of its own: texts whose findings differ, all shared ones and so many hostile ones."""
-    from fine_tune_pipeline_tests.programs.analyzers import DATA, findings, shared_texts
-    from fine_tune_pipeline_tests.programs.hostile_texts import hostile_texts
+    from fine_tune_pipeline_tests.programs.pii.analyzers import DATA, findings, shared_texts
+    from fine_tune_pipeline_tests.programs.pii.hostile_texts import hostile_texts
 
     fast, stock = analyzers(mode)
     sets = {"hostile": list(hostile_texts(count, seed=seed))}

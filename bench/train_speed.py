@@ -113,7 +113,7 @@ def import_everything() -> None:
     import peft
     import trl.trainer.sft_trainer
 
-    import fine_tune_pipeline.programs.trainer
+    import fine_tune_pipeline.programs.training.trainer
 
     assert datasets, peft
     assert trl, fine_tune_pipeline
@@ -158,7 +158,7 @@ def request(setting: Setting) -> Any:
 def ours(setting: Setting) -> Measured:
     clock = Clock(setting.folder)
     from fine_tune_pipeline.programs.models import load_tokenizer
-    from fine_tune_pipeline.programs.trainer import build_trainer
+    from fine_tune_pipeline.programs.training.trainer import build_trainer
 
     tokenizer = load_tokenizer(setting.folder / "model")
     build_trainer(request(setting), rows=setting.rows, tokenizer=tokenizer, max_steps=setting.steps, callbacks=[callback(clock)]).train()
@@ -216,8 +216,8 @@ def plain_loop(setting: Setting) -> Measured:
     from torch.nn.functional import cross_entropy
     from transformers import PreTrainedModel
 
-    from fine_tune_pipeline.programs.batches import Collate, as_records
     from fine_tune_pipeline.programs.models import load_model
+    from fine_tune_pipeline.programs.training.batches import Collate, as_records
 
     base = load_model(setting.folder / "model")
     assert isinstance(base, PreTrainedModel)
@@ -289,7 +289,7 @@ def write_tokenizer(folder: Path, *, words: int) -> None:
 
 def random_rows(count: int) -> list[Any]:
     """One step of messages as people type them: 12 to 90 tokens of prompt, 11 to 15 of answer."""
-    from fine_tune_pipeline.programs.batches import Row
+    from fine_tune_pipeline.programs.training.batches import Row
 
     draw = random.Random(0)
     rows = []
@@ -302,9 +302,9 @@ def random_rows(count: int) -> list[Any]:
 
 def rows_of(path: str | None, *, model: Path, count: int) -> list[Any]:
     """The first step's rows of a file."""
-    from fine_tune_pipeline.programs.batches import tokenised_rows
     from fine_tune_pipeline.programs.models import load_tokenizer
     from fine_tune_pipeline.programs.requests import PromptFormat
+    from fine_tune_pipeline.programs.training.batches import tokenised_rows
 
     if path is None:
         return random_rows(count)

@@ -94,8 +94,8 @@ def scrub(parsed: argparse.Namespace) -> int:
     """Step 3's removal of personal data alone: JSONL in, JSONL out, with what was found."""
     from fine_tune_pipeline.artifacts.examples import BrokenLine
     from fine_tune_pipeline.guide.dataset.scrubbing.scrub_file import NothingToSeal, SameFile, scrub_file
-    from fine_tune_pipeline.programs.ner_requests import BadNerFolder
-    from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE, NoKey
+    from fine_tune_pipeline.programs.pii.ner_requests import BadNerFolder
+    from fine_tune_pipeline.programs.pii.stand_ins import KEY_VARIABLE, NoKey
     from fine_tune_pipeline.spec.dataset import PiiSpec
 
     pii, key = PiiSpec(operator=parsed.operator), os.environ.get(KEY_VARIABLE, "")
@@ -120,8 +120,8 @@ def unscrub(parsed: argparse.Namespace) -> int:
     from fine_tune_pipeline.artifacts.examples import BrokenLine
     from fine_tune_pipeline.guide.dataset.scrubbing.scrub_file import SameFile
     from fine_tune_pipeline.guide.dataset.scrubbing.unscrub_file import unscrub_file
-    from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE, NoKey
-    from fine_tune_pipeline.programs.vault import WrongKey
+    from fine_tune_pipeline.programs.pii.stand_ins import KEY_VARIABLE, NoKey
+    from fine_tune_pipeline.programs.pii.vault import WrongKey
 
     try:
         done = unscrub_file(parsed.source, parsed.target, parsed.vault, key=os.environ.get(KEY_VARIABLE, ""))

@@ -10,7 +10,7 @@ from fine_tune_pipeline.programs.decoding import Generated, generate_batch
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer, weights_sha256
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import PromptFormat
-from fine_tune_pipeline.programs.serving_contract import OfferedVersion
+from fine_tune_pipeline.programs.serving.contract import OfferedVersion
 
 PROMPTS = (
     "my card was charged twice",

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits
 
-from fine_tune_pipeline.programs import ner_weights
-from fine_tune_pipeline.programs.detection_scores import NOTHING, Range, by_characters
-from fine_tune_pipeline.programs.ner_requests import AdaptNerRequest, AdaptNerResult, NerRound, NerScore
-from fine_tune_pipeline.programs.ner_texts.texts import HELD_BACK_TEMPLATES, Named, NamedText, made
-from fine_tune_pipeline.programs.ner_training import Taught, examples, learn
-from fine_tune_pipeline.programs.ner_weights import AboutNer, Weights
+from fine_tune_pipeline.programs.pii import ner_weights
+from fine_tune_pipeline.programs.pii.detection_scores import NOTHING, Range, by_characters
+from fine_tune_pipeline.programs.pii.ner_requests import AdaptNerRequest, AdaptNerResult, NerRound, NerScore
+from fine_tune_pipeline.programs.pii.ner_texts.texts import HELD_BACK_TEMPLATES, Named, NamedText, made
+from fine_tune_pipeline.programs.pii.ner_training import Taught, examples, learn
+from fine_tune_pipeline.programs.pii.ner_weights import AboutNer, Weights
+from fine_tune_pipeline.programs.pii.scrubbing import NER, NER_SHA256, Detector, detector, packaged_ner
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.rows import read_rows
-from fine_tune_pipeline.programs.scrubbing import NER, NER_SHA256, Detector, detector, packaged_ner
 from fine_tune_pipeline.spec.dataset import PiiSpec
 
 FOLDER = "ner"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
-from fine_tune_pipeline.programs.adapters import with_technique
 from fine_tune_pipeline.programs.head import base_of
 from fine_tune_pipeline.programs.requests import Precision, Technique
+from fine_tune_pipeline.programs.training.adapters import with_technique
 
 STAND_IN = "memory_probe"
 

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fine_tune_pipeline.programs.adapters import evaluate, load_base
 from fine_tune_pipeline.programs.export_requests import ExportRequest, Merge
 from fine_tune_pipeline.programs.models import attach, load_model, load_tokenizer, weight_files
 from fine_tune_pipeline.programs.requests import Placement, Precision, Technique
 from fine_tune_pipeline.programs.rows import read_rows
+from fine_tune_pipeline.programs.training.adapters import evaluate, load_base
 
 ALLOWED: dict[Precision, float] = {"float32": 0.01, "bfloat16": 1.0}
 """Of one logit, where nobody names a bound, by the dtype that the merged weights are stored in."""
@@ -159,7 +159,7 @@ def compared_texts(request: ExportRequest, *, context: int) -> list[Text]:
         NothingToCompare: none of them fits into the context.
     """
     # trl, which batches are made with, takes seconds to import.
-    from fine_tune_pipeline.programs.batches import TEXT_FIELDS, tokenised
+    from fine_tune_pipeline.programs.training.batches import TEXT_FIELDS, tokenised
 
     tokenizer = load_tokenizer(request.model)
     rows = read_rows(request.prompts, text_fields=TEXT_FIELDS)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 
 from fine_tune_pipeline.programs.access import tracking_problem, try_output
-from fine_tune_pipeline.programs.batches import Row, over_long
 from fine_tune_pipeline.programs.learned_text import log_lines
 from fine_tune_pipeline.programs.machine import cpu_cores, device_exists, device_name, devices, disk_free_bytes, driver, memory, versions
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist
@@ -16,6 +15,7 @@ from fine_tune_pipeline.programs.preflight_requests import PreflightRequest, Pre
 from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, end_on_signals, finish, parse, session
 from fine_tune_pipeline.programs.shown_rows import part_tokens, preview
+from fine_tune_pipeline.programs.training.batches import Row, over_long
 from fine_tune_pipeline.programs.trial import Tried, try_training
 
 GIB = 2**30

@@ -19,23 +19,23 @@ import uvicorn
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
-from fine_tune_pipeline.programs.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.hosted.requests import HostedModel, read_hosted
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamNotSetUp
-from fine_tune_pipeline.programs.http_gate import Keys, NoKey
-from fine_tune_pipeline.programs.model_thread import ModelThread
 from fine_tune_pipeline.programs.models import NoWeights, PickledWeights, weights_sha256
 from fine_tune_pipeline.programs.process_identity import own_identity
 from fine_tune_pipeline.programs.reporting import Reporter, parse, watch_parent
 from fine_tune_pipeline.programs.requests import ServeRequest
-from fine_tune_pipeline.programs.served_models import ServedModels
-from fine_tune_pipeline.programs.served_prompts import encoder
-from fine_tune_pipeline.programs.service import Limits, Service, Written
-from fine_tune_pipeline.programs.serving_contract import SALT_FILE, SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
-from fine_tune_pipeline.programs.serving_http import make_app
+from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
+from fine_tune_pipeline.programs.serving.contract import SALT_FILE, SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
+from fine_tune_pipeline.programs.serving.http_gate import Keys, NoKey
+from fine_tune_pipeline.programs.serving.http_routes import make_app
+from fine_tune_pipeline.programs.serving.model_thread import ModelThread
+from fine_tune_pipeline.programs.serving.served_models import ServedModels
+from fine_tune_pipeline.programs.serving.served_prompts import encoder
+from fine_tune_pipeline.programs.serving.service import Limits, Service, Written
+from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
+from fine_tune_pipeline.programs.serving.versions import Models, Versions
 from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer
-from fine_tune_pipeline.programs.traffic_writer import Scrubber, TrafficWriter
-from fine_tune_pipeline.programs.versions import Models, Versions
 
 DEFAULT_LIMITS = Limits()
 
@@ -197,7 +197,7 @@ def _at_provider(request: ServeRequest, hosted: HostedModel, base: str) -> tuple
 
 def _scrubber(request: ServeRequest) -> Scrubber:
     # spaCy and Presidio take seconds to import: the first answers need not wait for them.
-    from fine_tune_pipeline.programs.scrubbing import detector, scrub_text
+    from fine_tune_pipeline.programs.pii.scrubbing import detector, scrub_text
 
     found = detector(request.pii, ner=request.ner)
     return Scrubber(name=found.name, clean=lambda text: scrub_text(text, detector=found))

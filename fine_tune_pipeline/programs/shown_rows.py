@@ -7,10 +7,10 @@ from itertools import groupby, pairwise
 from transformers import PreTrainedTokenizerBase
 
 from fine_tune_pipeline.artifacts.lengths import lengths
-from fine_tune_pipeline.programs.batches import IGNORED, Row
-from fine_tune_pipeline.programs.preference_rows import Judged, Pair
 from fine_tune_pipeline.programs.preflight_requests import Answer, LabelledRow, LongRow, PartTokens, Piece, Rendered, TokenLengths
 from fine_tune_pipeline.programs.tokenizer_fit import special_ids
+from fine_tune_pipeline.programs.training.batches import IGNORED, Row
+from fine_tune_pipeline.programs.training.preference_rows import Judged, Pair
 
 PREVIEW_RANKS = (0.0, 0.5, 1.0)
 """Rows that are shown, by the rank of their length: the shortest, the one in the middle, the longest."""

@@ -17,7 +17,7 @@ from types import FrameType
 from fine_tune_pipeline.programs.process_identity import own_identity
 from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE, Reporter, parse
 from fine_tune_pipeline.programs.requests import ServeRequest
-from fine_tune_pipeline.programs.serving_contract import PID_FILE, REQUEST_FILE, SUPERVISOR_FILE, USAGE_EXIT, SupervisorState
+from fine_tune_pipeline.programs.serving.contract import PID_FILE, REQUEST_FILE, SUPERVISOR_FILE, USAGE_EXIT, SupervisorState
 
 POLL_SECONDS = 0.2
 

@@ -11,27 +11,27 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from fine_tune_pipeline.programs.attempt import Attempt, Work
-from fine_tune_pipeline.programs.batches import TEXT_FIELDS, check_rows
-from fine_tune_pipeline.programs.checkpoints import Checkpoints
-from fine_tune_pipeline.programs.keeping import Found, found
 from fine_tune_pipeline.programs.models import held_memory_bytes, load_tokenizer
-from fine_tune_pipeline.programs.preemption import Preempted, Preemption
-from fine_tune_pipeline.programs.preference_rows import Learned, every_answer, learned_rows
-from fine_tune_pipeline.programs.progress import request_sha256
 from fine_tune_pipeline.programs.quiet import quiet_libraries
-from fine_tune_pipeline.programs.range_test import FILE as RANGE_TEST
-from fine_tune_pipeline.programs.range_test import tested, with_rate
-from fine_tune_pipeline.programs.references import FILE as REFERENCES
 from fine_tune_pipeline.programs.reporting import RESULT, Reporter, finish, parse_parallel, session
 from fine_tune_pipeline.programs.requests import TrainRequest, TrainResult
-from fine_tune_pipeline.programs.row_checks import refuse_unlearnable
 from fine_tune_pipeline.programs.rows import read_rows
-from fine_tune_pipeline.programs.steadiness import Diverged
-from fine_tune_pipeline.programs.step_gradient import OutOfMemory
-from fine_tune_pipeline.programs.team import ALONE, Team, check_together, joined
 from fine_tune_pipeline.programs.tokenizer_fit import model_limits
-from fine_tune_pipeline.programs.tracked_run import tracked_run
+from fine_tune_pipeline.programs.training.attempt import Attempt, Work
+from fine_tune_pipeline.programs.training.batches import TEXT_FIELDS, check_rows
+from fine_tune_pipeline.programs.training.checkpoints import Checkpoints
+from fine_tune_pipeline.programs.training.keeping import Found, found
+from fine_tune_pipeline.programs.training.preemption import Preempted, Preemption
+from fine_tune_pipeline.programs.training.preference_rows import Learned, every_answer, learned_rows
+from fine_tune_pipeline.programs.training.progress import request_sha256
+from fine_tune_pipeline.programs.training.range_test import FILE as RANGE_TEST
+from fine_tune_pipeline.programs.training.range_test import tested, with_rate
+from fine_tune_pipeline.programs.training.references import FILE as REFERENCES
+from fine_tune_pipeline.programs.training.row_checks import refuse_unlearnable
+from fine_tune_pipeline.programs.training.steadiness import Diverged
+from fine_tune_pipeline.programs.training.step_gradient import OutOfMemory
+from fine_tune_pipeline.programs.training.team import ALONE, Team, check_together, joined
+from fine_tune_pipeline.programs.training.tracked_run import tracked_run
 
 CHECKPOINTS = "checkpoints"
 

@@ -13,9 +13,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fine_tune_pipeline.programs.adapters import save, trainable_parameters
-from fine_tune_pipeline.programs.batches import Collate, Row
-from fine_tune_pipeline.programs.compiled_layers import NotCompiled
 from fine_tune_pipeline.programs.machine import memory
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist, not_applicable, wrong
 from fine_tune_pipeline.programs.mistakes.learning import dtype_overflow, frozen_experts, overflowed, target_modules_match_nothing
@@ -32,13 +29,22 @@ from fine_tune_pipeline.programs.mistakes.text import generation_never_stops, sa
 from fine_tune_pipeline.programs.mistakes.texts import Texts
 from fine_tune_pipeline.programs.models import free_memory, is_peft_folder, load_tokenizer, peak_memory_bytes, weight_files
 from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
-from fine_tune_pipeline.programs.recipe import pad_id
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import Prediction
-from fine_tune_pipeline.programs.served_models import ServedModels
-from fine_tune_pipeline.programs.step_gradient import OutOfMemory
-from fine_tune_pipeline.programs.targets import ExpertsNotAdapted, NotBesideParameters, RankTooLarge, TargetNotFound, WouldRouteAnew
-from fine_tune_pipeline.programs.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer
+from fine_tune_pipeline.programs.serving.served_models import ServedModels
+from fine_tune_pipeline.programs.training.adapters import save, trainable_parameters
+from fine_tune_pipeline.programs.training.batches import Collate, Row
+from fine_tune_pipeline.programs.training.compiled_layers import NotCompiled
+from fine_tune_pipeline.programs.training.recipe import pad_id
+from fine_tune_pipeline.programs.training.step_gradient import OutOfMemory
+from fine_tune_pipeline.programs.training.targets import (
+    ExpertsNotAdapted,
+    NotBesideParameters,
+    RankTooLarge,
+    TargetNotFound,
+    WouldRouteAnew,
+)
+from fine_tune_pipeline.programs.training.trainer import CompletionTrainer, LossNotFinite, LossNotTheModels, build_trainer
 
 GIB = 2**30
 

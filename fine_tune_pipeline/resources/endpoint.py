@@ -20,7 +20,7 @@ from fine_tune_pipeline.artifacts.traffic import TrafficLog
 from fine_tune_pipeline.programs.process_identity import ProcessIdentity
 from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE
 from fine_tune_pipeline.programs.requests import ServeRequest
-from fine_tune_pipeline.programs.serving_contract import (
+from fine_tune_pipeline.programs.serving.contract import (
     ADMIN_KEY_FILE,
     ADMIN_KEY_VARIABLE,
     KEY_FILE,

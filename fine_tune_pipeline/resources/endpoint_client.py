@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Asked
-from fine_tune_pipeline.programs.serving_contract import HASH_HEADER, Health, SyncRequest, Table
+from fine_tune_pipeline.programs.serving.contract import HASH_HEADER, Health, SyncRequest, Table
 
 # Endpoints are near: a proxy for the internet would not find them.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE
+from fine_tune_pipeline.programs.pii.stand_ins import KEY_VARIABLE
 
 
 class PersonalDataKey(dg.ConfigurableResource):

@@ -8,7 +8,7 @@ from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.guide.deployment.assets import endpoint, registered_model
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation
 from fine_tune_pipeline.guide.objective.assets import objective
-from fine_tune_pipeline.programs.serving_contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE
+from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE
 from fine_tune_pipeline.resources.endpoint_client import EndpointError
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline_tests.guide.technique.stand_ins import answer

@@ -10,9 +10,9 @@ from fine_tune_pipeline.programs.hosted.predict import Reply
 from fine_tune_pipeline.programs.hosted.requests import write_hosted
 from fine_tune_pipeline.programs.hosted.serving import HostedModels, UnusableTunedModel, remote_prompts
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamNotSetUp, UpstreamRefused
-from fine_tune_pipeline.programs.model_thread import ModelThread
 from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.serving.model_thread import ModelThread
 from fine_tune_pipeline_tests.hosted.stand_in import KEY, VARIABLE, Content, Fault, Provider, provider_stand_in
 
 PROMPT = remote_prompts(PromptFormat(style="chat"))

@@ -15,7 +15,7 @@ from mlflow.store.tracking.rest_store import RestStore
 
 from fine_tune_pipeline.programs.access import OutputNotWritable, TrackingSilent, tracking_problem, try_output
 from fine_tune_pipeline.programs.requests import Tracking
-from fine_tune_pipeline.programs.tracked_run import tracked_run
+from fine_tune_pipeline.programs.training.tracked_run import tracked_run
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 
 NOBODY = 65534

@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from fine_tune_pipeline.programs import machine, preflight, train, trial
-from fine_tune_pipeline.programs.batches import Row
 from fine_tune_pipeline.programs.machine import Memory
 from fine_tune_pipeline.programs.models import load_tokenizer
 from fine_tune_pipeline.programs.preflight_requests import PreflightRequest, PreflightResult
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import Placement, PromptFormat, Technique
+from fine_tune_pipeline.programs.training.batches import Row
 from fine_tune_pipeline_tests.programs.launching import launch
 from fine_tune_pipeline_tests.small_training import ROWS, Recorder, preflight_request, train_request, write_rows
 

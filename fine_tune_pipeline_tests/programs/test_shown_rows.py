@@ -4,10 +4,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from fine_tune_pipeline.programs.batches import Row, tokenised
 from fine_tune_pipeline.programs.preflight_requests import Piece
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.shown_rows import part_tokens, pieces, preview
+from fine_tune_pipeline.programs.training.batches import Row, tokenised
 from fine_tune_pipeline_tests.tiny import EOS, tiny_tokenizer
 
 CHAT = PromptFormat(style="chat")

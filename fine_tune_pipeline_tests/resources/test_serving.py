@@ -17,7 +17,7 @@ import pytest
 from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline.programs.process_identity import identity_of
 from fine_tune_pipeline.programs.requests import PromptFormat, ServeRequest
-from fine_tune_pipeline.programs.serving_contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE, OfferedVersion, SyncRequest
+from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE, OfferedVersion, SyncRequest
 from fine_tune_pipeline.resources.endpoint import Endpoint, EndpointFailed, NotRunning
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, EndpointError, Unreachable
 from fine_tune_pipeline.resources.serving import Serving

@@ -31,9 +31,9 @@ from fine_tune_pipeline.guide.dataset.sources.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
 from fine_tune_pipeline.guide.objective.reach import CHECKS, REACHABLE, SHOWS_GAIN, shown_by_test_rows
 from fine_tune_pipeline.guide.objective.task import Task, read_task
-from fine_tune_pipeline.programs.ner_requests import AdaptNerResult
-from fine_tune_pipeline.programs.recognizers.identity import identities, installed
-from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.programs.pii.ner_requests import AdaptNerResult
+from fine_tune_pipeline.programs.pii.recognizers.identity import identities, installed
+from fine_tune_pipeline.programs.pii.stand_ins import StandIns
 from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.data_engine import DataEngine
 from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey

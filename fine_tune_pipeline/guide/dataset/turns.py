@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Message
-from fine_tune_pipeline.programs.nested import mapped, strings
+from fine_tune_pipeline.programs.serving.nested import mapped, strings
 
 
 def words(message: Message) -> list[str]:

@@ -11,7 +11,7 @@ from fine_tune_pipeline.guide.deployment.registry import ADAPTER_SHA256, FINGERP
 from fine_tune_pipeline.guide.technique.systems import max_new_tokens
 from fine_tune_pipeline.guide.training.adapter import read_train_result
 from fine_tune_pipeline.programs.requests import Contract
-from fine_tune_pipeline.programs.serving_contract import CHALLENGER, CHAMPION, OfferedVersion
+from fine_tune_pipeline.programs.serving.contract import CHALLENGER, CHAMPION, OfferedVersion
 
 FILE = "model.json"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tune_pipeline.programs.serving_contract import Alias
+from fine_tune_pipeline.programs.serving.contract import Alias
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -32,7 +32,7 @@ from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.guide.technique.systems import read_answers, trained_format
 from fine_tune_pipeline.programs.hosted.requests import read_hosted
 from fine_tune_pipeline.programs.requests import Contract, ServeRequest
-from fine_tune_pipeline.programs.serving_contract import CHAMPION, PREVIOUS, SyncRequest, Table, base_name, served_name
+from fine_tune_pipeline.programs.serving.contract import CHAMPION, PREVIOUS, SyncRequest, Table, base_name, served_name
 from fine_tune_pipeline.resources.endpoint import Endpoint, EndpointFailed, EndpointStatus, NotRunning
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, EndpointError, Unreachable
 from fine_tune_pipeline.spec.use_case import UseCaseSpec

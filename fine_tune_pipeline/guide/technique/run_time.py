@@ -6,8 +6,8 @@ from fine_tune_pipeline.guide.base_model.catalogue import Architecture
 from fine_tune_pipeline.guide.base_model.duration import Tokens, forward_seconds, training_seconds
 from fine_tune_pipeline.guide.base_model.hardware import Speed
 from fine_tune_pipeline.guide.technique.workload import Workload
-from fine_tune_pipeline.programs.range_steps import range_steps, training_steps
 from fine_tune_pipeline.programs.requests import Hyperparameters, Technique
+from fine_tune_pipeline.programs.training.range_steps import range_steps, training_steps
 
 
 def loop_seconds(

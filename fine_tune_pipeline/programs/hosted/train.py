@@ -14,7 +14,7 @@ from fine_tune_pipeline.programs.hosted.requests import Checkpoint, HostedTrainR
 from fine_tune_pipeline.programs.hosted.watch import JobWatch
 from fine_tune_pipeline.programs.reporting import Reporter, end_on_signals, finish, parse, session
 from fine_tune_pipeline.programs.rows import read_rows
-from fine_tune_pipeline.programs.tracked_run import TrackedRun, tracked_run
+from fine_tune_pipeline.programs.training.tracked_run import TrackedRun, tracked_run
 
 
 class JobFailed(ProviderError):

@@ -10,7 +10,7 @@ from typing import Any
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 
 from fine_tune_pipeline.programs.reporting import Reporter
-from fine_tune_pipeline.programs.tracked_run import TrackedRun
+from fine_tune_pipeline.programs.training.tracked_run import TrackedRun
 
 _STEP = re.compile(r"^Step (?P<step>\d+)(?:/(?P<total_steps>\d+))?: (?P<rest>.*)$", re.IGNORECASE)
 _LOSS = re.compile(r"(?P<name>training loss|validation loss|full validation loss)=(?P<value>[-+.\deE]+)", re.IGNORECASE)

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.programs import row_checks
-from fine_tune_pipeline.programs.batches import IGNORED, TEXT_FIELDS, Collate, Row, as_records, over_long, shown_ids
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
-from fine_tune_pipeline.programs.row_checks import unanswered
 from fine_tune_pipeline.programs.tokenizer_fit import ModelLimits
+from fine_tune_pipeline.programs.training import row_checks
+from fine_tune_pipeline.programs.training.batches import IGNORED, TEXT_FIELDS, Collate, Row, as_records, over_long, shown_ids
+from fine_tune_pipeline.programs.training.row_checks import unanswered
 
 KNOWN = frozenset(field.name for field in fields(Example))
 """Columns that some step of the pipeline reads or keeps."""

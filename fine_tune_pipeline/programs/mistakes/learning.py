@@ -9,16 +9,16 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from fine_tune_pipeline.programs.adapters import evaluate, trainable_parameters
-from fine_tune_pipeline.programs.batches import ROWS, Collate, Row, as_records, shown_ids
 from fine_tune_pipeline.programs.head import base_of
 from fine_tune_pipeline.programs.machine import memory
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
 from fine_tune_pipeline.programs.models import load_model, weight_files
-from fine_tune_pipeline.programs.pissa import moved_since_start
-from fine_tune_pipeline.programs.recipe import Recipe, computing, on_device
 from fine_tune_pipeline.programs.requests import Placement, Technique
-from fine_tune_pipeline.programs.targets import layer_of
+from fine_tune_pipeline.programs.training.adapters import evaluate, trainable_parameters
+from fine_tune_pipeline.programs.training.batches import ROWS, Collate, Row, as_records, shown_ids
+from fine_tune_pipeline.programs.training.pissa import moved_since_start
+from fine_tune_pipeline.programs.training.recipe import Recipe, computing, on_device
+from fine_tune_pipeline.programs.training.targets import layer_of
 
 
 def target_modules_match_nothing(model: PreTrainedModel | PeftModel, *, technique: Technique) -> Verdict:

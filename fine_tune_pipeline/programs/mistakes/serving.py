@@ -10,15 +10,15 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fine_tune_pipeline.programs.adapters import evaluate
-from fine_tune_pipeline.programs.batches import ROWS, Row, as_records
 from fine_tune_pipeline.programs.decoding import Generated
 from fine_tune_pipeline.programs.merging import Text, laid_in, last_logits
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
-from fine_tune_pipeline.programs.recipe import computing, on_device
 from fine_tune_pipeline.programs.requests import Placement, Precision, Technique
-from fine_tune_pipeline.programs.served_models import ServedModels, UnusableAdapter
-from fine_tune_pipeline.programs.trainer import CompletionTrainer
+from fine_tune_pipeline.programs.serving.served_models import ServedModels, UnusableAdapter
+from fine_tune_pipeline.programs.training.adapters import evaluate
+from fine_tune_pipeline.programs.training.batches import ROWS, Row, as_records
+from fine_tune_pipeline.programs.training.recipe import computing, on_device
+from fine_tune_pipeline.programs.training.trainer import CompletionTrainer
 
 LEARNED = 0.05
 """Length of an adapter's change over that of the weight, set before it is saved: after two steps it would drown in rounding."""

@@ -11,16 +11,16 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fine_tune_pipeline.programs.adapters import trainable_parameters
-from fine_tune_pipeline.programs.batches import IGNORED, Row
-from fine_tune_pipeline.programs.checkpoints import Checkpoints
-from fine_tune_pipeline.programs.curve import CurveFile
-from fine_tune_pipeline.programs.keeping import Keeper
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, not_applicable, wrong
-from fine_tune_pipeline.programs.progress import Progress
-from fine_tune_pipeline.programs.recipe import Recipe
 from fine_tune_pipeline.programs.requests import CheckpointPolicy, Precision
-from fine_tune_pipeline.programs.trainer import CompletionTrainer
+from fine_tune_pipeline.programs.training.adapters import trainable_parameters
+from fine_tune_pipeline.programs.training.batches import IGNORED, Row
+from fine_tune_pipeline.programs.training.checkpoints import Checkpoints
+from fine_tune_pipeline.programs.training.curve import CurveFile
+from fine_tune_pipeline.programs.training.keeping import Keeper
+from fine_tune_pipeline.programs.training.progress import Progress
+from fine_tune_pipeline.programs.training.recipe import Recipe
+from fine_tune_pipeline.programs.training.trainer import CompletionTrainer
 
 COMPARED_NUMBERS = 50_000_000
 """Of the gradient that are compared, 200 MB: all of an adapter, the first layers of a whole model."""

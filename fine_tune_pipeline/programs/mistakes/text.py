@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fine_tune_pipeline.artifacts.examples import Asked
-from fine_tune_pipeline.programs.batches import Row
 from fine_tune_pipeline.programs.decoding import end_ids
-from fine_tune_pipeline.programs.http_errors import Refused
 from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, wrong
 from fine_tune_pipeline.programs.prompts import ReservedText, end_id
 from fine_tune_pipeline.programs.requests import PromptFormat
-from fine_tune_pipeline.programs.served_prompts import request_body, served_prompts
+from fine_tune_pipeline.programs.serving.http_errors import Refused
+from fine_tune_pipeline.programs.serving.served_prompts import request_body, served_prompts
+from fine_tune_pipeline.programs.training.batches import Row
 
 SAMPLED = 8
 """Rows that are rendered anew, spread over the part; as many of those with earlier turns or tools, if there are any."""

@@ -5,7 +5,6 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from fine_tune_pipeline.programs.batches import Collate, Row, tokenised
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist, Verdict, wrong
 from fine_tune_pipeline.programs.mistakes.data import (
     Raw,
@@ -22,12 +21,13 @@ from fine_tune_pipeline.programs.mistakes.data import (
 )
 from fine_tune_pipeline.programs.mistakes.text import chat_template, pad_equals_eos
 from fine_tune_pipeline.programs.models import NoPadToken, load_tokenizer
-from fine_tune_pipeline.programs.preference_rows import learned_rows
 from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
 from fine_tune_pipeline.programs.prompts import NoChatTemplate, NoEndOfTurn, NoEndToken, ReservedText, UnusableChatTemplate, end_id
-from fine_tune_pipeline.programs.recipe import pad_id
 from fine_tune_pipeline.programs.rows import read_rows
 from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer, model_limits
+from fine_tune_pipeline.programs.training.batches import Collate, Row, tokenised
+from fine_tune_pipeline.programs.training.preference_rows import learned_rows
+from fine_tune_pipeline.programs.training.recipe import pad_id
 
 TEST = "test"
 """The part that no training sees."""

@@ -125,7 +125,7 @@ def test_dora_holds_more_than_lora_and_rslora_the_same():
     ids=lambda value: value if isinstance(value, str) else value.label,
 )
 def test_trained_parameters_are_those_that_the_program_trains(tmp_path: Path, architecture, technique):
-    from fine_tune_pipeline.programs import adapters
+    from fine_tune_pipeline.programs.training import adapters
 
     folder = tiny_model(tmp_path / "model", architecture=architecture)
     model = adapters.load_base(folder, technique=technique, placement=Placement())

@@ -9,7 +9,7 @@ from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.parts import Gathered, cut, gathered, missing
 from fine_tune_pipeline.guide.objective.task import Task, classification, extraction
 from fine_tune_pipeline.programs.named_work import do_part
-from fine_tune_pipeline.programs.personal_data import Span, merged
+from fine_tune_pipeline.programs.pii.personal_data import Span, merged
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 FRUIT = classification(["apple", "pear"])

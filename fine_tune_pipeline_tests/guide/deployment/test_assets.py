@@ -20,7 +20,7 @@ from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.deployment.rollout import read_endpoint
 from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult, Request, TrainResult
-from fine_tune_pipeline.programs.serving_contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE
+from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE
 from fine_tune_pipeline.resources.compute.base import Compute, ResultT
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.endpoint_client import ServedAnswer

@@ -10,8 +10,6 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from fine_tune_pipeline.programs import served_prompts
-from fine_tune_pipeline.programs.batches import Collate, Row
 from fine_tune_pipeline.programs.mistakes.checklist import Checklist
 from fine_tune_pipeline.programs.mistakes.data import eos_never_learned
 from fine_tune_pipeline.programs.mistakes.names import MISTAKES
@@ -21,7 +19,9 @@ from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 from fine_tune_pipeline.programs.preflight_requests import MistakeCheck
 from fine_tune_pipeline.programs.prompts import Encoded, encode
 from fine_tune_pipeline.programs.requests import PromptFormat
-from fine_tune_pipeline.programs.serving_http import Message
+from fine_tune_pipeline.programs.serving import served_prompts
+from fine_tune_pipeline.programs.serving.http_routes import Message
+from fine_tune_pipeline.programs.training.batches import Collate, Row
 from fine_tune_pipeline_tests.small_training import ROWS, preflight_request, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import CHAT_TEMPLATE, tiny_model
 

@@ -16,14 +16,14 @@ from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel, Tra
 
 from fine_tune_pipeline.programs import preflight, trial
 from fine_tune_pipeline.programs.access import OutputNotWritable
-from fine_tune_pipeline.programs.adapters import load_base, with_technique
-from fine_tune_pipeline.programs.batches import counted_labels
 from fine_tune_pipeline.programs.mistakes import steps
 from fine_tune_pipeline.programs.mistakes.learning import expert_weights, frozen_experts, target_modules_match_nothing
 from fine_tune_pipeline.programs.mistakes.names import MISTAKES
 from fine_tune_pipeline.programs.preflight_requests import MistakeCheck, PreflightResult
 from fine_tune_pipeline.programs.requests import Placement, Technique
-from fine_tune_pipeline.programs.step_gradient import StepGradient
+from fine_tune_pipeline.programs.training.adapters import load_base, with_technique
+from fine_tune_pipeline.programs.training.batches import counted_labels
+from fine_tune_pipeline.programs.training.step_gradient import StepGradient
 from fine_tune_pipeline_tests.small_training import Recorder, preflight_request, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import tiny_model
 

@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 from typing import Annotated
 
-from fine_tune_pipeline.programs.preemption import Preempted
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
 from fine_tune_pipeline.programs.requests import Access, Contract, Request
+from fine_tune_pipeline.programs.training.preemption import Preempted
 
 LARGE = 200_000
 """Characters of the large message: more than three pipes hold."""

@@ -15,7 +15,7 @@ from fine_tune_pipeline.guide.dataset.more.label_rules import code_sha256
 from fine_tune_pipeline.guide.dataset.more.more import Means
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub import scrub
 from fine_tune_pipeline.guide.objective.task import Task, read_task
-from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.programs.pii.stand_ins import StandIns
 from fine_tune_pipeline.spec.more import ChatModel, MoreSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -70,7 +70,7 @@ class Making:
 
     def _scrub(self, rows: Sequence[Example]) -> list[Example]:
         """The rows as `scrubbed_examples` will write them."""
-        from fine_tune_pipeline.programs.scrubbing import detector
+        from fine_tune_pipeline.programs.pii.scrubbing import detector
 
         pii = self.spec.dataset.pii
         detect = detector(pii, ner=self.ner)

@@ -11,7 +11,7 @@ from fine_tune_pipeline.artifacts.examples import write_rows
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact, Store
 from fine_tune_pipeline.guide.dataset.scrubbing.reviewed_texts import NER_ENTITIES, ReviewedText, read_reviewed, read_scrubbed
-from fine_tune_pipeline.programs.ner_requests import AdaptNerRequest, AdaptNerResult, NerScore
+from fine_tune_pipeline.programs.pii.ner_requests import AdaptNerRequest, AdaptNerResult, NerScore
 from fine_tune_pipeline.spec.pii_adapt import AdaptSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 

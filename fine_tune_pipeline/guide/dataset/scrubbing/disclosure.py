@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.dataset.scrubbing.residue import CHECKABLE, residue
 from fine_tune_pipeline.guide.dataset.steps import Shown, Step
-from fine_tune_pipeline.programs.personal_data import StandIn, known, merged, repeated, replaced
-from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.programs.pii.personal_data import StandIn, known, merged, repeated, replaced
+from fine_tune_pipeline.programs.pii.stand_ins import StandIns
 from fine_tune_pipeline.spec.dataset import PiiSpec
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def disclosed(
     if not any(step.examples for step in steps):
         return list(steps)
     if detect is None:
-        from fine_tune_pipeline.programs.scrubbing import detector
+        from fine_tune_pipeline.programs.pii.scrubbing import detector
 
         detect = detector(pii, ner=ner)
     given = stand_ins.fresh()

@@ -17,10 +17,10 @@ from fine_tune_pipeline.guide.dataset.sources.shape import RESERVED_METADATA
 from fine_tune_pipeline.guide.dataset.steps import Step, marked, of_parts, write_parts
 from fine_tune_pipeline.guide.dataset.turns import with_words, words
 from fine_tune_pipeline.guide.objective.task import Task, parsed, task_of
-from fine_tune_pipeline.programs.nested import mapped, strings
-from fine_tune_pipeline.programs.personal_data import Span, StandIn, known, merged, repeated, replaced, type_tag
-from fine_tune_pipeline.programs.stand_ins import StandIns
-from fine_tune_pipeline.programs.vault import sealed, together
+from fine_tune_pipeline.programs.pii.personal_data import Span, StandIn, known, merged, repeated, replaced, type_tag
+from fine_tune_pipeline.programs.pii.stand_ins import StandIns
+from fine_tune_pipeline.programs.pii.vault import sealed, together
+from fine_tune_pipeline.programs.serving.nested import mapped, strings
 from fine_tune_pipeline.spec.dataset import PiiSpec
 
 SURE_SCORE = 0.6
@@ -34,7 +34,7 @@ _SHOWN_ROWS = 5
 
 
 class Detect(Protocol):
-    """Finds personal data; `fine_tune_pipeline.programs.scrubbing.Detector` is one."""
+    """Finds personal data; `fine_tune_pipeline.programs.pii.scrubbing.Detector` is one."""
 
     @property
     def name(self) -> str:
@@ -98,7 +98,7 @@ def scrub_work(settings: Mapping[str, Any]) -> Work:
         settings: `pii` as in the YAML, `task` as described, the name of the variable that holds the key of stand-ins, and `ner`, the
             folder of an adapted NER, where there is one.
     """
-    from fine_tune_pipeline.programs.scrubbing import detector
+    from fine_tune_pipeline.programs.pii.scrubbing import detector
 
     pii, task = PiiSpec.model_validate(settings["pii"]), task_of(settings["task"])
     return partial(

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub import Detect
-from fine_tune_pipeline.programs.personal_data import Span, StandIn, known, merged, repeated, replaced
-from fine_tune_pipeline.programs.stand_ins import StandIns
-from fine_tune_pipeline.programs.vault import sealed
+from fine_tune_pipeline.programs.pii.personal_data import Span, StandIn, known, merged, repeated, replaced
+from fine_tune_pipeline.programs.pii.stand_ins import StandIns
+from fine_tune_pipeline.programs.pii.vault import sealed
 from fine_tune_pipeline.spec.dataset import PiiSpec
 
 _BATCH = 64
@@ -76,7 +76,7 @@ def scrub_file(
         raise NothingToSeal(f"vault: operator {stand_in.pii.operator} cannot be undone; want hash or pseudonym")
     rows = read_rows(in_jsonl)
     if detect is None:
-        from fine_tune_pipeline.programs.scrubbing import detector
+        from fine_tune_pipeline.programs.pii.scrubbing import detector
 
         detect = detector(stand_in.pii, ner=ner)
     written, said, changed = [], [], 0

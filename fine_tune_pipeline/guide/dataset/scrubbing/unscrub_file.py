@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub_file import SameFile
-from fine_tune_pipeline.programs.nested import mapped, strings
-from fine_tune_pipeline.programs.stand_ins import checked_key
-from fine_tune_pipeline.programs.vault import opened
+from fine_tune_pipeline.programs.pii.stand_ins import checked_key
+from fine_tune_pipeline.programs.pii.vault import opened
+from fine_tune_pipeline.programs.serving.nested import mapped, strings
 
 
 @dataclass(frozen=True)

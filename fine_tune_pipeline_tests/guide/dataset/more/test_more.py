@@ -14,7 +14,7 @@ from fine_tune_pipeline.guide.dataset.more.making import Making
 from fine_tune_pipeline.guide.dataset.more.more import Means, NothingToAskAbout, with_more
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub import scrub
 from fine_tune_pipeline.guide.dataset.steps import made, read_steps
-from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.programs.pii.stand_ins import StandIns
 from fine_tune_pipeline.spec.more import MoreSpec
 from fine_tune_pipeline_tests.guide.dataset.make import FRUIT, OPEN, Words, example, use_case
 from fine_tune_pipeline_tests.guide.dataset.model_server import model_server, said

@@ -19,7 +19,7 @@ from fine_tune_pipeline.guide.dataset.scrubbing.disclosure import disclosed
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub import scrubbed, scrubbed_part
 from fine_tune_pipeline.guide.dataset.steps import Step, made, out, read_steps
 from fine_tune_pipeline.pages.document import html, markdown
-from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.programs.pii.stand_ins import StandIns
 from fine_tune_pipeline_tests.guide.dataset.make import FRUIT, OPEN, Words, example, use_case
 from fine_tune_pipeline_tests.guide.dataset.publishing.test_publish import REVIEW, SOURCES, STEPS
 from fine_tune_pipeline_tests.guide.dataset.publishing.test_split import rows

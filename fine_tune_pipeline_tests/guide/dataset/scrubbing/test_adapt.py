@@ -10,7 +10,7 @@ from fine_tune_pipeline.guide.dataset.scrubbing.adapt import not_worse
 from fine_tune_pipeline.guide.dataset.scrubbing.reviewed_texts import BadReview
 from fine_tune_pipeline.guide.deployment.rollout import used_ner
 from fine_tune_pipeline.programs import adapt_ner
-from fine_tune_pipeline.programs.ner_requests import AdaptNerRequest, NerScore
+from fine_tune_pipeline.programs.pii.ner_requests import AdaptNerRequest, NerScore
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import EmbedRequest
 from fine_tune_pipeline.resources.compute.placed import PlacedCompute

@@ -15,12 +15,12 @@ from fine_tune_pipeline.guide.dataset.steps import Step
 from fine_tune_pipeline.guide.deployment.register import RegisteredModel
 from fine_tune_pipeline.guide.deployment.rollout import Place, Sources, serve_request
 from fine_tune_pipeline.guide.objective.task import read_task
+from fine_tune_pipeline.programs.pii.stand_ins import StandIns
 from fine_tune_pipeline.programs.serve import _scrubber
-from fine_tune_pipeline.programs.stand_ins import StandIns
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline_tests.guide.dataset.make import example, jsonl, use_case
-from fine_tune_pipeline_tests.programs.eager_ner import SCRUBBED, TEXT, eager_ner
+from fine_tune_pipeline_tests.programs.pii.eager_ner import SCRUBBED, TEXT, eager_ner
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from fine_tune_pipeline.artifacts.parts import Worked, cut, gathered, work_on
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.guide.dataset.scrubbing.disclosure import WITHHELD, disclosable, disclosed
 from fine_tune_pipeline.guide.dataset.steps import Step, made, of_parts, out, read_steps, write_parts
-from fine_tune_pipeline.programs.personal_data import type_tag
-from fine_tune_pipeline.programs.stand_ins import StandIns
+from fine_tune_pipeline.programs.pii.personal_data import type_tag
+from fine_tune_pipeline.programs.pii.stand_ins import StandIns
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline_tests.guide.dataset.make import Words, example
 
@@ -75,7 +75,7 @@ def test_half_a_word_at_the_end_of_a_quotation_is_not_shown():
 
 
 def test_steps_without_examples_load_no_detector(monkeypatch):
-    monkeypatch.setattr("fine_tune_pipeline.programs.scrubbing.detector", lambda pii: pytest.fail("was loaded"))
+    monkeypatch.setattr("fine_tune_pipeline.programs.pii.scrubbing.detector", lambda pii: pytest.fail("was loaded"))
     steps = [Step("collect", 3, 3), Step("clean", 3, 3)]
     assert disclosed(steps, pii=PiiSpec(), stand_ins=StandIns(PiiSpec())) == steps
 

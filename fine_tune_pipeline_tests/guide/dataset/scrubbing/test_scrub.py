@@ -13,8 +13,8 @@ from fine_tune_pipeline.artifacts.quarantine import read_quarantine
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub import scrub, scrubbed, scrubbed_part
 from fine_tune_pipeline.guide.dataset.steps import read_steps
 from fine_tune_pipeline.guide.objective.task import extraction
-from fine_tune_pipeline.programs.stand_ins import StandIns
-from fine_tune_pipeline.programs.vault import opened
+from fine_tune_pipeline.programs.pii.stand_ins import StandIns
+from fine_tune_pipeline.programs.pii.vault import opened
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline_tests.guide.dataset.make import FORM, FRUIT, OPEN, Words, example, ids
 

@@ -6,7 +6,7 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import BrokenLine, read_rows
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub_file import SameFile, scrub_file
-from fine_tune_pipeline.programs.stand_ins import NoKey
+from fine_tune_pipeline.programs.pii.stand_ins import NoKey
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline_tests.guide.dataset.make import Words, jsonl
 

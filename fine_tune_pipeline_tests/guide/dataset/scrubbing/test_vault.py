@@ -8,8 +8,8 @@ from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.cli import main
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub_file import NothingToSeal, SameFile, scrub_file
 from fine_tune_pipeline.guide.dataset.scrubbing.unscrub_file import unscrub_file
-from fine_tune_pipeline.programs.stand_ins import KEY_VARIABLE, NoKey
-from fine_tune_pipeline.programs.vault import WrongKey, opened, sealed, together
+from fine_tune_pipeline.programs.pii.stand_ins import KEY_VARIABLE, NoKey
+from fine_tune_pipeline.programs.pii.vault import WrongKey, opened, sealed, together
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline_tests.guide.dataset.make import Words
 

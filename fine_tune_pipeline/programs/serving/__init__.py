@@ -1,0 +1,1 @@
+"""The embedded endpoint: requests in, answers out, versions in between."""

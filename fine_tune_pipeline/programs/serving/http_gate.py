@@ -1,0 +1,113 @@
+"""What stands before every route: keys are asked for before a body is read, and no body is larger than allowed."""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE
+from fine_tune_pipeline.programs.serving.http_errors import error_response
+
+OPEN_PATHS = ("/health",)
+LEAST_KEY_CHARACTERS = 16
+
+
+class NoKey(Exception):
+    """The server would run open to everybody."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Who may ask (`user`) and who may change what is served (`admin`). Never shown."""
+
+    user: str = field(repr=False)
+    admin: str = field(repr=False)
+
+    @classmethod
+    def from_environment(cls, variables: Mapping[str, str] = os.environ) -> "Keys":
+        """The keys that the server was started with.
+
+        Raises:
+            NoKey: one is missing or short, or both are the same.
+        """
+        for name in (KEY_VARIABLE, ADMIN_KEY_VARIABLE):
+            seen = len(variables.get(name, ""))
+            if seen < LEAST_KEY_CHARACTERS:
+                raise NoKey(f"{name}: got {seen} characters, want at least {LEAST_KEY_CHARACTERS}; the server does not run without a key")
+        if variables[KEY_VARIABLE] == variables[ADMIN_KEY_VARIABLE]:
+            raise NoKey(f"{KEY_VARIABLE} and {ADMIN_KEY_VARIABLE} are the same; whoever may ask could change what is served")
+        return cls(user=variables[KEY_VARIABLE], admin=variables[ADMIN_KEY_VARIABLE])
+
+    def role(self, given: str) -> str | None:
+        """`user`, `admin`, or None; takes the same time whatever was given."""
+        is_user, is_admin = _same(given, self.user), _same(given, self.admin)
+        return "admin" if is_admin else "user" if is_user else None
+
+
+class Gate:
+    """ASGI middleware: 401 without a good key, 403 for a user at the admin routes, 413 for large bodies, 415 for what is not JSON."""
+
+    def __init__(self, app: ASGIApp, *, keys: Keys, body_bytes: int) -> None:
+        self._app = app
+        self._keys = keys
+        self._body_bytes = body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        role = self._keys.role(_bearer(headers))
+        refused = self._refusal(scope, headers, role)
+        if refused is not None:
+            await refused(scope, receive, send)
+            return
+        scope.setdefault("state", {})["admin"] = role == "admin"
+        await self._app(scope, self._bounded(receive), send)
+
+    def _refusal(self, scope: Scope, headers: Mapping[str, str], role: str | None) -> ASGIApp | None:
+        path = scope["path"]
+        if path in OPEN_PATHS:
+            return None
+        if role is None:
+            seen = "a key that is not known here" if _bearer(headers) else "no key"
+            return error_response(401, f"got {seen}, want the header `Authorization: Bearer <key>`", code="invalid_api_key")
+        if path.startswith("/admin") and role != "admin":
+            return error_response(403, "this route needs the admin key", code="admin_only")
+        if scope["method"] == "POST" and not headers.get("content-type", "").startswith("application/json"):
+            return error_response(415, f"Content-Type: got {headers.get('content-type', 'none')}, want application/json")
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self._body_bytes:
+            return error_response(413, self._too_large(int(length)), code="body_too_large")
+        return None
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """The body, until it is too large: a client may send more than it announced."""
+        seen = 0
+
+        async def bounded() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._body_bytes:
+                raise HTTPException(413, self._too_large(seen))
+            return message
+
+        return bounded
+
+    def _too_large(self, seen: int) -> str:
+        return f"the body has {seen} bytes or more, at most {self._body_bytes} are taken"
+
+
+def _bearer(headers: Mapping[str, str]) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _same(given: str, key: str) -> bool:
+    """Compared as digests, so that not even the length can be found by timing."""
+    return hmac.compare_digest(hashlib.sha256(given.encode("utf-8")).digest(), hashlib.sha256(key.encode("utf-8")).digest())

@@ -1,0 +1,231 @@
+"""The versions of one endpoint: which are loaded, which alias means which, kept on disk so that a restart serves what was served.
+
+Every change of the table is one atomic replacement, in memory and on disk. The server never decides by itself who is champion.
+"""
+
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from uuid import uuid4
+
+from fine_tune_pipeline.programs.models import weights_sha256
+from fine_tune_pipeline.programs.serving.contract import (
+    ADAPTERS,
+    VERSIONS_FILE,
+    Alias,
+    OfferedVersion,
+    SyncRequest,
+    Table,
+    VersionState,
+    base_name,
+    served_name,
+    version_of,
+)
+from fine_tune_pipeline.programs.serving.model_thread import ModelThread
+
+BASE = "base"
+
+
+class SyncRefused(Exception):
+    """The wished state can't be reached; the aliases are as they were."""
+
+
+class WrongAdapter(ValueError):
+    """The offered files are not the registered ones, or belong to another base model."""
+
+
+class NotServed(LookupError):
+    """No loaded version answers to this model name."""
+
+
+class NoChampion(Exception):
+    """Nobody is named, and there is no champion yet or it could not be loaded."""
+
+
+class Models(Protocol):
+    """What holds the weights; called in the model thread only."""
+
+    def load(self, name: str, folder: Path) -> None: ...
+
+    def unload(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """Who will answer a request. `version` is its number as text, or `base`; `arm` is what it means for monitoring."""
+
+    name: str
+    version: str
+    sha256: str
+    max_new_tokens: int
+    arm: Literal["champion", "other", "base"]
+
+
+class Versions:
+    """The version table and the weights behind it."""
+
+    def __init__(
+        self, state: Path, *, use_case: str, base_sha256: str, base_new_tokens: int, models: Models, thread: ModelThread[Any]
+    ) -> None:
+        """
+        Args:
+            state: folder of the endpoint.
+            base_new_tokens: what an answer of the base model may take; each version brings its own limit.
+        """
+        self._state = state
+        self._use_case = use_case
+        self._base_new_tokens = base_new_tokens
+        self._models = models
+        self._thread = thread
+        self._one_sync = threading.Lock()
+        self._table = _read(state / VERSIONS_FILE, base_sha256=base_sha256)
+
+    @property
+    def table(self) -> Table:
+        """The table as it is now; it never changes in place."""
+        return self._table
+
+    def restore(self) -> None:
+        """Load what the table on disk says; a version whose files are gone or damaged becomes `failed`, with the reason."""
+        for version in self._table.versions:
+            if version.state == "failed":
+                continue
+            try:
+                folder = self._state / ADAPTERS / version.adapter_sha256
+                _refuse_other_hash(folder, version.adapter_sha256)
+                self._load(version, folder)
+            except (OSError, ValueError) as error:
+                self._put(version.model_copy(update={"state": "failed", "reason": str(error)}))
+
+    def sync(self, wished: SyncRequest) -> Table:
+        """Load offered versions beside the running ones, then set the aliases, then free what nobody refers to any more.
+
+        Raises:
+            SyncRefused: a version could not be loaded or an alias names one that is not loaded. No alias has changed.
+        """
+        with self._one_sync:
+            problems = [problem for offered in wished.versions if (problem := self._offer(offered))]
+            loaded = {version.version for version in self._table.versions if version.state == "loaded"}
+            problems += [
+                f"alias {alias}: version {number} is not loaded" for alias, number in wished.aliases.items() if number not in loaded
+            ]
+            if problems:
+                raise SyncRefused("; ".join(problems))
+            self._replace(aliases={**self._table.aliases, **wished.aliases})
+            self._let_go(keep={*self._table.aliases.values(), *(offered.version for offered in wished.versions)})
+            return self._table
+
+    def target(self, model: str | None) -> Target:
+        """Who answers to a model name: the use case's name (or none) means the champion.
+
+        Raises:
+            NotServed, NoChampion: nobody does.
+        """
+        table = self._table
+        if model is not None and model == base_name(self._use_case):
+            return Target(model, version=BASE, sha256=table.base_sha256, max_new_tokens=self._base_new_tokens, arm="base")
+        champion = table.champion
+        if model is None or model == self._use_case:
+            if champion is None:
+                raise NoChampion(f"{self._use_case}: no version has been promoted yet")
+            if champion.state != "loaded":
+                raise NoChampion(f"{self._use_case}: version {champion.version} is {champion.state}: {champion.reason}")
+            return _target(champion, arm="champion")
+        number = version_of(model, use_case=self._use_case)
+        found = None if number is None else table.version(number)
+        if found is None or found.state != "loaded":
+            raise NotServed(f"model {model!r} is not served here; want one of {', '.join(self.names())}")
+        return _target(found, arm="champion" if found == champion else "other")
+
+    def names(self) -> list[str]:
+        """Model names that answer: the use case itself when there is a champion, loaded versions, the base."""
+        champion = self._table.champion
+        first = [self._use_case] if champion is not None and champion.state == "loaded" else []
+        loaded = [version.name for version in self._table.versions if version.state == "loaded"]
+        return [*first, *loaded, base_name(self._use_case)]
+
+    def _offer(self, offered: OfferedVersion) -> str | None:
+        """Have an offered version loaded; the reason if that failed."""
+        known = self._table.version(offered.version)
+        if known is not None and known.state == "loaded":
+            same = known.adapter_sha256 == offered.adapter_sha256
+            return None if same else f"{known.name} is loaded with other weights; a version number is never used twice"
+        name = served_name(self._use_case, offered.version)
+        facts = {"adapter_sha256": offered.adapter_sha256, "max_new_tokens": offered.max_new_tokens}
+        version = VersionState(version=offered.version, name=name, state="loading", **facts)
+        self._put(version)
+        try:
+            self._load(version, self._keep(offered))
+        except (OSError, ValueError) as error:
+            self._put(version.model_copy(update={"state": "failed", "reason": str(error)}))
+            return f"{name}: {error}"
+        return None
+
+    def _keep(self, offered: OfferedVersion) -> Path:
+        """The server's own verified copy, so that a later change of the offered folder can't change an answer."""
+        if offered.base_sha256 != self._table.base_sha256:
+            raise WrongAdapter(f"made for the base model {offered.base_sha256[:12]}, but {self._table.base_sha256[:12]} is served")
+        folder = self._state / ADAPTERS / offered.adapter_sha256
+        if not folder.exists():
+            partial = folder.with_name(f".{uuid4().hex}.partial")
+            try:
+                shutil.copytree(offered.adapter, partial)
+                _refuse_other_hash(partial, offered.adapter_sha256)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        _refuse_other_hash(folder, offered.adapter_sha256)
+        return folder
+
+    def _load(self, version: VersionState, folder: Path) -> None:
+        self._thread.call(lambda: self._models.load(version.name, folder)).result()
+        self._put(version.model_copy(update={"state": "loaded", "reason": ""}))
+
+    def _let_go(self, *, keep: set[int]) -> None:
+        gone = [version for version in self._table.versions if version.version not in keep]
+        self._replace(versions=[version for version in self._table.versions if version.version in keep])
+        for version in gone:
+            # Requests for it that wait already come first in the queue, so they are still answered.
+            self._thread.call(partial(self._models.unload, version.name)).result()
+        kept = {version.adapter_sha256 for version in self._table.versions}
+        for folder in (self._state / ADAPTERS).glob("*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder)
+
+    def _put(self, version: VersionState) -> None:
+        others = [other for other in self._table.versions if other.version != version.version]
+        self._replace(versions=sorted([*others, version], key=lambda found: found.version))
+
+    def _replace(self, *, versions: list[VersionState] | None = None, aliases: Mapping[Alias, int] | None = None) -> None:
+        table = Table(
+            base_sha256=self._table.base_sha256,
+            versions=self._table.versions if versions is None else tuple(versions),
+            aliases=self._table.aliases if aliases is None else dict(aliases),
+        )
+        table.write(self._state / VERSIONS_FILE)
+        self._table = table
+
+
+def _target(version: VersionState, *, arm: Literal["champion", "other"]) -> Target:
+    return Target(version.name, version=str(version.version), sha256=version.adapter_sha256, max_new_tokens=version.max_new_tokens, arm=arm)
+
+
+def _read(path: Path, *, base_sha256: str) -> Table:
+    """The table on disk; an empty one when there is none or it belongs to another base model, whose adapters mean nothing here."""
+    if path.exists():
+        table = Table.read(path)
+        if table.base_sha256 == base_sha256:
+            return table
+    return Table(base_sha256=base_sha256)
+
+
+def _refuse_other_hash(folder: Path, wanted: str) -> None:
+    seen = weights_sha256(folder)
+    if seen != wanted:
+        raise WrongAdapter(
+            f"{folder}: weights have SHA-256 {seen[:12]}…, registered is {wanted[:12]}…; the files were changed after registration"
+        )

@@ -1,0 +1,1 @@
+"""Fine-tuning: one optimizer step, what surrounds it, and what keeps it from being lost."""
