@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fine_tune_pipeline.spec.base import Section, unset
+from fine_tune_pipeline.spec.evaluation import TAKEN
 
 SYSTEMS = ("base_zero_shot", "base_few_shot", "classifier", "majority")
 """What the fine-tuned model can be compared with."""
@@ -137,10 +138,18 @@ class StyleRule(Section):
 
 
 class RubricItem(Section):
-    """A question about an answer that a rule cannot decide and people or a judge answer."""
+    """A question about an answer that no rule can decide: asked of people, and of a judge if there is one, where
+    `evaluation.human.questions` asks nothing else."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")
     ask: str = Field(min_length=1, description="Such as: Is the tone warm and professional?")
+
+    @field_validator("name")
+    @classmethod
+    def is_free(cls, name: str) -> str:
+        if name in TAKEN:
+            raise ValueError(f"{name} is a column of every verdict; give the question another name")
+        return name
 
 
 class Voice(Section):

@@ -21,13 +21,13 @@ def answers(rows: list[Example], *, right: float, seed: int) -> list[str]:
 
 def rows(count: int) -> list[Example]:
     draw = random.Random(1)
-    return [Example(str(place), "?", draw.choice("aaaabc"), metadata={"customer": str(place // 4)}) for place in range(count)]
+    return [Example(str(place), "?", draw.choice("aaaabc")) for place in range(count)]
 
 
-def scores(count: int = 300, *, right: float = 0.8, cluster_by: str | None = None) -> Scores:
+def scores(count: int = 300, *, right: float = 0.8) -> Scores:
     test = rows(count)
     given = {"fine_tuned": answers(test, right=right, seed=2), "base_few_shot": answers(test, right=0.5, seed=3)}
-    return scored(test, given, task=TASK, metrics=["accuracy", "macro_f1", "recall.c", "ece"], cluster_by=cluster_by)
+    return scored(test, given, task=TASK, metrics=["accuracy", "macro_f1", "recall.c", "ece"])
 
 
 def test_a_metric_of_all_rows_is_not_the_mean_of_its_scores():
@@ -79,11 +79,16 @@ def test_faultless_answers_on_few_rows_have_a_lower_bound_below_one():
 
 
 def test_rows_of_one_customer_count_as_fewer():
-    alone, together = scores().bounds("fine_tuned", "macro_f1", level=0.95), scores(cluster_by="customer")
-    assert len(set(together.clusters)) == 75
-    same_rows = replace(together, rows=[replace(row, metadata={"customer": str(place // 60)}) for place, row in enumerate(together.rows)])
-    assert len(set(same_rows.clusters)) == 5
-    assert alone.upper - alone.lower > 0
+    """Thirty answers, each ten times: who knows that they belong together is less sure."""
+    once = rows(30)
+    test = [replace(row, id=f"{row.id}-{copy}", metadata={"customer": row.id}) for row in once for copy in range(10)]
+    given = [text for text in answers(once, right=0.7, seed=2) for _ in range(10)]
+    widths = []
+    for column in (None, "customer"):
+        found = scored(test, {"fine_tuned": given}, task=TASK, metrics=["macro_f1"], cluster_by=column)
+        bounds = found.bounds("fine_tuned", "macro_f1", level=0.95)
+        widths.append(bounds.upper - bounds.lower)
+    assert widths[1] > 2 * widths[0]
 
 
 def test_recall_of_a_label_is_over_its_rows_only():

@@ -23,10 +23,12 @@ _BY_TASK: Mapping[str, Mapping[str, str]] = {
 
 
 def questions(spec: UseCaseSpec) -> dict[str, str]:
-    """Name -> question: the use case's own, else those of its task; a free text is asked for its tone too."""
-    own = spec.evaluation.human.questions
+    """Name -> question: the use case's own, else the rubric of its voice, else those of its task; a free text is asked for its tone too."""
+    own, voice = spec.evaluation.human.questions, spec.objective.voice
     if own is not None:
         return dict(own)
+    if voice is not None and voice.rubric:
+        return {item.name: item.ask for item in voice.rubric}
     return dict(_BY_TASK.get(spec.objective.task.type, {"correct": CORRECT, "follows": FOLLOWS, "tone": TONE}))
 
 
