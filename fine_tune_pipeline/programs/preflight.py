@@ -20,6 +20,8 @@ from fine_tune_pipeline.programs.trial import Tried, try_training
 
 GIB = 2**30
 
+IN_PARTS = "the model lies in parts (fsdp2), and one device may not have room for all; the training's first step is the trial"
+
 MEMORY_SHARE = 0.9
 """Of the free memory, what a training may use: batches of later epochs and the evaluation need a little more than the measured step."""
 
@@ -33,6 +35,8 @@ WORKING_DISK_BYTES = 200 * 2**20
 def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
     """Measure, look for the classic mistakes, and say in `problems` what else would stop the training, each with what to do.
 
+    A model that will lie in parts is not loaded: all is judged but the step and what only a model shows.
+
     Raises:
         OutputNotWritable: not even the answer could be written.
         BadRows: a file of rows cannot be read at all.
@@ -44,11 +48,15 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
     checks = Checklist()
     texts = read_texts(request, checks)
     tried = Tried(peak_bytes=peak_memory_bytes())
-    problems = _device_problems(request.placement.device)
-    if texts.learned and not problems and not WOULD_BREAK.intersection(checks.failed):
+    problems = _device_problems(request.placement.device, processes=request.processes)
+    not_tried = IN_PARTS if request.parts > 1 else ""
+    if not_tried:
+        reporter.log(f"preflight: no training step is tried: {not_tried}")
+    elif texts.learned and not problems and not WOULD_BREAK.intersection(checks.failed):
         tried = try_training(request, texts, checks=checks, reporter=reporter)
     problems += tried.problems
-    problems += _room_problems(tried, available=before.available, free_disk=free_disk)
+    sharing = request.processes if request.placement.device == "cpu" else 1
+    problems += _room_problems(tried, available=before.available // sharing, free_disk=free_disk)
     if request.tracking is not None and (problem := tracking_problem(request.tracking, artifacts=request.artifacts)):
         problems.append(problem)
     shown = () if texts.tokenizer is None else preview(texts.parts["train"], tokenizer=texts.tokenizer)
@@ -77,7 +85,8 @@ def run(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
         preview=shown,
         answer=tried.answer,
         unused_tokens=_unused(request, texts),
-        mistakes=checks.all(unreached=_unreached(checks, problems)),
+        mistakes=checks.all(unreached=_unreached(checks, problems or ([not_tried] if not_tried else []))),
+        not_tried=not_tried,
         problems=tuple(problems),
     )
 
@@ -98,14 +107,19 @@ def _unused(request: PreflightRequest, texts: Texts) -> tuple[str, ...]:
     return () if texts.tokenizer is None or not seen else tuple(texts.tokenizer.convert_ids_to_tokens(unused))
 
 
-def _unreached(checks: Checklist, problems: Sequence[str]) -> str:
+def _unreached(checks: Checklist, reasons: Sequence[str]) -> str:
     """Why some mistakes were not looked for."""
     if checks.failed:
         return f"not looked at: {', '.join(checks.failed)} must be mended first"
-    return f"not looked at: {problems[0]}" if problems else "not looked at"
+    return f"not looked at: {reasons[0]}" if reasons else "not looked at"
 
 
-def _device_problems(device: str) -> list[str]:
+def _device_problems(device: str, *, processes: int) -> list[str]:
+    if device != "cpu" and processes > 1 and processes > torch.cuda.device_count():
+        return [
+            f"{processes} processes want a device each, and torch sees {torch.cuda.device_count()} CUDA devices; lower "
+            "compute.place.processes or raise compute.place.gpus"
+        ]
     if device_exists(device):
         return []
     return [f"device {device} is not here (torch sees {torch.cuda.device_count()} CUDA devices); use device: cpu, or another machine"]

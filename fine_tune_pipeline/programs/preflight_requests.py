@@ -17,6 +17,7 @@ from fine_tune_pipeline.programs.requests import (
     Technique,
     Tracking,
 )
+from fine_tune_pipeline.spec.base import unset
 
 
 class TokenLengths(Contract):
@@ -130,6 +131,8 @@ class PreflightRequest(Request):
     technique: Technique
     hyperparameters: Hyperparameters
     placement: Placement
+    processes: int = Field(default=1, description="That will train together.", exclude_if=lambda count: count == 1)
+    parts: int = Field(default=1, description="Into which the model will be cut.", exclude_if=lambda count: count == 1)
     over_long_limit: float = Field(default=0.0, description="Share of the rows that may be longer than max_length, and are left out then.")
     tracking: Tracking | None = Field(default=None, description="Where the training will be tracked: tried out, and nothing is left there.")
     artifacts: str | None = Field(default=None, description="Where a database-backed tracking keeps files of a new experiment.")
@@ -166,4 +169,5 @@ class PreflightResult(Contract):
     unused_tokens: tuple[str, ...] = Field(
         default=(), description="Tokens that were added to the model and are in no row: they learn nothing."
     )
+    not_tried: str = Field(default="", description="Why no step was made where one could have been; empty if one was.", exclude_if=unset)
     problems: tuple[str, ...] = Field(default=(), description="What else stands in the way: device, memory, disk, store, tracking.")

@@ -24,6 +24,7 @@ from fine_tune_pipeline.guide.base_model.offers import completed
 from fine_tune_pipeline.guide.base_model.reaching import NoAnswer
 from fine_tune_pipeline.guide.base_model.sources import Own, WeightsSource, licence_warning, look_at, place_of, unreachable
 from fine_tune_pipeline.programs.requests import Technique
+from fine_tune_pipeline.programs.training.together import not_in_parts
 from fine_tune_pipeline.spec.base_model import PinnedModel
 from fine_tune_pipeline.spec.hosted import ApiModel
 from fine_tune_pipeline.spec.technique import Auto, TechniqueSpec
@@ -51,7 +52,8 @@ class UndecidedChoice(Exception):
 
 @dataclass(frozen=True)
 class Demands:
-    """What the use case asks of a base model, and the catalogue that it chooses from."""
+    """What the use case asks of a base model, and the catalogue that it chooses from. `memory_bytes` has one process of a training, which
+    holds one of the `parts` of the model."""
 
     accepted: tuple[str, ...]
     tokens: int
@@ -59,6 +61,7 @@ class Demands:
     memory_bytes: int
     device: str
     added_tokens: int = 0
+    parts: int = 1
     use: Use = "commercial"
     known: Catalogue = field(default_factory=catalogue)
 
@@ -70,7 +73,8 @@ class Demands:
         """
         own = own_technique(self.technique, model)
         full, adapters = Technique(type="full"), [Technique(type="lora"), Technique(type="qlora")]
-        named = [*adapters, full] if isinstance(self.technique, Auto) else [own or full]
+        offered = [technique for technique in [*adapters, full] if self.parts == 1 or not_in_parts(technique) is None]
+        named = offered if isinstance(self.technique, Auto) else [own or full]
         # Of added tokens only the number counts for memory and time.
         return tuple(with_tokens(technique, tuple(range(self.added_tokens))) for technique in named)
 
@@ -145,7 +149,8 @@ def demands(spec: UseCaseSpec, inventory: "Inventory") -> Demands:
         tokens=tokens,
         technique=spec.technique,
         added_tokens=len(spec.base_model.added_tokens),
-        memory_bytes=int(device.memory_bytes * (1 - spec.environment.memory_headroom)),
+        parts=inventory.parts,
+        memory_bytes=int(inventory.bytes_of_one * (1 - spec.environment.memory_headroom)),
         device=device.kind,
         use=spec.base_model.use,
         known=catalogue_of(spec),
@@ -324,4 +329,5 @@ def _one_row_bytes(architecture: Architecture, technique: Technique, wanted: Dem
         labelled_tokens=int(wanted.tokens * LABELLED_SHARE),
         checkpointing=True,
         device=wanted.device,
+        parts=wanted.parts,
     ).total

@@ -93,6 +93,14 @@ class Architecture(Fact):
         return self._body(experts=self.experts_per_token)
 
     @property
+    def largest_layer_parameters(self) -> int:
+        """Of the matrices of one layer, the largest if some have experts."""
+        h = self.hidden
+        attention = 2 * h * self.query_width + 2 * h * self.key_width
+        experts = self.experts * (h + 3 * h * self.expert_width) + 3 * h * self.shared_expert_width
+        return attention + max(experts, 0 if self.expert_layers == self.layers else 3 * h * self.mlp_width)
+
+    @property
     def expert_parameters(self) -> int:
         """Of all routed experts."""
         return self.expert_layers * self.experts * 3 * self.hidden * self.expert_width

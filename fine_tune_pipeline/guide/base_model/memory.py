@@ -55,6 +55,7 @@ class Memory:
     logits: int
     workspace: int
     fixed: int
+    gathered: int = 0
 
     @property
     def proportional(self) -> int:
@@ -76,8 +77,9 @@ def training_memory(
     checkpointing: bool = False,
     device: str = "cpu",
     learned: Learned = FLOAT32,
+    parts: int = 1,
 ) -> Memory:
-    """The predicted peak.
+    """The predicted peak, of one process if there are several.
 
     Args:
         number_bytes: of one frozen weight or activation: 4 in float32, 2 in bfloat16.
@@ -86,6 +88,8 @@ def training_memory(
         checkpointing: activations are computed again in the backward pass, so only each layer's input is kept.
         device: cpu or cuda.
         learned: how what learns is kept.
+        parts: processes that the model is cut for (fsdp2): each keeps its part of weights, and of gradients and optimizer where all weights
+            learn. Adapters and activations are whole in each.
     """
     # Where all weights learn, the model computes with them as they are kept.
     number_bytes = learned.weight if technique.type == "full" else number_bytes
@@ -93,11 +97,12 @@ def training_memory(
         model, technique, tokens=tokens, checkpointing=checkpointing, number_bytes=number_bytes, learned_bytes=learned.weight
     )
     trained = trainable_parameters(model, technique)
+    own = -(-trained // parts) if technique.type == "full" else trained
     return Memory(
-        weights=_weights(model, technique, number_bytes=number_bytes),
+        weights=-(-_weights(model, technique, number_bytes=number_bytes) // parts),
         adapter=0 if technique.type == "full" else learned.weight * trained * (2 if _keeps_start(technique, device) else 1),
-        gradients=learned.gradient * trained,
-        optimizer=learned.moments * trained,
+        gradients=learned.gradient * own,
+        optimizer=learned.moments * own,
         # The embedding's second gradient comes when the activations are gone.
         activations=max(
             int(SLACK[device] * kept),
@@ -108,6 +113,7 @@ def training_memory(
         logits=labelled_tokens * (min(TILE_TOKENS, model.vocabulary) * (number_bytes + 4) + 8 * model.hidden),
         workspace=workspace_bytes(model, technique, number_bytes=number_bytes),
         fixed=FIXED_BYTES[device],
+        gathered=0 if parts == 1 else _gathered(model, technique, learned, number_bytes=number_bytes),
     )
 
 
@@ -142,6 +148,13 @@ def _weights(model: Architecture, technique: Technique, *, number_bytes: int) ->
     # bitsandbytes packs linear modules; fused experts are none.
     packed = model.body_parameters - model.expert_parameters
     return int(NF4_BYTES * packed) + number_bytes * (model.embedding_parameters + model.expert_parameters)
+
+
+def _gathered(model: Architecture, technique: Technique, learned: Learned, *, number_bytes: int) -> int:
+    """What a process has whole for a while: embedding and head all through a pass, the largest layer and the one that is fetched meanwhile;
+    where all weights learn, the gradients of the embedding and of one layer, before they are shared out."""
+    gradients = learned.gradient * (model.embedding_parameters + model.largest_layer_parameters) if technique.type == "full" else 0
+    return number_bytes * (model.embedding_parameters + 2 * model.largest_layer_parameters) + gradients
 
 
 def _second_gradient(model: Architecture, technique: Technique, learned: Learned) -> int:

@@ -17,6 +17,7 @@ from fine_tune_pipeline.guide.environment.mask_picture import markdown_mask
 from fine_tune_pipeline.guide.environment.texts import labelled, long_rows, share, texts_page, token_lengths, truncation
 from fine_tune_pipeline.guide.technique.plan import Plan, number_bytes
 from fine_tune_pipeline.guide.technique.systems import trained_format
+from fine_tune_pipeline.guide.technique.together import speedup
 from fine_tune_pipeline.pages.document import html, markdown
 from fine_tune_pipeline.programs.preflight_requests import MistakeCheck, PreflightRequest, PreflightResult
 from fine_tune_pipeline.programs.requests import Tracking
@@ -50,11 +51,11 @@ class Trial:
 @dataclass(frozen=True)
 class Forecast:
     """The whole run as the measured step says. `minutes` is None when no step could be measured; `peak_ratio` is measured over predicted
-    at the lengths that were measured."""
+    at the lengths that were measured, None when no step was tried."""
 
     minutes: float | None
     predicted_peak_bytes: int
-    peak_ratio: float
+    peak_ratio: float | None
 
 
 def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, trial: Trial) -> Built:
@@ -69,6 +70,8 @@ def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", fol
         technique=plan.technique,
         hyperparameters=plan.hyperparameters,
         placement=plan.placement,
+        processes=plan.processes,
+        parts=plan.parts,
         over_long_limit=trial.spec.training.over_long_limit,
         tracking=trial.tracking,
         artifacts=trial.artifacts,
@@ -87,7 +90,7 @@ def build_preflight(context: "dg.AssetExecutionContext", compute: "Compute", fol
     return Built(
         metadata={**_metadata(seen, whole, plan), **shares, **tables, **_added(seen, plan), "mistakes": mistakes(seen)},
         markdown={"texts": markdown(texts), "what_is_learned": markdown_mask(seen.preview, title="What is learned of three training rows")},
-        checks=[passed(seen, plan, problems_of(seen, trial.spec))],
+        checks=[passed(seen, plan, [*problems_of(seen, trial.spec), *_unmeasured_problems(seen, plan)])],
     )
 
 
@@ -125,12 +128,16 @@ def forecast(seen: PreflightResult, plan: Plan, model: Architecture, *, training
         labelled_tokens=int(tokens * plan.labelled_share),
         checkpointing=plan.placement.gradient_checkpointing,
         device=plan.placement.device,
+        parts=plan.parts,
     ).total
     whole = training_rows * mean_tokens(seen) * plan.hyperparameters.sequences * plan.hyperparameters.epochs
-    loop = whole / seen.tokens_per_second if seen.tokens_per_second else None
+    # The step was measured on one device.
+    faster = speedup(plan.hyperparameters.effective_batch, plan.trained_on)
+    loop = whole / seen.tokens_per_second / faster if seen.tokens_per_second else None
     # What runs before is as much slower or faster than planned as the measured step is.
     minutes = None if loop is None else loop * plan.chosen.seconds / plan.chosen.loop_seconds / 60
-    return Forecast(minutes=minutes, predicted_peak_bytes=predicted, peak_ratio=seen.peak_memory_bytes / predicted)
+    ratio = None if seen.not_tried else seen.peak_memory_bytes / predicted
+    return Forecast(minutes=minutes, predicted_peak_bytes=predicted, peak_ratio=ratio)
 
 
 def mean_tokens(seen: PreflightResult) -> float:
@@ -156,9 +163,22 @@ def _memory_problems(seen: PreflightResult, spec: UseCaseSpec) -> list[str]:
     ]
 
 
+def _unmeasured_problems(seen: PreflightResult, plan: Plan) -> list[str]:
+    """Without a measured peak, the plan's forecast is held against what is free."""
+    needed = plan.predicted_peak_bytes * plan.processes // plan.trained_on
+    if not seen.not_tried or needed <= seen.memory_available_bytes:
+        return []
+    return [
+        f"memory: the plan forecasts {needed / GIB:.2f} GiB, {seen.memory_available_bytes / GIB:.2f} GiB are free on {seen.device}; "
+        "close what else runs there"
+    ]
+
+
 def passed(seen: PreflightResult, plan: Plan, problems: Sequence[str]) -> Check:
     """Whether training may start, in words; what does not stop it but should be known is said too."""
     said = f"one training step of {seen.batch_rows} rows took {seen.step_seconds:.2f} s on {seen.device}, loss {seen.loss:.3f}"
+    if seen.not_tried:
+        said = f"trial: not run: {seen.not_tried}; all else on {seen.device} was looked at"
     if plan.placement.dtype == "bfloat16" and seen.bfloat16_speedup < 1:
         said += f"; bfloat16 runs at {seen.bfloat16_speedup:.2f} of the speed of float32 here: write training.dtype: float32"
     failed = [check.id for check in seen.mistakes if check.passed is False]
@@ -191,10 +211,7 @@ def _metadata(seen: PreflightResult, whole: Forecast, plan: Plan) -> dict[str, o
         "max_length": plan.hyperparameters.max_length,
         "over_long_rows": len(seen.over_long),
         "over_long_ids": list(seen.over_long[:SHOWN_IDS]),
-        "batch_rows": seen.batch_rows,
-        "step_seconds": seen.step_seconds,
-        "tokens_per_second": seen.tokens_per_second,
-        "loss": seen.loss,
+        **_step(seen),
         "bfloat16_speedup": seen.bfloat16_speedup,
         "tried_answer": None if seen.answer is None else seen.answer.text,
         "mistakes_failed": sum(check.passed is False for check in seen.mistakes),
@@ -202,7 +219,19 @@ def _metadata(seen: PreflightResult, whole: Forecast, plan: Plan) -> dict[str, o
         "mistakes_seconds": sum(check.seconds for check in seen.mistakes),
         "predicted_minutes": whole.minutes,
         "planned_minutes": plan.predicted_seconds / 60,
-        "peak_memory_gib": seen.peak_memory_bytes / GIB,
         "predicted_peak_gib": whole.predicted_peak_bytes / GIB,
         "peak_measured_over_predicted": whole.peak_ratio,
+    }
+
+
+def _step(seen: PreflightResult) -> dict[str, object]:
+    """Of the training step that was tried, or why none was."""
+    if seen.not_tried:
+        return {"trial": f"not run: {seen.not_tried}"}
+    return {
+        "batch_rows": seen.batch_rows,
+        "step_seconds": seen.step_seconds,
+        "tokens_per_second": seen.tokens_per_second,
+        "loss": seen.loss,
+        "peak_memory_gib": seen.peak_memory_bytes / GIB,
     }

@@ -18,6 +18,7 @@ from fine_tune_pipeline.guide.technique.placement import placement_rules
 from fine_tune_pipeline.guide.technique.plan import FILE, Job, Place, Plan, make_plan
 from fine_tune_pipeline.guide.technique.rules import Rule, technique_rules
 from fine_tune_pipeline.guide.technique.stopping import check_stopping
+from fine_tune_pipeline.guide.technique.together import rows_of_one, sharing_rules
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 
@@ -80,12 +81,15 @@ def _adapter_rules(plan: Plan, job: Job) -> tuple[Rule, ...]:
 
 
 def _placing(plan: Plan, job: Job) -> tuple[Rule, ...]:
-    return placement_rules(
+    batch = plan.hyperparameters.effective_batch
+    rules = placement_rules(
         plan.placement,
-        effective_batch=plan.hyperparameters.effective_batch,
+        effective_batch=rows_of_one(batch, plan.processes),
         asked=job.training.dtype,
         missing_gib=(plan.chosen.peak_bytes_without_recompute - plan.memory_bytes) / GIB,
     )
+    shared = sharing_rules(processes=plan.processes, parallel=plan.parallel, trained_on=plan.trained_on, effective_batch=batch)
+    return (*rules, *shared)
 
 
 def _row(rule: Rule) -> dict[str, str]:

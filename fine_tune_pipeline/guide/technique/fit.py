@@ -13,7 +13,11 @@ def fits(plan: Plan, job: Job, place: Place) -> Check:
     """Whether the chosen plan fits; otherwise by how much not, and the nearest setting that would."""
     need, have = plan.predicted_peak_bytes / GIB, place.memory_bytes / GIB
     said = f"{plan.technique.label} needs about {need:.2f} GiB, {have:.2f} GiB of {place.inventory.devices[0].name} may be used"
-    if not plan.chosen.fits:
+    if plan.processes > 1:
+        said += f" by each of {plan.processes} processes"
+    if plan.chosen.refused:
+        said = plan.chosen.refused
+    elif not plan.chosen.fits:
         said += f", with one row in a pass and activations computed again; {need - have:.2f} GiB are missing. {nearest(plan, job, place)}"
     return Check(name="fits", passed=plan.chosen.fits, description=said, metadata={"predicted_gib": need, "usable_gib": have})
 
@@ -24,10 +28,21 @@ def nearest(plan: Plan, job: Job, place: Place) -> str:
     for label, written in (("lora", "{type: lora}"), ("qlora", "{type: qlora}"), ("full", "{type: full}")):
         if label in named and label != plan.technique.label:
             return f"technique: {written} would fit."
+    if (label := _in_parts(plan, job, place)) is not None:
+        return f"compute.place.parallel: fsdp2 would fit, with technique {label}."
     for field, value, why in _smaller(plan, job, units=place.inventory.devices[0].bfloat16):
         if _with(plan, job, place, **{field: value}).fits:
             return f"training.{field}: {value} would fit{why}."
     return "No setting of this base model fits: choose a smaller one in base_model.candidates, or a place with more memory."
+
+
+def _in_parts(plan: Plan, job: Job, place: Place) -> str | None:
+    """The technique, the chosen one if that can be, with which these devices have room for the model when each holds a part of it."""
+    if plan.trained_on == 1 or plan.parts > 1:
+        return None
+    cut = replace(place, inventory=place.inventory.model_copy(update={"parallel": "fsdp2"}))
+    ordered = sorted((option.technique for option in plan.options), key=lambda one: (one != plan.technique, one.label != "lora"))
+    return next((one.label for one in ordered[:2] if option_of(job, one, cut).fits), None)
 
 
 def _smaller(plan: Plan, job: Job, *, units: bool) -> Iterator[tuple[str, Any, str]]:

@@ -51,6 +51,7 @@ def placement_rules(placement: Placement, *, effective_batch: int, asked: Auto |
     """Why it runs so, beside the hyper-parameters.
 
     Args:
+        effective_batch: rows of a step; with several processes, those of one.
         asked: training.dtype of the use case.
         missing_gib: what would be missing without computing activations again, with one row in a pass; below 0 there is room.
     """

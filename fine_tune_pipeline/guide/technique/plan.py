@@ -16,9 +16,11 @@ from fine_tune_pipeline.guide.technique.correction import Correction, Kind
 from fine_tune_pipeline.guide.technique.placement import training_on
 from fine_tune_pipeline.guide.technique.rules import Resolved, resolve, techniques
 from fine_tune_pipeline.guide.technique.run_time import before_seconds, loop_seconds
+from fine_tune_pipeline.guide.technique.together import refusal, rows_of_one, speedup
 from fine_tune_pipeline.guide.technique.workload import Workload
-from fine_tune_pipeline.programs.requests import Contract, Hyperparameters, Placement, Technique
+from fine_tune_pipeline.programs.requests import Contract, Hyperparameters, Parallel, Placement, Technique
 from fine_tune_pipeline.resources.compute.inventory import Inventory
+from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.environment import DevicePrice
 from fine_tune_pipeline.spec.technique import Auto, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
@@ -51,6 +53,7 @@ class Option(Contract):
     cost: float | None
     currency: str | None
     fits: bool
+    refused: str | None = Field(default=None, description="Why the processes of the place cannot train so together.", exclude_if=unset)
 
     @property
     def loop_seconds(self) -> float:
@@ -70,7 +73,7 @@ class Option(Contract):
             "rows per pass": self.placement.micro_batch,
             "recompute": self.placement.gradient_checkpointing,
             "learning rate": self.hyperparameters.learning_rate,
-            "fits": self.fits,
+            "fits": self.fits if self.refused is None else f"no: {self.refused}",
         }
 
 
@@ -86,6 +89,18 @@ class Plan(Contract):
     predicted_peak_bytes: int
     predicted_seconds: float
     labelled_share: float
+    processes: int = Field(default=1, description="That train together.", exclude_if=lambda count: count == 1)
+    parallel: Parallel = Field(default="ddp", description="How they share the model.", exclude_if=lambda how: how == "ddp")
+
+    @property
+    def parts(self) -> int:
+        """Into which the model is cut."""
+        return self.processes if self.parallel == "fsdp2" else 1
+
+    @property
+    def trained_on(self) -> int:
+        """Devices: all processes on a CPU share this one."""
+        return 1 if self.placement.device == "cpu" else self.processes
 
     @property
     def chosen(self) -> Option:
@@ -94,7 +109,7 @@ class Plan(Contract):
 
 @dataclass(frozen=True)
 class Place:
-    """The hardware as the plan sees it. `memory_bytes` is what may be used, head-room taken off; `corrections` come from
+    """The hardware as the plan sees it. `memory_bytes` is what one process may use, head-room taken off; `corrections` come from
     earlier runs here, `price` from the use case."""
 
     inventory: Inventory
@@ -111,9 +126,9 @@ class Place:
         corrections: Mapping[Kind, Correction] | None = None,
         prices: Sequence[DevicePrice] = (),
     ) -> "Place":
-        device = inventory.devices[0]
-        usable = int(device.memory_bytes * (1 - headroom))
-        return cls(inventory=inventory, memory_bytes=usable, corrections=corrections or {}, price=price_of(device, prices))
+        usable = int(inventory.bytes_of_one * (1 - headroom))
+        price = price_of(inventory.devices[0], prices)
+        return cls(inventory=inventory, memory_bytes=usable, corrections=corrections or {}, price=price)
 
     def correction(self, technique: Technique, hyperparameters: Hyperparameters, placement: Placement) -> Correction:
         """What earlier runs of this kind say; of another kind the text in tokens at least."""
@@ -150,6 +165,8 @@ def make_plan(job: Job, place: Place) -> tuple[Plan, Resolved]:
         predicted_peak_bytes=chosen.peak_bytes,
         predicted_seconds=chosen.seconds,
         labelled_share=job.work.labelled_share,
+        processes=place.inventory.processes,
+        parallel=place.inventory.parallel,
     )
     return plan, resolve(job.training, chosen.technique, job.model, job.work, context=job.context)
 
@@ -164,7 +181,9 @@ def option_of(job: Job, technique: Technique, place: Place) -> Option:
     placement = placements[taken]
     took = _duration(job, technique, hyperparameters, placement, place)
     seconds = took.loop + took.before
-    spent = cost(seconds, place.price)
+    devices = place.inventory.trained_on
+    spent = cost(seconds, place.price, devices=devices)
+    refused = refusal(technique, hyperparameters, place.inventory)
     return Option(
         technique=technique,
         hyperparameters=hyperparameters,
@@ -175,10 +194,11 @@ def option_of(job: Job, technique: Technique, place: Place) -> Option:
         seconds=seconds,
         before_seconds=took.before,
         tokens_per_second=took.tokens / took.loop,
-        kilowatt_hours=kilowatt_hours(seconds, at=speed(place.inventory)),
+        kilowatt_hours=kilowatt_hours(devices * seconds, at=speed(place.inventory)),
         cost=spent.amount if spent else None,
         currency=spent.currency if spent else None,
-        fits=bool(fitting),
+        fits=bool(fitting) and refused is None,
+        refused=refused,
     )
 
 
@@ -205,7 +225,8 @@ def _duration(job: Job, technique: Technique, hyperparameters: Hyperparameters, 
     before = before_seconds(
         job.model, technique, work, hyperparameters=hyperparameters, micro_batch=placement.micro_batch, loop=loop, at=at
     )
-    return _Duration(corrected.seconds * loop, corrected.seconds * before, epochs * work.tokens)
+    share = corrected.seconds / speedup(hyperparameters.effective_batch, place.inventory.trained_on)
+    return _Duration(share * loop, share * before, epochs * work.tokens)
 
 
 def _choice(job: Job, options: Sequence[Option], place: Place) -> tuple[Option, str]:
@@ -215,10 +236,14 @@ def _choice(job: Job, options: Sequence[Option], place: Place) -> tuple[Option, 
         label = own.label if own else job.technique.type
         return named[label], f"{label}: as the use case says"
     full, lora, qlora = named["full"], named["lora"], named["qlora"]
+    if lora.refused:
+        return lora, f"lora: {lora.refused}"
     if job.work.rows > FULL_ROWS and full.peak_bytes <= FULL_SHARE * place.memory_bytes:
         return full, f"full: {job.work.rows} rows are more than {FULL_ROWS}, and all weights fit in {FULL_SHARE:.0%} of the memory"
     if lora.fits:
         return lora, f"lora: it fits, and {job.work.rows} rows do not need all weights (full tuning pays from {FULL_ROWS} rows)"
+    if qlora.refused:
+        return lora, f"lora: nothing fits, and all weights need more; {qlora.refused}"
     if qlora.fits:
         return qlora, f"qlora: LoRA needs {lora.peak_bytes / GIB:.1f} GiB and does not fit; with the frozen weights in 4 bits it does"
     return qlora, "qlora: nothing fits, and this needs the least"
@@ -226,7 +251,7 @@ def _choice(job: Job, options: Sequence[Option], place: Place) -> tuple[Option, 
 
 def _placements(job: Job, hyperparameters: Hyperparameters, inventory: Inventory) -> Iterator[Placement]:
     """From the fastest to the one that needs least: large passes before small ones, all of them before recomputing activations."""
-    batch = hyperparameters.effective_batch
+    batch = rows_of_one(hyperparameters.effective_batch, inventory.processes)
     sizes = [size for size in range(batch, 0, -1) if batch % size == 0]
     if inventory.devices[0].kind == "cpu":
         sizes = [size for size in sizes if size * job.work.tokens_per_row <= CPU_TOKENS] or [1]
@@ -254,6 +279,7 @@ def peak_bytes(job: Job, technique: Technique, hyperparameters: Hyperparameters,
         labelled_tokens=int(tokens * job.work.labelled_share),
         checkpointing=placement.gradient_checkpointing,
         device=placement.device,
+        parts=place.inventory.parts,
     )
     return corrected.bytes(predicted)
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from fine_tune_pipeline.programs.head import base_of
 from fine_tune_pipeline.programs.requests import Technique
+from fine_tune_pipeline.programs.training.together import not_in_parts
 
 T = TypeVar("T")
 
@@ -46,8 +47,8 @@ class Whole(nn.Module):
 
 def check_shardable(technique: Technique) -> None:
     """Raises: NotInParts: the weights are of a kind that cannot be cut."""
-    if technique.type == "qlora":
-        raise NotInParts("technique qlora: nf4 weights cannot be cut into parts; take lora, or compute.place.parallel: ddp")
+    if refused := not_in_parts(technique):
+        raise NotInParts(refused)
 
 
 def sharded(model: PreTrainedModel | PeftModel, *, device: torch.device, size: int) -> Whole:

@@ -20,6 +20,7 @@ from torch import Tensor
 from fine_tune_pipeline.programs.exit_codes import MATE_LOST
 from fine_tune_pipeline.programs.requests import Hyperparameters, Parallel, Placement
 from fine_tune_pipeline.programs.training.preemption import Interrupted, Preemption
+from fine_tune_pipeline.programs.training.together import not_together
 
 T = TypeVar("T")
 
@@ -142,20 +143,8 @@ def check_together(wanted: Hyperparameters, team: Team) -> None:
     """
     if team.size == 1:
         return
-    alone = {"early_stopping": wanted.early_stopping is not None, "range_test": wanted.range_test}
-    compared = wanted.preference
-    whole = {
-        "neftune_alpha": wanted.neftune_alpha is not None,
-        # What the untrained model makes of every answer is computed before the model is cut.
-        "preference": compared is not None and compared.type != "orpo",
-    }
-    one, uncut = ([name for name, asked in settings.items() if asked] for settings in (alone, whole))
-    refused = [*one, *(uncut if team.sharded else ())]
-    if refused:
-        raise NotTogether(
-            f"{', '.join(refused)}: not known to several processes{' with fsdp2' if team.sharded else ''} yet; leave it out of the section "
-            f"training, or write compute.place.{'launcher: plain' if one else 'parallel: ddp'}"
-        )
+    if refused := not_together(wanted, in_parts=team.sharded):
+        raise NotTogether(refused)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fine_tune_pipeline.programs.requests import Parallel
+
 AMPERE = 8.0
 """Compute capability from which NVIDIA's devices have bfloat16 units."""
 
@@ -18,7 +20,7 @@ class Device(BaseModel):
 
 
 class Inventory(BaseModel):
-    """Devices and memory of a place."""
+    """Devices and memory of a place, and how many processes a training there runs in."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,3 +28,22 @@ class Inventory(BaseModel):
     devices: tuple[Device, ...]
     cpu_cores: int
     memory_bytes: int
+    processes: int = Field(
+        default=1, ge=1, description="Of a training; more than one share its steps.", exclude_if=lambda count: count == 1
+    )
+    parallel: Parallel = Field(default="ddp", description="How they share the model.", exclude_if=lambda how: how == "ddp")
+
+    @property
+    def parts(self) -> int:
+        """Into which a model is cut that is trained here."""
+        return self.processes if self.parallel == "fsdp2" else 1
+
+    @property
+    def trained_on(self) -> int:
+        """Devices that a training uses: all processes on a CPU share this one."""
+        return 1 if self.devices[0].kind == "cpu" else self.processes
+
+    @property
+    def bytes_of_one(self) -> int:
+        """Memory that one process of a training has."""
+        return self.devices[0].memory_bytes * self.trained_on // self.processes

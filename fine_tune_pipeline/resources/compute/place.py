@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import dagster as dg
 from pydantic import Field
 
-from fine_tune_pipeline.resources.compute.inventory import Inventory
+from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job
 
 HANDED_ON = (
@@ -56,10 +56,21 @@ class Place(dg.Config, ABC):
         how = [] if self.parallel == "ddp" else ["--parallel", self.parallel]
         return [python, "-m", "fine_tune_pipeline.programs.launch", *self._launcher(), *program, *how]
 
+    def shared(self, found: Inventory) -> Inventory:
+        """The same with the processes of a training, as `command` starts them."""
+        processes = 1 if self.launcher == "plain" else self._processes(found)
+        return found if processes == 1 else found.model_copy(update={"processes": processes, "parallel": self.parallel})
+
+    def _processes(self, found: Inventory) -> int:
+        return self.processes or max(1, len(self._accelerators(found)))
+
+    def _accelerators(self, found: Inventory) -> list[Device]:
+        return [device for device in found.devices if device.kind != "cpu"][: self.gpus]
+
     def _launcher(self) -> list[str]:
-        devices = [device for device in self.inventory().devices if device.kind != "cpu"][: self.gpus]
-        processes = self.processes or max(1, len(devices))
-        if not devices:
+        found = self.inventory()
+        processes = self._processes(found)
+        if not self._accelerators(found):
             # On CPUs accelerate would start MPI; torch's own launcher sets the same variables.
             return ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         several = ["--multi_gpu"] if processes > 1 else []

@@ -56,7 +56,7 @@ class PlacedCompute(Compute):
         return result.read(answer)
 
     def inventory(self) -> Inventory:
-        return self.place.inventory()
+        return self.place.shared(self.place.inventory())
 
     def _executed(self, context: dg.AssetExecutionContext, job: Job) -> Ended:
         reader = LiveFileReader(context, job.folder / "messages.jsonl")
