@@ -138,3 +138,47 @@ def test_the_program_writes_its_result(model: Path, data: Path, tmp_path: Path):
     assert result.problems == ()
     assert len(result.mistakes) == 19
     assert sorted(path.name for path in tmp_path.iterdir()) == ["request.json", "result.json"]
+
+
+def in_parts(asked: PreflightRequest) -> PreflightRequest:
+    return asked.model_copy(update={"processes": 2, "parts": 2})
+
+
+def test_a_model_in_parts_is_not_tried_on_one_device_and_all_else_is_judged(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def loaded(*args: object, **options: object) -> None:
+        raise AssertionError("one device may not have room for the model")
+
+    monkeypatch.setattr(preflight, "try_training", loaded)
+    asked = request(tmp_path, model=model, data=data)
+    result = preflight.run(in_parts(asked), Recorder())
+    assert result.not_tried.startswith("the model lies in parts (fsdp2)")
+    assert result.problems == ()
+    assert (result.step_seconds, result.answer) == (0.0, None)
+    assert result.rows == 24
+    verdicts = {check.id: check for check in result.mistakes}
+    assert all(verdicts[id].passed for id in ("wrong_tokenizer", "prompt_tokens_in_loss", "eos_never_learned", "truncation_share"))
+    assert verdicts["checkpoint_not_resumable"].seen == f"not looked at: {result.not_tried}"
+    with pytest.raises(AssertionError, match="room for the model"):
+        preflight.run(asked, Recorder())
+
+
+def test_what_is_wrong_with_the_rows_is_found_for_a_model_in_parts_too(model: Path, data: Path, tmp_path: Path):
+    result = preflight.run(in_parts(request(tmp_path, model=model, data=data, max_length=4)), Recorder())
+    assert [check.id for check in result.mistakes if check.passed is False] == ["truncation_share"]
+
+
+def test_more_processes_than_devices_are_a_problem(model: Path, data: Path, tmp_path: Path):
+    asked = request(tmp_path, model=model, data=data, placement=Placement(device="cuda", threads=1))
+    (problem,) = preflight.run(in_parts(asked), Recorder()).problems
+    assert problem.startswith("2 processes want a device each, and torch sees 0 CUDA devices; lower compute.place.processes")
+
+
+def test_processes_on_a_cpu_need_the_measured_memory_each(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = request(tmp_path, model=model, data=data)
+    peak = preflight.run(asked, Recorder()).peak_memory_bytes
+    monkeypatch.setattr(preflight, "memory", lambda device: Memory(total=4 * peak, available=2 * peak))
+    assert preflight.run(asked, Recorder()).problems == ()
+    (problem,) = preflight.run(asked.model_copy(update={"processes": 2}), Recorder()).problems
+    assert "too little to be safe" in problem

@@ -13,6 +13,7 @@ from fine_tune_pipeline.guide.base_model.candidates import (
     refuse_undecided,
 )
 from fine_tune_pipeline.guide.base_model.catalogue import UnknownModel, model_named
+from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline_tests.guide.technique.stand_ins import RuleCompute, use_case
 from fine_tune_pipeline_tests.hub import COMMIT
 from fine_tune_pipeline_tests.tiny import tiny_model
@@ -192,3 +193,20 @@ def test_the_reason_names_the_choice_or_every_refusal(tmp_path):
     assert said.startswith("gemma-3-270m is the first of 2 candidates that passes (1 before it refused)")
     none = reason(None, found[:1], wanted)
     assert none.startswith("none of 1 candidates can be taken: smollm2-135m: its licence is not accepted")
+
+
+@pytest.mark.parametrize(("together", "refused"), [({}, True), ({"processes": 4}, True), ({"processes": 4, "parallel": "fsdp2"}, False)])
+def test_a_model_that_only_all_devices_together_have_room_for_is_not_refused(tmp_path, together, refused):
+    spec = use_case(tmp_path, base_model={"candidates": ["llama-3.1-8b"]}, technique={"type": "lora"}, training={"max_length": 512})
+    device = Device(kind="cuda", name="L4", memory_bytes=15 * 2**30, bfloat16=True)
+    inventory = Inventory(place="test", devices=(device,) * 4, cpu_cores=8, memory_bytes=2**37, **together)
+    [llama] = judge(spec, demands(spec, inventory))
+    assert ("memory" in rules(llama)) == refused
+
+
+def test_nf4_is_no_way_out_for_a_model_in_parts(tmp_path):
+    spec = use_case(tmp_path, base_model={"candidates": ["llama-3.1-8b"]})
+    device = Device(kind="cuda", name="L4", memory_bytes=24 * 2**30, bfloat16=True)
+    inventory = Inventory(place="test", devices=(device,) * 2, cpu_cores=8, memory_bytes=2**37, processes=2, parallel="fsdp2")
+    [llama] = judge(spec, demands(spec, inventory))
+    assert llama.memory_bytes.keys() == {"full", "lora"}

@@ -157,3 +157,36 @@ def test_pissa_keeps_its_start_in_the_main_memory():
         device: predicted(model, pissa, device=device).total - predicted(model, lora, device=device).total for device in ("cpu", "cuda")
     }
     assert more == {"cpu": 4 * trainable_parameters(model, lora), "cuda": 0}
+
+
+def test_a_model_in_parts_holds_its_part_and_what_it_has_gathered():
+    model, lora = model_named("llama-3.1-8b").architecture, Technique(type="lora")
+    whole, cut = predicted(model, lora), predicted(model, lora, parts=4)
+    assert cut.weights == whole.weights / 4
+    assert (cut.adapter, cut.gradients, cut.optimizer, cut.activations) == (
+        whole.adapter, whole.gradients, whole.optimizer, whole.activations,
+    )  # fmt: skip
+    layer = model.body_parameters // model.layers
+    assert cut.gathered == 2 * (2 * model.vocabulary * model.hidden + 2 * layer)
+    assert whole.gathered == 0
+
+
+def test_where_all_weights_learn_gradients_and_optimizer_lie_in_parts_too():
+    model, full = model_named("llama-3.1-8b").architecture, Technique(type="full")
+    whole, cut = predicted(model, full), predicted(model, full, parts=8)
+    assert (8 * cut.weights, 8 * cut.gradients, 8 * cut.optimizer) == (whole.weights, whole.gradients, whole.optimizer)
+    assert cut.gathered > 4 * (model.embedding_parameters + model.body_parameters // model.layers), "gradients before they are shared out"
+    assert cut.total - cut.activations < (whole.total - whole.activations) / 3
+
+
+def test_the_largest_layer_is_that_of_the_real_model(tmp_path: Path):
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny_model(tmp_path)
+    real = AutoModelForCausalLM.from_pretrained(folder)
+    sizes = [sum(weight.numel() for weight in layer.parameters() if weight.ndim > 1) for layer in real.model.layers]
+    assert read_model_folder(folder).architecture.largest_layer_parameters == max(sizes)
+
+
+def test_the_largest_layer_of_a_mixture_is_one_with_experts():
+    assert MIXTRAL.largest_layer_parameters * MIXTRAL.layers == MIXTRAL.body_parameters

@@ -11,9 +11,11 @@ from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.environment.preflight import read_preflight
 from fine_tune_pipeline.guide.technique.assets import training_plan
 from fine_tune_pipeline.programs import preflight
+from fine_tune_pipeline.programs.machine import Memory
 from fine_tune_pipeline.programs.preflight_requests import PreflightRequest
 from fine_tune_pipeline.programs.requests import Request
 from fine_tune_pipeline.resources.compute.base import ResultT
+from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.technique.stand_ins import (
     RuleCompute,
@@ -120,6 +122,32 @@ def test_what_is_learned_and_what_is_cut_is_shown_of_real_rows(tmp_path):
     assert {row["part"]: row["ids"] for row in artifact.metadata["truncation"]} == {
         "train": "long-1, long-2", "validation": "none", "test": "none",
     }  # fmt: skip
+
+
+class InParts(RealPreflight):
+    """The same place with two processes that hold a part of the model each."""
+
+    def inventory(self) -> Inventory:
+        return super().inventory().model_copy(update={"processes": 2, "parallel": "fsdp2"})
+
+
+def test_a_model_in_parts_passes_without_a_trial_and_the_asset_says_so(tmp_path, upstream):
+    found = run(tmp_path, compute=InParts, sections={"environment": {"disk_free_gib": 0.1}})
+    assert check(found).passed, check(found).description
+    assert (check(found).description or "").startswith("trial: not run: the model lies in parts (fsdp2)")
+    metadata = artifact_store(tmp_path).current("triage", "environment").metadata
+    assert metadata["trial"].startswith("not run: ")
+    assert not {"step_seconds", "tokens_per_second", "loss", "peak_memory_gib"} & metadata.keys(), "nothing was measured"
+    assert (metadata["rows"], metadata["predicted_minutes"]) == (48, None)
+    assert metadata["labelled_share_train"] > 0
+
+
+def test_without_a_trial_the_forecast_must_fit_into_what_is_free(tmp_path, upstream, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(preflight, "memory", lambda device: Memory(total=24 << 30, available=1 << 30))
+    found = check(run(tmp_path, compute=InParts, sections={"environment": {"disk_free_gib": 0.1}}))
+    assert not found.passed
+    assert "memory: the plan forecasts" in (found.description or "")
+    assert "1.00 GiB are free on" in (found.description or "")
 
 
 def test_an_unmet_demand_stops_everything_downstream(tmp_path, upstream):

@@ -135,3 +135,30 @@ def test_rows_that_are_cut_out_do_not_count_as_the_longest():
         forecast(seen(longest_tokens=2000), plan, GEMMA, training_rows=100).predicted_peak_bytes
         == forecast(seen(longest_tokens=48), plan, GEMMA, training_rows=100).predicted_peak_bytes
     )
+
+
+def parts_plan(**together: Any) -> Plan:
+    device = Device(kind="cuda", name="L4", memory_bytes=24 * GIB, bfloat16=True)
+    inventory = Inventory(place="test", devices=(device,) * 4, cpu_cores=2, memory_bytes=24 * GIB, **together)
+    work = Workload(rows=500, tokens=25_000, labelled_tokens=8_000, longest_tokens=100, longest_bound=150)
+    training = TrainingSpec(effective_batch=16)
+    asked = Job(model=GEMMA, context=32768, work=work, technique=Auto(), training=training)
+    return make_plan(asked, Place.of(inventory, headroom=0.1))[0]
+
+
+NOT_TRIED = {"not_tried": "the model lies in parts", "step_seconds": 0.0, "tokens_per_second": 0.0, "loss": 0.0}
+
+
+def test_minutes_are_those_of_one_device_divided_by_the_devices():
+    alone, four = (forecast(seen(), parts_plan(**how), GEMMA, training_rows=90) for how in ({}, {"processes": 4}))
+    assert four.minutes == pytest.approx(alone.minutes / 4)
+
+
+def test_without_a_trial_the_check_says_so_and_nothing_is_forecast_from_it():
+    plan = parts_plan(processes=4, parallel="fsdp2")
+    found = seen(**NOT_TRIED)
+    check = passed(found, plan, [])
+    assert check.passed
+    assert check.description.startswith("trial: not run: the model lies in parts; all else on cpu was looked at")
+    whole = forecast(found, plan, GEMMA, training_rows=90)
+    assert (whole.minutes, whole.peak_ratio) == (None, None)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,11 @@ from fine_tune_pipeline.programs.requests import (
     TrainRequest,
 )
 from fine_tune_pipeline.resources.compute.exchange import exchange, leased
+from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.compute.job import Job
 from fine_tune_pipeline.resources.compute.live import whole_lines
 from fine_tune_pipeline.resources.compute.local import Local
+from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline_tests.resources.compute.odd_program import OddRequest
 from fine_tune_pipeline_tests.waiting import wait_until
 
@@ -117,3 +120,40 @@ def test_a_program_that_was_started_in_the_background_can_be_interrupted():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
+
+
+GPU = Device(kind="cuda", name="L4", memory_bytes=24 << 30, bfloat16=True)
+FOUR = Inventory(place="local", devices=(GPU,) * 4, cpu_cores=8, memory_bytes=64 << 30)
+CPU = Inventory(place="local", devices=(GPU.model_copy(update={"kind": "cpu"}),), cpu_cores=8, memory_bytes=64 << 30)
+
+
+@pytest.mark.parametrize(
+    ("place", "found", "told"),
+    [
+        ({}, FOUR, (1, 1, 1)),
+        ({"processes": 3, "parallel": "fsdp2"}, FOUR, (1, 1, 1)),
+        ({"launcher": "accelerate"}, FOUR, (1, 1, 1)),
+        ({"launcher": "accelerate", "gpus": 3}, FOUR, (3, 1, 3)),
+        ({"launcher": "accelerate", "gpus": 4, "parallel": "fsdp2"}, FOUR, (4, 4, 4)),
+        ({"launcher": "accelerate", "processes": 2, "parallel": "fsdp2"}, CPU, (2, 2, 1)),
+    ],
+)
+def test_the_inventory_says_in_how_many_processes_a_training_runs(place: dict[str, Any], found: Inventory, told: tuple[int, ...]):
+    shared = Local(**place).shared(found)
+    assert (shared.processes, shared.parts, shared.trained_on) == told
+    assert (shared == found) == (told[0] == 1)
+
+
+def test_one_process_leaves_no_trace_in_what_is_written_of_an_inventory():
+    assert Local().shared(FOUR).model_dump().keys() == {"place", "devices", "cpu_cores", "memory_bytes"}
+
+
+def test_processes_on_a_cpu_share_its_memory_and_those_on_devices_do_not():
+    assert CPU.model_copy(update={"processes": 2}).bytes_of_one == 12 << 30
+    assert FOUR.model_copy(update={"processes": 2}).bytes_of_one == 24 << 30
+
+
+def test_the_compute_plans_with_the_processes_that_its_place_starts():
+    compute = PlacedCompute(place=Local(launcher="accelerate", processes=2, gpus=0, parallel="fsdp2"))
+    assert (compute.inventory().processes, compute.inventory().parallel) == (2, "fsdp2")
+    assert PlacedCompute(place=Local()).inventory().processes == 1
