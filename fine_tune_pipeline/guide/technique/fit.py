@@ -28,8 +28,8 @@ def nearest(plan: Plan, job: Job, place: Place) -> str:
     for label, written in (("lora", "{type: lora}"), ("qlora", "{type: qlora}"), ("full", "{type: full}")):
         if label in named and label != plan.technique.label:
             return f"technique: {written} would fit."
-    if (label := _in_parts(plan, job, place)) is not None:
-        return f"compute.place.parallel: fsdp2 would fit, with technique {label}."
+    if (cut := _in_parts(plan, job, place)) is not None:
+        return f"compute.place.parallel: fsdp2 would fit, with technique {cut}."
     for field, value, why in _smaller(plan, job, units=place.inventory.devices[0].bfloat16):
         if _with(plan, job, place, **{field: value}).fits:
             return f"training.{field}: {value} would fit{why}."

@@ -68,7 +68,7 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
             upstream=upstream,
             build_in_parts=lambda folder, work: build_adapter(context, compute, folder, work, training),
         )
-        # What several devices took says nothing of the one that a plan forecasts.
+        # What several devices took says nothing of the formulas: these leave out what devices tell each other.
         if not kept.reused and read_train_result(kept.artifact).processes == 1:
             store.open().note(spec.name, NOTES, kept.artifact.fingerprint, kept.artifact.json(OBSERVATION))
             off = {f"plan/{name}": kept.artifact.metadata[name] for name in ("peak_error", "time_error")}
