@@ -21,6 +21,7 @@ from fine_tune_pipeline.guide.technique.comparisons import work_of
 from fine_tune_pipeline.guide.technique.hosted_plan import hosted_epochs, hosted_plan, training_cost
 from fine_tune_pipeline.guide.technique.place import learned, place_of
 from fine_tune_pipeline.guide.technique.plan import Job, Plan, make_plan
+from fine_tune_pipeline.guide.technique.together import speedup
 from fine_tune_pipeline.guide.technique.workload import LIKELY_BYTES_PER_TOKEN, SPARE_TOKENS, Workload
 from fine_tune_pipeline.rehearsal import Does, Step
 from fine_tune_pipeline.resources.compute.inventory import Inventory
@@ -208,12 +209,19 @@ def _forecast(spec: UseCaseSpec, asset: str, store: Store, prospect: Prospect) -
         return Forecast(rows * ROW_SECONDS[asset] / 60, gib, None, f"{rows} rows, each as on two CPU cores")
     if asset == "environment" and plan is not None and rows:
         steps = max(1, rows * plan.hyperparameters.epochs / plan.hyperparameters.effective_batch)
-        seconds = PREFLIGHT_SECONDS + PREFLIGHT_STEPS * plan.chosen.loop_seconds / steps
+        if plan.parts > 1:
+            return Forecast(PREFLIGHT_SECONDS / 60, gib, None, "no step of the training")
+        seconds = PREFLIGHT_SECONDS + PREFLIGHT_STEPS * _on_one(plan) * plan.chosen.loop_seconds / steps
         return Forecast(seconds / 60, gib, None, f"{PREFLIGHT_STEPS} steps of the training")
     if asset in TRAINING_SHARES and plan is not None:
-        minutes = TRAINING_SHARES[asset] * plan.predicted_seconds / 60
+        minutes = TRAINING_SHARES[asset] * _on_one(plan) * plan.predicted_seconds / 60
         return Forecast(minutes, gib, None, "a share of the training, as in the built-in use case")
     return Forecast(None, gib, None, "not known before the first run")
+
+
+def _on_one(plan: Plan) -> float:
+    """How many times as long the training would take on one device, as everything else is run."""
+    return speedup(plan.hyperparameters.effective_batch, plan.trained_on)
 
 
 def _priced(found: Forecast, spec: UseCaseSpec, inventory: Inventory) -> Forecast:

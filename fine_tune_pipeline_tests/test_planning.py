@@ -145,6 +145,30 @@ def test_more_rows_take_longer_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFi
     assert minutes[1] == pytest.approx([10 * one for one in minutes[0]], rel=0.05)
 
 
+def test_a_forecast_counts_the_processes_of_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    lines = (BUILT_IN / "data" / "messages.jsonl").read_text(encoding="utf-8").splitlines()
+    # Short rows would leave an accelerator waiting for the next operations, however many share them.
+    (tmp_path / "rows.jsonl").write_text("\n".join(line + 3000 * " " for line in lines), encoding="utf-8")
+    document = yaml.safe_load((BUILT_IN / "defs.yaml").read_text(encoding="utf-8"))["attributes"]["dataset"]
+    long = {**document, "sources": [{**document["sources"][0], "path": "rows.jsonl"}]}
+    path = own_use_case(tmp_path, dataset=long, training={"effective_batch": 16, "epochs": 2})
+    seen = {}
+    for parallel in ("ddp", "fsdp2"):
+        for launcher in ("plain", "accelerate"):
+            place = {"kind": "cloud", "accelerator": "L4", "gpus": 2, "launcher": launcher, "parallel": parallel}
+            (tmp_path / "place.yaml").write_text(yaml.safe_dump({**place, "staging": str(tmp_path)}), encoding="utf-8")
+            monkeypatch.setenv("FINE_TUNE_PIPELINE_COMPUTE", str(tmp_path / "place.yaml"))
+            seen[launcher, parallel] = rows_of(path, capsys)
+    alone = seen["plain", "ddp"]
+    assert seen["plain", "fsdp2"] == alone, "one process has nothing to share"
+    for parallel in ("ddp", "fsdp2"):
+        together = seen["accelerate", parallel]
+        assert together["adapter"]["minutes"] == pytest.approx(alone["adapter"]["minutes"] / 2)
+        assert together["evaluation_report"]["minutes"] == pytest.approx(alone["evaluation_report"]["minutes"])
+    assert seen["accelerate", "ddp"]["environment"] == alone["environment"]
+    assert seen["accelerate", "fsdp2"]["environment"]["basis"] == "no step of the training"
+
+
 def test_a_place_that_is_not_configured_is_told_without_a_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setenv("FINE_TUNE_PIPELINE_COMPUTE", "moon")
     assert main(["plan", "support_triage"]) == 3
