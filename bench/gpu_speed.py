@@ -24,7 +24,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from train_speed import RANK, Clock, Measured, Setting, by_trl, callback, write_tokenizer
+from random_training import write_tokenizer
+from train_speed import RANK, Clock, Measured, Setting, by_trl, callback
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {
