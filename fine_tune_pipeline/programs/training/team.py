@@ -187,5 +187,8 @@ def joined(*, device: str, parallel: Parallel) -> Iterator[Team]:
         yield Team(rank=dist.get_rank(), size=size, sharded=parallel == "fsdp2")
     except MateLost as error:
         sys.stderr.write(f"{error}\n")
-        raise SystemExit(MATE_LOST) from error
+        sys.stderr.flush()
+        sys.stdout.flush()
+        # All files are closed. The interpreter's own end takes seconds on a busy machine, and the launcher waits for it.
+        os._exit(MATE_LOST)
     dist.destroy_process_group()

@@ -19,6 +19,7 @@ OWN = {
     },
     "dataset": {
         *("train", "validation", "test", "made_rows", "coverage", "review", "card"),
+        *("smallest_detectable_gain", "smallest_gain_wanted", "criteria_rows", "next_look"),
         *("compared_with", "rows_added", "rows_removed", "rows_changed", "rows_moved", "class_shift", "difference"),
     },
 }

@@ -92,7 +92,7 @@ def test_what_a_training_measured_corrects_the_plan_that_is_made_next_and_not_th
     assert artifact_store(tmp_path).current("triage", "training_plan").fingerprint == first.fingerprint
     run(tmp_path, sections={"training": {"epochs": 2}})
     second = artifact_store(tmp_path).current("triage", "training_plan")
-    assert list(second.manifest.payload["what"]["calibration"]) == ["lora float32"]
+    assert list(second.manifest.payload["what"]["calibration"]) == ["lora float32 supervised"]
     assert second.metadata["calibration"].startswith("corrected by 1 earlier run here: memory x ")
     assert second.metadata["predicted_minutes"] != pytest.approx(first.metadata["predicted_minutes"] * 2 / 3, rel=0.3)
 

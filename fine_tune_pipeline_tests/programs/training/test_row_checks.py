@@ -114,7 +114,7 @@ def test_one_row_is_enough_to_train_and_to_preflight_and_is_shown_in_the_log(mod
     seen = preflight.run(preflight_request(asked), told)
     [line] = [line for line in told.lines if line.startswith("what is learned")]
     assert line.endswith(
-        "row row0-0, 18 tokens:\n‹<bos>›Input: my card was charged twice for one coffee\nOutput:⟦ duplicate_charge‹<eos>›⟧"
+        "row row0-0: 4 of 18 tokens are learned:\n‹<bos>›Input: my card was charged twice for one coffee\nOutput:⟦ duplicate_charge‹<eos>›⟧"
     )
     assert [(check.id, check.seen) for check in seen.mistakes if check.passed is False] == []
     assert (seen.problems, seen.rows, len(seen.preview)) == ((), 1, 1)
