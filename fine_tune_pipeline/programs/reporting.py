@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar, get_args
 
-import psutil
 from dagster_pipes import PipesContext, open_dagster_pipes
 from tqdm import tqdm
 
@@ -135,10 +134,17 @@ def watch_parent() -> None:
 
 def _end_with(parent: int) -> None:
     direct = os.getppid()
-    while os.getppid() == direct and (direct == parent or any(each.pid == parent for each in psutil.Process().parents())):
+    while os.getppid() == direct and (direct == parent or _stands_above(parent)):
         time.sleep(POLL_SECONDS)
     # Nothing is said first: whoever read our output is gone too, and writing to it would end this thread instead.
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _stands_above(parent: int) -> bool:
+    # Only behind a launcher, which needs it itself; a program that is started directly needs pydantic and dagster-pipes only.
+    import psutil
+
+    return any(each.pid == parent for each in psutil.Process().parents())
 
 
 def watch_lease() -> None:
