@@ -11,8 +11,7 @@ from safetensors import SafetensorError
 
 from fine_tune_pipeline.guide.objective.metrics import scorer
 from fine_tune_pipeline.programs import predict, train
-from fine_tune_pipeline.programs.models import load_model, load_tokenizer
-from fine_tune_pipeline.programs.prompts import encode
+from fine_tune_pipeline.programs.models import load_model
 from fine_tune_pipeline.programs.requests import (
     AnswerScoring,
     CheckpointPolicy,
@@ -29,6 +28,7 @@ from fine_tune_pipeline.programs.training import early_stopping
 from fine_tune_pipeline.programs.training.early_stopping import standing
 from fine_tune_pipeline.programs.training.preemption import Preempted, Preemption
 from fine_tune_pipeline_tests.programs.training.killing import files_of, killed_at_random, started, train_to_the_end
+from fine_tune_pipeline_tests.programs.training.own_forward import mean_loss
 from fine_tune_pipeline_tests.small_training import ROWS, Recorder, train_request, write_rows
 
 LABELS = ["duplicate_charge", "lost_card", "change_address"]
@@ -89,21 +89,6 @@ def test_the_best_look_and_how_many_came_after_it(figures: list[float], higher: 
     assert wanted[1] is None or best == wanted[1]
 
 
-@torch.no_grad()
-def loss_of(adapter: str, *, model: Path, rows: tuple[tuple[str, str, str], ...]) -> float:
-    """By the model's own forward, one row at a time."""
-    network, tokenizer = load_model(model, adapter=adapter), load_tokenizer(model)
-    total, count = 0.0, 0
-    for _, prompt, completion in rows:
-        row = encode(prompt, completion, tokenizer=tokenizer, format=PromptFormat())
-        ids = torch.tensor([row.prompt_ids + row.completion_ids])
-        labels = ids.clone()
-        labels[0, : len(row.prompt_ids)] = -100
-        total += float(network(input_ids=ids, labels=labels).loss) * len(row.completion_ids)
-        count += len(row.completion_ids)
-    return total / count
-
-
 @pytest.mark.parametrize("technique", [Technique(type="lora", rank=8), Technique(type="full")], ids=["lora", "full"])
 def test_it_stops_after_its_patience_and_keeps_the_best_weights(technique: Technique, ask: Callable[..., TrainRequest], model: Path):
     numbers = {"technique": technique, "learning_rate": 1e-2 if technique.type == "lora" else 1e-3}
@@ -117,7 +102,7 @@ def test_it_stops_after_its_patience_and_keeps_the_best_weights(technique: Techn
     assert result.steps == result.validation_losses[-1][0] < whole.steps == 36
     assert result.outcome.startswith(f"stopped after step {result.steps} of 36: 3 looks without a gain above 0; validation_loss was best")
     assert result.kept_loss == best[1] < looks[-1][1]
-    assert loss_of(result.adapter, model=model, rows=HELD_OUT) == pytest.approx(best[1], rel=1e-4)
+    assert mean_loss(load_model(model, adapter=result.adapter), model=model, rows=HELD_OUT) == pytest.approx(best[1], rel=1e-4)
 
 
 def test_without_a_reason_to_stop_it_trains_to_the_end_as_it_would_without(ask: Callable[..., TrainRequest]):

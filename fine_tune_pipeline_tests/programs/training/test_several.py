@@ -207,6 +207,7 @@ def test_a_launcher_that_is_killed_takes_its_processes_along(launched: Launched)
     launched.launcher.kill()
     launched.launcher.wait()
     wait_until(lambda: not launched.alive(), deadline_seconds=10, what="the end of all processes")
+    assert launched.alive() == []
 
 
 def test_a_signal_to_the_launcher_leaves_a_checkpoint_and_its_own_exit_code(launched: Launched):

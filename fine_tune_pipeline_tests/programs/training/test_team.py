@@ -10,6 +10,7 @@ from fine_tune_pipeline.programs.training.batches import Row
 from fine_tune_pipeline.programs.training.preemption import Interrupted, Preemption
 from fine_tune_pipeline.programs.training.sharding import NotInParts
 from fine_tune_pipeline.programs.training.team import ALONE, NotTogether, Pass, Team, check_together
+from fine_tune_pipeline.programs.training.together import not_together
 from fine_tune_pipeline.programs.training.trainer import build_trainer
 from fine_tune_pipeline_tests.small_training import train_request, write_rows
 from fine_tune_pipeline_tests.tiny import tiny_model
@@ -78,7 +79,9 @@ def test_what_needs_the_whole_model_is_refused_where_it_lies_in_parts(setting: s
 
 
 def test_odds_need_no_reference_and_may_lie_in_parts():
-    check_together(NUMBERS.model_copy(update={"preference": Preference(type="orpo")}), Team(0, 2, sharded=True))
+    wanted = NUMBERS.model_copy(update={"preference": Preference(type="orpo")})
+    assert not_together(wanted, in_parts=True) is None
+    check_together(wanted, Team(0, 2, sharded=True))
 
 
 def test_nf4_weights_are_not_cut(tmp_path: Path):

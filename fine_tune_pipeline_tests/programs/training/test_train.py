@@ -23,6 +23,7 @@ from fine_tune_pipeline.programs.training.progress import Progress
 from fine_tune_pipeline.programs.training.steadiness import Diverged
 from fine_tune_pipeline.programs.training.trainer import CompletionTrainer
 from fine_tune_pipeline_tests.programs.launching import launch
+from fine_tune_pipeline_tests.programs.training.own_forward import mean_loss
 from fine_tune_pipeline_tests.small_training import ROWS, Recorder, train_request, write_rows
 from fine_tune_pipeline_tests.waiting import wait_until
 
@@ -85,21 +86,6 @@ def test_validation_is_measured_before_in_every_epoch_and_at_the_end_and_as_tran
     assert result.validation_losses[0][1] == pytest.approx(mean_loss(load_model(model), model=model), rel=1e-4)
     tuned = load_model(model, adapter=result.adapter)
     assert result.validation_losses[-1][1] == pytest.approx(mean_loss(tuned, model=model), rel=1e-4)
-
-
-@torch.no_grad()
-def mean_loss(network: Any, *, model: Path) -> float:
-    """Over the completions of all rows, by the model's own forward, one row at a time."""
-    tokenizer = load_tokenizer(model)
-    total, count = 0.0, 0
-    for _, prompt, completion in ROWS:
-        row = encode(prompt, completion, tokenizer=tokenizer, format=PromptFormat())
-        ids = torch.tensor([row.prompt_ids + row.completion_ids])
-        labels = ids.clone()
-        labels[0, : len(row.prompt_ids)] = -100
-        total += float(network(input_ids=ids, labels=labels).loss) * len(row.completion_ids)
-        count += len(row.completion_ids)
-    return total / count
 
 
 def test_the_validation_sample_grows_with_the_training_and_stays_the_same():
