@@ -10,7 +10,7 @@ import pytest
 from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.artifacts.store import Store
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, predictions
-from fine_tune_pipeline.guide.evaluation.predictions import NoTestRows
+from fine_tune_pipeline.guide.evaluation.held_out_rows import NoTestRows
 from fine_tune_pipeline.guide.evaluation.scoring import ScoreMismatch
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline_tests.guide.evaluation.world import RIGHT, PretendedCompute, before_evaluation, examples, resources, use_case
