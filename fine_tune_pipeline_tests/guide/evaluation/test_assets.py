@@ -240,7 +240,7 @@ def test_page_is_well_formed_loads_nothing_and_shows_what_the_report_says(world:
     assert report["recommendation"]["sentence"] in said
     assert f"{report['systems']['fine_tuned']['exact_match']['estimate']:.3f}" in said
     assert "accepted without a human look" in said
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 4
 
 
 def test_text_of_a_customer_cannot_break_page_or_markdown(world: World):
