@@ -12,8 +12,9 @@ from fine_tune_pipeline.guide.evaluation.human.ways import lines, offer
 from fine_tune_pipeline.guide.evaluation.judge.build import CHECK as JUDGE_CHECK
 from fine_tune_pipeline.guide.evaluation.judge.build import PLACE, build_judge_evaluation, chat_of, judge_of
 from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
+from fine_tune_pipeline.guide.evaluation.weighed import asks_for_likelihood
 from fine_tune_pipeline.guide.objective.own_metrics import scored_with
-from fine_tune_pipeline.guide.objective.task import task_files
+from fine_tune_pipeline.guide.objective.task import read_task, task_files
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
@@ -44,6 +45,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "objective.task": spec.objective.task,
             "dataset.format": spec.dataset.format,
             "evaluation.timed_rows": spec.evaluation.timed_rows,
+            **({"compares_answers": True} if asks_for_likelihood(spec.objective, read_task(spec)) else {}),
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
         }
         sources = Sources(**made_from)

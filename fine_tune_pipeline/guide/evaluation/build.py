@@ -14,13 +14,14 @@ from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict
 from fine_tune_pipeline.guide.evaluation.costs import money_of
 from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
-from fine_tune_pipeline.guide.evaluation.measured import Measured, asks_for_similarity, confidences, with_similarity
+from fine_tune_pipeline.guide.evaluation.measured import asks_for_similarity, confidences, with_similarity
 from fine_tune_pipeline.guide.evaluation.outcome import outcome
 from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS, read_costs
 from fine_tune_pipeline.guide.evaluation.report import Material, base_systems, document, primary_metric
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, check_means, reported_metrics, score_rows, scored, statistics_rows
 from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memory_verdict, spent, verdicts
+from fine_tune_pipeline.guide.evaluation.weighed import with_weighed
 from fine_tune_pipeline.guide.objective.evidence import LOOKS, at_look
 from fine_tune_pipeline.guide.objective.reach import look_text
 from fine_tune_pipeline.guide.objective.task import Task, read_task
@@ -69,7 +70,7 @@ def build_report(
     files = _answer_files(judged.predictions)
     answers = {system: read_all_answers(path, test) for system, path in files.items()}
     metrics = reported_metrics(task, spec.objective)
-    measured: Measured = {system: confidences(path, test) for system, path in files.items()}
+    measured = with_weighed(judged.predictions, test, {system: confidences(path, test) for system, path in files.items()})
     if asks_for_similarity(metrics, task):
         measured = with_similarity(context, compute, folder / "embed", test, answers, measured)
     scores = scored(test, answers, task=task, metrics=metrics, measured=measured, cluster_by=spec.objective.evidence.cluster_by)

@@ -12,6 +12,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
+from fine_tune_pipeline.guide.evaluation.weighed import asks_for_likelihood, weigh
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.guide.technique.answer_rows import read_all_answers
 from fine_tune_pipeline.guide.technique.baselines import SHOTS, read_shots
@@ -75,10 +76,14 @@ class Cost:
 def build_predictions(
     context: "dg.AssetExecutionContext", compute: "Compute", spec: UseCaseSpec, sources: Sources, folder: Path, state: Path
 ) -> Built:
-    """Write `<system>.jsonl` for every system, and `costs.json`; `state` stays when the work breaks off.
+    """Write `<system>.jsonl` for every system, and `costs.json`; where two answers are compared, `<system>.weighed.jsonl`.
+
+    Args:
+        state: stays when the work breaks off.
 
     Raises:
         NoTestRows, DuplicatedRows, WrongReference: the dataset has no test set that could be judged.
+        NoLikelihoods: a criterion asks how likely given answers are, and nothing can tell.
         UnusableAnswers: the program left a row without an answer, or answered otherwise than asked.
     """
     task = read_task(spec)
@@ -88,6 +93,8 @@ def build_predictions(
     scratch.mkdir()
     jobs = _jobs(spec, task, sources, train=train, prompts=write_prompts(scratch / "prompts.jsonl", test), folder=folder)
     model = sources.base_model.file("model")
+    if asks_for_likelihood(spec.objective, task):
+        weigh(context, compute, jobs, test, model=model, folder=folder, scratch=scratch / "likelihood")
     result = predict(context, compute, model=model, jobs=jobs, folder=scratch / "predict", replies=state / "replies")
     costs = [_job_costs(result)[job.name] for job in jobs]
     costs = [_majority(train, test, folder=folder), *_classifier(context, compute, task, train=train, test=test, folder=folder), *costs]

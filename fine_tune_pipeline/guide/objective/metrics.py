@@ -14,13 +14,14 @@ from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.objective.measures import labels, numbers, objects, rules, texts
 from fine_tune_pipeline.guide.objective.measures.chrf import chrf, chrf_of_one, nearer_to_preferred
 from fine_tune_pipeline.guide.objective.measures.item import Corpus, Item, Score
+from fine_tune_pipeline.guide.objective.measures.likelihood import likelier, likelier_per_token
 from fine_tune_pipeline.guide.objective.own_metrics import OwnScore
 from fine_tune_pipeline.guide.objective.proposals import proposal_for
 from fine_tune_pipeline.guide.objective.task import OPEN, ExtractionTask, Task, TaskType, normalised_label, task_of
 
 Better = Literal["higher", "lower", "neither"]
 
-Need = Literal["row", "confidence", "similarity"]
+Need = Literal["row", "confidence", "similarity", "likelihood"]
 """What a score looks at beside answer and reference: the whole row, or a number that a program measures."""
 
 FIELD_MATCH, RECALL, RULE = "field_match", "recall", "rule"
@@ -163,6 +164,10 @@ _REGISTRY = (
     Metric(name="field_f1", tasks=OBJECTS, about="share of fields that are right (F1)", score=objects.field_f1),
     Metric(name="nearer_to_preferred", tasks=("preference",), needs=("row",), counts=lambda row: row.rejected is not None,
            about="the answer is nearer to the preferred answer than to the rejected one", score=nearer_to_preferred),
+    Metric(name="preference_accuracy", tasks=("preference",), usual=False, needs=("likelihood",), score=likelier,
+           counts=lambda row: row.rejected is not None, about="the preferred answer is likelier than the rejected one, as a whole"),
+    Metric(name="preference_accuracy_per_token", tasks=("preference",), usual=False, needs=("likelihood",), score=likelier_per_token,
+           counts=lambda row: row.rejected is not None, about="the preferred answer is likelier than the rejected one, token for token"),
     Metric(name="token_f1", tasks=OPEN, about="words shared with the reference (F1)", score=texts.token_f1),
     Metric(name="rouge_l", tasks=OPEN, about="longest common word sequence with the reference (F1)", score=texts.rouge_l),
     Metric(name="chrf", tasks=OPEN, about="character n-grams shared with the reference (chrF)", score=chrf_of_one, corpus=chrf()),

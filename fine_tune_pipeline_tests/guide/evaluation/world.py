@@ -14,6 +14,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_exam
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
 from fine_tune_pipeline.guide.objective.metrics import corpus_value
+from fine_tune_pipeline.programs.likelihood_requests import LikelihoodRequest, LikelihoodResult
 from fine_tune_pipeline.programs.requests import (
     EmbedRequest,
     EmbedResult,
@@ -159,6 +160,8 @@ class PretendedCompute(Compute):
             return self._predict(request)
         if isinstance(request, EmbedRequest):
             return self._embed(request)
+        if isinstance(request, LikelihoodRequest):
+            return self._weigh(request)
         assert isinstance(request, ScoreRequest)
         return self._score(request)
 
@@ -182,6 +185,26 @@ class PretendedCompute(Compute):
             tokens = {"prompt_tokens": 100 * len(rows), "new_tokens": 9 * len(rows)}
             done.append(PredictedJob(name=job.name, rows=len(rows), seconds=2.0, latencies=times, **tokens))
         return PredictResult(jobs=tuple(done), load_seconds=1.0, peak_memory_bytes=int(self.memory_gib * 2**30))
+
+    def _weigh(self, request: LikelihoodRequest) -> LikelihoodResult:
+        """Each system holds the preferred answer for likelier in a share of the rows, and gives it twice the tokens."""
+        done = {}
+        for job in request.jobs:
+            draw = random.Random(job.name)
+            better = [draw.random() < self.right[job.name] for _ in read_rows(Path(job.rows))]
+            done[job.name] = len(better)
+            weighed = [
+                {
+                    "id": row["id"],
+                    "preferred_logprob": -1.0 if good else -9.0,
+                    "rejected_logprob": -3.0,
+                    "preferred_tokens": 4,
+                    "rejected_tokens": 2,
+                }
+                for good, row in zip(better, read_rows(Path(job.rows)), strict=True)
+            ]
+            write_rows(Path(job.output), weighed)
+        return LikelihoodResult(rows=done, seconds=1.0)
 
     def _embed(self, request: EmbedRequest) -> EmbedResult:
         """One dimension per word that names a class, so that a linear classifier is always right."""

@@ -30,7 +30,8 @@ def score(name: str, prediction: str, reference: str, task: Task) -> float:
 
 def full_score(name: str, prediction: str, reference: str, task: Task, *, cosine: float = 1.0) -> float:
     """With a row whose prompt holds no number, and with what programs measure."""
-    measured = {"similarity": cosine, "confidence": 1.0}
+    likely = {"preferred_logprob": cosine - 2, "rejected_logprob": -2.0, "preferred_tokens": 1.0, "rejected_tokens": 1.0}
+    measured = {"similarity": cosine, "confidence": 1.0, **likely}
     row = Example("r1", "please help", reference, rejected="?")
     return score_one(prediction, reference, task=task, metrics=[name], example=row, measured=measured)[name]
 
