@@ -19,8 +19,6 @@ from fine_tune_pipeline.programs.rows import read_rows, write_rows
 from fine_tune_pipeline.programs.training.batches import IGNORED, Collate, Row, as_records
 from fine_tune_pipeline.programs.training.sequence_logps import answers_of
 
-Model = PreTrainedModel | PeftModel
-
 
 def run(request: LikelihoodRequest, reporter: Reporter) -> LikelihoodResult:
     """Weigh both answers of every row for every job and write what was found, in the order of the rows.
@@ -65,7 +63,7 @@ def _weighed(
     job: LikelihoodJob,
     sequences: Sequence[Row],
     *,
-    model: Model,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     request: LikelihoodRequest,
     reporter: Reporter,
