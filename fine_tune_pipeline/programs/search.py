@@ -1,7 +1,7 @@
 """AutoML as a program: trials of the training around the plan, one after another, judged by their answers to validation rows.
 
-Killed at any moment, it goes on where it was: a rung that is written down is not repeated, a training goes on from its checkpoint, and what is
-tried next follows from the records alone.
+Killed at any moment, it goes on where it was: a rung that is written down is not repeated, a training goes on from its checkpoint, and
+what is tried next follows from the records alone.
 """
 
 from collections.abc import Sequence
@@ -106,15 +106,15 @@ class Search:
             if tracked is not None and trial.run_id != tracked.run_id:
                 trial = trial.model_copy(update={"run_id": tracked.run_id})
                 self._records.keep(trial)
-            record = climbed(
-                request, trial, rung, judged=self._judged, folder=folder, reporter=reporter, preemption=self._preemption
-            )
+            record = climbed(request, trial, rung, judged=self._judged, folder=folder, reporter=reporter, preemption=self._preemption)
             if tracked is not None:
                 _track(tracked, trial, record.score, folder=folder, rung=rung, share=record.share)
         self._records.add(trial, record)
         tidy(folder)
         if record.failed and trial.number == 0:
-            raise PlanFailed(f"trial 0, the plan as it is, cannot be trained: {record.failed}; leave training.search out and mend that first")
+            raise PlanFailed(
+                f"trial 0, the plan as it is, cannot be trained: {record.failed}; leave training.search out and mend that first"
+            )
         said = f"failed: {record.failed}" if record.failed else f"{self._metric} {record.score:.4f}, {record.seconds:.0f} s"
         reporter.log(f"{said}; {_shown(trial)}")
         if record.score is not None:

@@ -83,7 +83,7 @@ class SearchSpec(Section):
     rungs: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         default=[0.25, 1.0],
         min_length=1,
-        description="Shares of the steps, rising to 1: every trial is trained for the first, the best for the next, each with a whole schedule.",
+        description="Shares of the steps, rising to 1: all trials come to the first, the best to the next, each with a schedule of its own.",
     )
     keep: float = Field(default=0.25, gt=0, lt=1, description="Share of the trials of a rung that come to the next, at least one.")
     space: SearchSpace = SearchSpace()
@@ -102,4 +102,3 @@ class SearchSpec(Section):
         if self.rungs[-1] != 1 or any(low >= high for low, high in zip(self.rungs, self.rungs[1:], strict=False)):
             raise ValueError(f"rungs: got {self.rungs}, want shares that rise to 1, such as [0.25, 1.0]")
         return self
-

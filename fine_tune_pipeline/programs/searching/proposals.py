@@ -1,7 +1,7 @@
 """What to try next: Optuna's multivariate TPE, asked for one trial at a time.
 
-A proposal follows from the trials before it and the seed alone, whatever was broken off in between. Optuna's journal is a record that its own
-tools read (`optuna-dashboard journal.log`); it is compared with our records and written anew where it was torn.
+A proposal follows from the trials before it and the seed alone, whatever was broken off in between. Optuna's journal is a record
+that its own tools read (`optuna-dashboard journal.log`); it is compared with our records and written anew where it was torn.
 """
 
 import json
@@ -30,7 +30,9 @@ DIGITS = 3
 """Of a rate: more say nothing, and cannot be read."""
 
 
-def proposal(space: Sequence[Dimension], trials: Sequence[TrialRecord], *, wanted: int, seed: int, higher_is_better: bool) -> Parameters | None:
+def proposal(
+    space: Sequence[Dimension], trials: Sequence[TrialRecord], *, wanted: int, seed: int, higher_is_better: bool
+) -> Parameters | None:
     """The next point; None when all have been tried.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a search has done, as files: a folder for each trial, whose record appears whole or not at all. They decide, not Optuna's journal."""
+"""What a search has done, as files: each trial has a folder; its record appears whole or not at all. They decide, not Optuna's journal."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""One trial for one rung: trained by the training program's own code, then asked, as for the predictions of step 7, and scored row by row."""
+"""One trial for one rung: trained by the training program's own code, then asked as in step 7, and scored row by row."""
 
 import random
 import shutil
@@ -142,9 +142,7 @@ def _fitting(request: TrainRequest) -> tuple[TrainRequest, tuple[str, ...]]:
     return request.model_copy(update=files), tuple(gone)
 
 
-def _answer(
-    request: SearchRequest, asked: TrainRequest, result: TrainResult, judged: Judged, *, folder: Path, reporter: Reporter
-) -> None:
+def _answer(request: SearchRequest, asked: TrainRequest, result: TrainResult, judged: Judged, *, folder: Path, reporter: Reporter) -> None:
     job = PredictJob(
         name="validation rows",
         prompts=str(judged.prompts),
