@@ -99,7 +99,7 @@ class Search:
 
     def _climb(self, trial: TrialRecord, rung: int, *, best: float | None) -> None:
         request, folder = self._request, self._records.place(trial.number) / f"rung-{rung + 1}"
-        name = f"trial {trial.number + 1} of {request.trials}, rung {rung + 1} of {len(request.rungs)}"
+        name = f"trial {trial.number}, rung {rung + 1} of {len(request.rungs)}"
         numbers = {"trial": float(trial.number), "rung": float(rung + 1), **({} if best is None else {"best": best})}
         reporter = TrialReporter(self._reporter, name, **numbers)
         with tracked_run(self._child(trial), earlier=trial.run_id) as tracked:

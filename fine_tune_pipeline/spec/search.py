@@ -83,7 +83,7 @@ class SearchSpec(Section):
     rungs: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         default=[0.25, 1.0],
         min_length=1,
-        description="Shares of the steps, rising to 1: all trials come to the first, the best to the next, each with a schedule of its own.",
+        description="Shares of the steps, rising to 1: all trials come to the first, the best to the next, with a whole schedule each.",
     )
     keep: float = Field(default=0.25, gt=0, lt=1, description="Share of the trials of a rung that come to the next, at least one.")
     space: SearchSpace = SearchSpace()

@@ -4,7 +4,6 @@ A proposal follows from the trials before it and the seed alone, whatever was br
 that its own tools read (`optuna-dashboard journal.log`); it is compared with our records and written anew where it was torn.
 """
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,17 +78,16 @@ class Journal:
         return study
 
     def _agreeing(self, trials: Sequence[TrialRecord]) -> optuna.Study | None:
-        if not self._path.exists():
+        # A file whose last line was torn can be read, and not be written to any more.
+        if not self._path.exists() or not self._path.read_bytes().endswith(b"\n"):
             return None
         try:
-            # A file whose last line was torn is read, and could not be written to any more.
-            json.loads(self._path.read_bytes().rstrip(b"\n").rsplit(b"\n", 1)[-1])
             study = self._open(self._path)
             found = study.get_trials(deepcopy=False)
         except (ValueError, KeyError):
             return None
         same = len(found) <= len(trials) and all(_agrees(trial, record) for trial, record in zip(found, trials, strict=False))
-        return study if same and self._path.read_bytes().endswith(b"\n") else None
+        return study if same else None
 
     def _open(self, path: Path) -> optuna.Study:
         storage = JournalStorage(JournalFileBackend(str(path)))

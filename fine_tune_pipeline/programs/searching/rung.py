@@ -79,12 +79,12 @@ def climbed(
         # The first line says what it was; the rest, what to change, is no news to a search.
         said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         return RungRecord(rung=rung, share=share, score=None, failed=said, seconds=time.monotonic() - start, left_out=left_out)
+    free_memory()
     trained, start = max(time.monotonic() - start, result.seconds), time.monotonic()
-    free_memory()
     _answer(request, asked, result, judged, folder=folder, reporter=reporter)
-    free_memory()
     scores = judged.scores(folder / ANSWERS)
     answering = time.monotonic() - start
+    free_memory()
     return RungRecord(
         rung=rung,
         share=share,
