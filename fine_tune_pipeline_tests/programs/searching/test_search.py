@@ -204,9 +204,7 @@ def test_recipes_and_base_models_are_what_their_trials_train_on(by_rule: None, m
         Dimension(name="rows_share", default=1.0, values=(0.5, 1.0)),
         Dimension(name="base_model", default="one", values=("one", "other")),
     )
-    recipes = tuple(
-        RecipeRows(parameters={"rows_share": share}, train=str(path), rows=24) for share, path in ((0.5, half), (1.0, data))
-    )
+    recipes = tuple(RecipeRows(parameters={"rows_share": share}, train=str(path), rows=24) for share, path in ((0.5, half), (1.0, data)))
     bases = (Base(id="one", model=str(model)), Base(id="other", model=str(model)))
     asked = search_request(tmp_path / "out", model=model, data=data, space=space, recipes=recipes, bases=bases, trials=4)
     assert training(asked, {"rows_share": 0.5, "base_model": "other"}, share=1.0, output=tmp_path).train == str(half)
@@ -219,8 +217,8 @@ def test_records_of_another_search_are_not_taken(by_rule: None, model: Path, dat
     first = search.run(search_request(tmp_path / "out", model=model, data=data, trials=2), Recorder())
     other = (SPACE[0], Dimension(name="rank", default=4, values=(4, 16)))
     second = search.run(search_request(tmp_path / "out", model=model, data=data, trials=2, space=other), Recorder())
-    assert [trial.parameters["rank"] for trial in first.trials][0] == 8
-    assert [trial.parameters["rank"] for trial in second.trials][0] == 4
+    assert first.trials[0].parameters["rank"] == 8
+    assert second.trials[0].parameters["rank"] == 4
 
 
 def test_who_tracks_and_when_checkpoints_come_is_not_part_of_what_is_asked(model: Path, data: Path, tmp_path: Path):
