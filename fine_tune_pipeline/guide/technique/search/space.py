@@ -108,7 +108,7 @@ def _techniques(spec: SearchSpace, option: Option, *, job: Job, place: Place, no
         notes.append(f"technique: not searched, since the plan is {own.label}")
         return found
     plain = {"use_dora": False, "use_rslora": False, "use_pissa": False, "lora_plus_ratio": None}
-    kinds = {"lora": {"type": "lora"}, "qlora": {"type": "qlora"}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
+    kinds: dict[str, dict[str, Any]] = {"lora": {"type": "lora"}, "qlora": {"type": "qlora"}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
     for label in spec.technique:
         technique = own.model_copy(update={**plain, "type": "lora", **kinds[label]})
         found_option = option_of(job, technique, place)
