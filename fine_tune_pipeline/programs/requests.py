@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fine_tune_pipeline.programs.contracts import Access, Contract, Read, Request, Written, identity
+from fine_tune_pipeline.programs.decoding_requests import Decoding
 from fine_tune_pipeline.programs.heap import EXACT_HEAP
 from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.spec.base import unset
@@ -190,6 +191,9 @@ class Prediction(Contract):
     tokens: int
     logprob: float | None
     finished: bool
+    label_logprobs: dict[str, float] | None = Field(
+        default=None, description="log P(answer, end token | prompt) in nats of each answer of a closed list.", exclude_if=unset
+    )
 
 
 class CheckpointPolicy(Contract):
@@ -310,12 +314,18 @@ class PredictJob(Contract):
     adapter: Annotated[str | None, Access.READS] = None
     shots: tuple[Shot, ...] = ()
     max_new_tokens: int = 64
+    stop: tuple[str, ...] = Field(default=(), description="Strings that end an answer too, once it has begun.", exclude_if=unset)
+    decoding: Decoding | None = Field(default=None, description="None: free text, greedily.", exclude_if=unset)
 
 
 class PredictRequest(Request):
-    """Answers of several systems that share one base model, greedily decoded."""
+    """Answers of several systems that share one base model; the likeliest token, or answer, is taken.
+
+    Broken off, it goes on from what lies in `parts`, a folder that outlives it; without one it begins again.
+    """
 
     module = "fine_tune_pipeline.programs.predict"
+    resumable = True
     model: Read
     jobs: tuple[PredictJob, ...]
     batch_rows: int = Field(
@@ -325,6 +335,7 @@ class PredictRequest(Request):
     threads: int | None = None
     dtype: Precision = "float32"
     device: str = "cpu"
+    parts: Annotated[str | None, Access.WRITES] = Field(default=None, exclude_if=unset)
 
 
 class PredictedJob(Contract):
