@@ -43,8 +43,15 @@ class Answering:
         """
         if self.tree is None:
             return generate_batch(
-                model, self.tokenizer, prompts, format=self.format, max_new_tokens=max_new_tokens, stop=self.stop, guide=self.guide, prefix=prefix
-            )  # fmt: skip
+                model,
+                self.tokenizer,
+                prompts,
+                format=self.format,
+                max_new_tokens=max_new_tokens,
+                stop=self.stop,
+                guide=self.guide,
+                prefix=prefix,
+            )
         refuse_too_long(max(map(len, prompts)), max_new_tokens=self.tree.longest, config=model.config)
         found = label_logprobs(model, prompts, tree=self.tree, prefix=prefix).tolist()
         return [_likeliest(dict(zip(self.tree.labels, row, strict=True)), self.tree) for row in found]

@@ -1,7 +1,6 @@
 """Keeps an answer inside a JSON Schema while it is written, by llguidance: which tokens can come next, and what a token leads to."""
 
 import json
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -76,13 +75,13 @@ def json_guide(wanted: JsonDecoding, *, tokenizer: PreTrainedTokenizerBase, form
         UnsupportedSchema: names the keyword.
         UnsupportedTokenizer: it has no `tokenizer.json`.
     """
-    if find_spec("llguidance") is None:
+    try:
+        from llguidance import LLMatcher
+    except ModuleNotFoundError as error:
         raise GuideMissing(
             "evaluation.decoding: json_schema needs the package llguidance, which is not installed where the model runs; "
             "pip install 'fine_tune_pipeline[json]'"
-        )
-    from llguidance import LLMatcher
-
+        ) from error
     vocabulary = _vocabulary(tokenizer, format=format, words=words)
     grammar = LLMatcher.grammar_from_lark(_grammar(wanted, format=format))
     problem = LLMatcher.validate_grammar(grammar, vocabulary)

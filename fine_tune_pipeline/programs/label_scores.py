@@ -112,9 +112,7 @@ def _as_taken(mask: Tensor, model: PreTrainedModel | PeftModel) -> Tensor:
     return torch.zeros(mask.shape, dtype=base_of(model).dtype, device=mask.device).masked_fill(~mask, torch.finfo(base_of(model).dtype).min)
 
 
-def _logprobs(
-    model: PreTrainedModel | PeftModel, read: dict[str, Any], wanted: _Wanted, *, last: int, head: Head | None
-) -> Tensor:
+def _logprobs(model: PreTrainedModel | PeftModel, read: dict[str, Any], wanted: _Wanted, *, last: int, head: Head | None) -> Tensor:
     """Log-probabilities [B, E] of the wanted tokens, whose columns count from the first of the `last` columns."""
     if head is None:
         logprobs = model(**read, logits_to_keep=last).logits.float().log_softmax(dim=-1)

@@ -143,23 +143,6 @@ class ConvertResult(Contract):
     seconds: float
 
 
-class ExtendRequest(Request):
-    """Add tokens to a base model once: to its tokenizer, and as rows of its embedding and head (step 2)."""
-
-    module = "fine_tune_pipeline.programs.extend"
-    model: Read
-    tokens: tuple[str, ...]
-
-
-class ExtendResult(Contract):
-    """The extended folder (`<output>/model`), and the id of every added token."""
-
-    model: str
-    tokens: dict[str, int]
-    rows: int = Field(description="Of the embedding, now.")
-    added_parameters: int
-
-
 class InspectRequest(Request):
     """Load a base model from safetensors and say what it is (step 2)."""
 
@@ -392,6 +375,7 @@ class ServeRequest(Request):
     answer_schema: dict[str, Any] | None = Field(
         default=None, description="JSON Schema that a valid answer fits; None if the task has none."
     )
+    decoding: Decoding | None = Field(default=None, description="What answers can be, as in the evaluation.", exclude_if=unset)
     answer_labels: tuple[str, ...] = Field(default=(), description="Labels that a valid answer is one of; empty if the task has none.")
     pii: PiiSpec = Field(default=PiiSpec(), description="What the traffic log takes out of texts before it writes them.")
     ner: str | None = Field(default=None, description="Folder of an adapted NER that finds names in them; the packaged one by default.")

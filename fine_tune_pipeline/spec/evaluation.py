@@ -58,6 +58,12 @@ class EvaluationSpec(Section):
 
     few_shot: list[int] = Field(default=[4, 8], min_length=1, description="Numbers of worked examples tried; validation chooses.")
     validation_rows: int = Field(default=60, ge=10, description="At most so many validation rows choose and compare the baselines.")
+    decoding: Literal["greedy", "labels", "json_schema"] = Field(
+        default="greedy",
+        description="How every language model writes its answers. greedy: freely. labels: the likeliest of the closed list of answers. "
+        "json_schema: only tokens that keep the answer inside the schema (needs the extra `json`).",
+        exclude_if=lambda wanted: wanted == "greedy",
+    )
     human: HumanSpec = HumanSpec()
     judge: JudgeSpec | None = Field(
         default=None, description="A model that judges pairs beside people, calibrated by them; none by default."

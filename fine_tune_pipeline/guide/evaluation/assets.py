@@ -14,6 +14,7 @@ from fine_tune_pipeline.guide.evaluation.judge.build import PLACE, build_judge_e
 from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
 from fine_tune_pipeline.guide.objective.own_metrics import scored_with
 from fine_tune_pipeline.guide.objective.task import task_files
+from fine_tune_pipeline.guide.technique.decoding import decoding_content
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
@@ -44,11 +45,12 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "objective.task": spec.objective.task,
             "dataset.format": spec.dataset.format,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
+            **decoding_content(spec),
         }
         sources = Sources(**made_from)
         kept = store.made(
             context,
-            version=1,
+            version=2,
             what=what,
             upstream=made_from,
             build_in_parts=lambda folder, state: build_predictions(context, compute, spec, sources, folder, state),
