@@ -20,7 +20,7 @@ class JsonDecoding(Contract):
     type: Literal["json_schema"] = "json_schema"
     answer_schema: dict[str, Any]
     separators: tuple[str, str] | None = Field(
-        default=None, description="What stands between items and after a key, as training writes it; None: any white space."
+        default=None, description="What stands between items and after a key, as training writes it; None: over lines or not."
     )
 
 

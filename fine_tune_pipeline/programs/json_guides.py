@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _VOCABULARIES: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[int, ...], LLTokenizer]]" = WeakKeyDictionary()
 """A tokenizer as llguidance reads it, by the number of words and the end tokens: a second of work for 262,144 words."""
 
+WHITE_SPACE = r"\n?[ ]{0,24}"
+"""Where answers are not written in one line: a new line and its indentation. Without a bound, a model may write white space to the limit."""
+
 
 class GuideMissing(ImportError):
     """The package that knows JSON Schema token by token is not installed."""
@@ -96,9 +99,9 @@ def json_guide(wanted: JsonDecoding, *, tokenizer: PreTrainedTokenizerBase, form
 
 def _grammar(wanted: JsonDecoding, *, format: PromptFormat) -> str:
     between = wanted.separators
-    how: dict[str, Any] = {"whitespace_flexible": between is None}
+    how: dict[str, Any] = {"whitespace_flexible": True, "whitespace_pattern": WHITE_SPACE}
     if between is not None:
-        how |= {"item_separator": between[0], "key_separator": between[1]}
+        how = {"whitespace_flexible": False, "item_separator": between[0], "key_separator": between[1]}
     begin = '" " ' if format.style == "plain" else ""
     return f"start: {begin}answer\nanswer: %json {json.dumps({**wanted.answer_schema, 'x-guidance': how})}\n"
 

@@ -77,6 +77,15 @@ def test_answers_are_written_with_the_separators_of_the_training_set(folder: Pat
             assert answer.text == json.dumps(json.loads(answer.text), separators=separators, ensure_ascii="\\u" in answer.text)
 
 
+def test_over_lines_white_space_is_bounded_and_the_answer_is_json(folder: Path, tokenizer: PreTrainedTokenizerBase):
+    way = way_of(
+        folder, tokenizer, separators=None, answer_schema={**SCHEMA, "required": ["intent"], "properties": {"intent": {"const": 1}}}
+    )
+    for answer in way.answers(load_model(folder), prompts_of(tokenizer)[:3], max_new_tokens=160):
+        assert answer.finished
+        assert json.loads(answer.text) == {"intent": 1}
+
+
 def test_a_batch_answers_as_one_prompt_after_the_other(folder: Path, tokenizer: PreTrainedTokenizerBase):
     model, way, prompts = load_model(folder), way_of(folder, tokenizer), prompts_of(tokenizer, worked=3)
     prefix = shared_prefix(model, prompts)
