@@ -20,7 +20,7 @@ _VOCABULARIES: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[int, ...],
 """A tokenizer as llguidance reads it, by the number of words and the end tokens: a second of work for 262,144 words."""
 
 WHITE_SPACE = r"\n?[ ]{0,24}"
-"""Where answers are not written in one line: a new line and its indentation. Without a bound, a model may write white space to the limit."""
+"""Where answers go over lines: a new line and its indentation. Without a bound, a model may write white space up to the limit."""
 
 
 class GuideMissing(ImportError):
