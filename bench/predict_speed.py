@@ -92,7 +92,9 @@ def evaluation(options: argparse.Namespace, folder: Path) -> Any:
         "fine_tuned": {"format": PromptFormat(), "adapter": options.adapter},
     }
     jobs = tuple(
-        PredictJob(name=name, prompts=str(prompts), output=str(folder / f"{name}.jsonl"), max_new_tokens=max_new_tokens(completions), **system)
+        PredictJob(
+            name=name, prompts=str(prompts), output=str(folder / f"{name}.jsonl"), max_new_tokens=max_new_tokens(completions), **system
+        )
         for name, system in systems.items()
     )
     return PredictRequest(output=str(folder), model=options.model, jobs=jobs, threads=options.threads)
@@ -173,8 +175,16 @@ def judged(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
         theirs = found["loop"][name]
         same = sum(one == other for one, other in zip(mine["texts"], theirs["texts"], strict=True))
         ratio = theirs["cpu_seconds"] / mine["cpu_seconds"]
-        summary[name] = {"rows": len(mine["texts"]), "same": same, "ours": mine["cpu_seconds"], "loop": theirs["cpu_seconds"], "ratio": ratio}
-        print(f"{name:16}{mine['cpu_seconds']:8.1f} CPU seconds, loop {theirs['cpu_seconds']:8.1f}: {ratio:5.2f} times; {same} same answers")
+        summary[name] = {
+            "rows": len(mine["texts"]),
+            "same": same,
+            "ours": mine["cpu_seconds"],
+            "loop": theirs["cpu_seconds"],
+            "ratio": ratio,
+        }
+        print(
+            f"{name:16}{mine['cpu_seconds']:8.1f} CPU seconds, loop {theirs['cpu_seconds']:8.1f}: {ratio:5.2f} times; {same} same answers"
+        )
     total = {way: sum(one["cpu_seconds"] for one in systems.values()) for way, systems in found.items()}
     ratio, same = total["loop"] / total["ours"], all(one["same"] == one["rows"] for one in summary.values())
     verdict = "met" if ratio >= BAR and same else "missed"

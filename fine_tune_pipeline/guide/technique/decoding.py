@@ -25,10 +25,6 @@ class OpenAnswers(Exception):
     """`decoding: labels` for answers that are no closed list, or a list too long to score."""
 
 
-class NoSchema(Exception):
-    """`decoding: json_schema` for a task without a JSON Schema."""
-
-
 def decoding_content(spec: UseCaseSpec) -> dict[str, Any]:
     """What of the decoding decides answers, named as in the YAML; nothing while it is greedy, as it always was."""
     wanted = spec.evaluation.decoding
@@ -42,7 +38,7 @@ def decoded(jobs: Iterable[PredictJob], spec: UseCaseSpec, task: Task, completio
         completions: of the training set.
 
     Raises:
-        OpenAnswers, NoSchema: the task has no such decoding.
+        OpenAnswers: the task's answers are no closed list.
     """
     decoding = decoding_of(spec, task, completions)
 
@@ -62,16 +58,12 @@ def decoding_of(spec: UseCaseSpec, task: Task, completions: Sequence[str]) -> De
     """What answers can be; None: free text.
 
     Raises:
-        OpenAnswers, NoSchema: the task has no such decoding.
+        OpenAnswers: the task's answers are no closed list.
     """
     if spec.evaluation.decoding == "labels":
         return LabelDecoding(labels=tuple(closed_answers(task, completions)))
     if spec.evaluation.decoding == "json_schema":
-        if not isinstance(task, ExtractionTask):
-            raise NoSchema(
-                f"evaluation.decoding: got json_schema for a {task.type} task, want an extraction task, which has a schema; "
-                "write `decoding: greedy`" + (", or labels" if task.labels else "")
-            )
+        assert isinstance(task, ExtractionTask), task.type
         assert task.schema is not None
         ordered = {name: task.properties[name] for name in _key_order(task, completions)}
         return JsonDecoding(answer_schema={**task.schema, "properties": ordered}, separators=json_separators(completions))
@@ -87,8 +79,7 @@ def closed_answers(task: Task, completions: Sequence[str]) -> list[str]:
     if isinstance(task, ClassificationTask):
         written = _most_usual((task.class_of(completion), completion.strip()) for completion in completions)
         return [written.get(label, label) for label in task.classes]
-    if not isinstance(task, ExtractionTask):
-        raise OpenAnswers(f"evaluation.decoding: got labels for a {task.type} task, whose answers are free text; write `decoding: greedy`")
+    assert isinstance(task, ExtractionTask), task.type
     values = {name: _closed_values(name, task) for name in _key_order(task, completions)}
     count = 1
     for each in values.values():

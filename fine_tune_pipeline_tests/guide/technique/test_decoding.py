@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from fine_tune_pipeline.guide.objective.task import Task, classification, extraction
 from fine_tune_pipeline.guide.technique.decoding import (
-    NoSchema,
     OpenAnswers,
     closed_answers,
     decoded,
@@ -64,7 +63,6 @@ def test_labels_are_spelled_as_in_most_training_answers():
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (Task(type="generation"), "generation task, whose answers are free text"),
         (extraction(schema(intent={"enum": ["a", "b"]}, note={"type": "string"})), "note has none"),
         (extraction(schema(**{f"f{place}": {"type": "boolean"} for place in range(10)})), "1,024 answers for each row, want at most 512"),
         (extraction(schema(only={"const": 1})), "two answers at least"),
@@ -82,12 +80,6 @@ def test_a_schema_is_kept_in_the_key_order_and_with_the_separators_of_the_traini
     assert list(decoding.answer_schema["properties"]) == ["urgency", "intent"]
     assert decoding.answer_schema == SCHEMA
     assert decoding.separators == (",", ":")
-
-
-def test_a_schema_for_a_task_without_one_is_refused(tmp_path: Path):
-    spec = use_case(tmp_path, evaluation={"decoding": "json_schema"})
-    with pytest.raises(NoSchema, match=r"got json_schema for a classification task.*or labels"):
-        decoding_of(spec, classification(["a", "b"]), [])
 
 
 @pytest.mark.parametrize(
@@ -130,6 +122,20 @@ def test_greedy_is_the_default_and_leaves_no_trace(tmp_path: Path):
     assert decoding_content(use_case(tmp_path, evaluation={"decoding": "labels"})) == {"evaluation.decoding": "labels"}
     with pytest.raises(ValidationError, match="'greedy', 'labels' or 'json_schema'"):
         use_case(tmp_path, evaluation={"decoding": "beam"})
+
+
+@pytest.mark.parametrize(
+    ("decoding", "task", "message"),
+    [
+        ("labels", {"type": "generation"}, "got labels for a generation task, which has not a closed list of answers; want greedy"),
+        ("json_schema", {"type": "classification", "labels": ["a", "b"]}, "which has not a JSON Schema; want greedy or labels"),
+    ],
+)
+def test_a_decoding_that_the_task_cannot_have_is_refused_with_those_it_can(decoding: str, task: Any, message: str, tmp_path: Path):
+    metric = "rouge_l" if task["type"] == "generation" else "accuracy"
+    objective = {"goal": "Answer the question of a customer", "task": task, "success": [{"metric": metric, "at_least": 0.6}]}
+    with pytest.raises(ValidationError, match=message):
+        use_case(tmp_path, objective=objective, evaluation={"decoding": decoding})
 
 
 def test_a_hosted_model_cannot_be_held_to_a_list(tmp_path: Path):
