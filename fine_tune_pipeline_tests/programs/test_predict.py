@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -223,20 +224,15 @@ def test_each_row_ends_by_its_own_end_token_stop_string_or_limit_and_then_costs_
     assert sum(model.batches) == sum(len(answer) for answer in said)
 
 
-def test_a_stop_string_ends_an_answer_once_it_has_begun_in_a_batch_and_alone(gemma: Path):
-    tokenizer = load_tokenizer(gemma)
-    texts = ("\n\n fees\nlow fees", " lost card", " a\nInput: b\n", " fees\n")
-    said = [[*tokenizer(text, add_special_tokens=False)["input_ids"], 1] for text in texts]
-    prompts = [[2, 5], [2, 5, 6], [2], [2, 7]]
-    together = generate_batch(scripted(gemma, said), tokenizer, prompts, format=PLAIN, max_new_tokens=40, stop=("\n",))
-    alone = [
-        generate_batch(scripted(gemma, [answer]), tokenizer, [prompt], format=PLAIN, max_new_tokens=40, stop=("\n",))[0]
-        for prompt, answer in zip(prompts, said, strict=True)
-    ]
-    assert [answer.text for answer in together] == ["fees", "lost card", "a", "fees"]
+def test_a_stop_string_ends_an_answer_in_a_batch_as_alone(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase):
+    prompts, stop = encoded(messages(10), tokenizer), ("e", "a", "o")
+    whole = generate_batch(model, tokenizer, prompts, format=PLAIN, max_new_tokens=NEW_TOKENS)
+    together = generate_batch(model, tokenizer, prompts, format=PLAIN, max_new_tokens=NEW_TOKENS, stop=stop)
+    alone = [generate_batch(model, tokenizer, [prompt], format=PLAIN, max_new_tokens=NEW_TOKENS, stop=stop)[0] for prompt in prompts]
     assert_same(together, alone)
-    assert all(answer.finished for answer in together)
-    assert together[0].tokens < len(said[0]), "nothing is written after the stop"
+    assert [answer.text for answer in together] == [re.split("[eao]", answer.text)[0].strip() for answer in whole]
+    assert sum(answer.tokens for answer in together) < sum(answer.tokens for answer in whole), "nothing is written after the stop"
+    assert all(answer.finished for answer, full in zip(together, whole, strict=True) if set("eao") & set(full.text))
 
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused(gemma: Path):
