@@ -71,7 +71,7 @@ def job_mark(request: PredictRequest, job: PredictJob, *, rows: Mapping[str, Seq
         "model": _weights_mark(request.model),
         "adapter": job.adapter and (weights_sha256(job.adapter) if is_peft_folder(job.adapter) else _weights_mark(job.adapter)),
         "dtype": request.dtype,
-        "job": job.model_dump(mode="json", exclude={"name", "prompts", "output", "adapter", "shots"}),
+        "job": job.model_dump(mode="json", exclude={"name", "prompts", "output", "adapter", "shots", "timed_rows"}),
         "rows": {id: list(tokens) for id, tokens in rows.items()},
     }
     return _digest(decides)

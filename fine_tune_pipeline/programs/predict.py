@@ -13,6 +13,7 @@ from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.programs.answering import Answering, answering
 from fine_tune_pipeline.programs.decoding import Generated, refuse_too_long, shared_prefix
 from fine_tune_pipeline.programs.kept_answers import KeptAnswers, job_mark
+from fine_tune_pipeline.programs.latency import single_seconds
 from fine_tune_pipeline.programs.models import attach, is_peft_folder, load_model, load_tokenizer, peak_memory_bytes
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.quiet import quiet_libraries
@@ -81,10 +82,12 @@ def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
     done: list[PredictedJob] = []
     for job, rows in zip(request.jobs, prompts, strict=True):
         kept = _kept(request, job, rows)
-        if len(kept.answers) < len(rows.ids):
+        latencies: tuple[float, ...] = ()
+        if len(kept.answers) < len(rows.ids) or job.timed_rows:
             with models.answering(job.adapter) as model:
                 _answer(job, rows, kept, model=model, request=request, reporter=reporter)
-        done.append(_write(job, rows, kept))
+                latencies = _single(job, rows, model=model)
+        done.append(_write(job, rows, kept, latencies=latencies))
     return PredictResult(jobs=tuple(done), load_seconds=models.load_seconds, peak_memory_bytes=peak_memory_bytes())
 
 
@@ -133,6 +136,15 @@ def _answer(
         reporter.progress(len(kept.answers), total, what, new_tokens_per_second=_new_tokens(kept) / kept.seconds)
 
 
+def _single(job: PredictJob, prompts: _Prompts, *, model: PreTrainedModel | PeftModel) -> tuple[float, ...]:
+    """Seconds of single answers, as many as the job asks for."""
+
+    def answer(prompt: list[int]) -> list[Generated]:
+        return prompts.way.answers(model, [prompt], max_new_tokens=job.max_new_tokens)
+
+    return single_seconds(prompts.tokens, count=job.timed_rows, answer=answer)
+
+
 def batches(widths: Sequence[int], *, rows: int, tokens: int) -> Iterator[slice]:
     """Parts of at most `rows` rows and, padded to their widest, `tokens` tokens; a row that alone has more is a part of its own.
 
@@ -157,7 +169,7 @@ def _prediction(id: str, answer: Generated) -> Prediction:
     )
 
 
-def _write(job: PredictJob, prompts: _Prompts, kept: KeptAnswers) -> PredictedJob:
+def _write(job: PredictJob, prompts: _Prompts, kept: KeptAnswers, *, latencies: tuple[float, ...]) -> PredictedJob:
     write_rows(job.output, [kept.answers[id] for id in prompts.ids])
     return PredictedJob(
         name=job.name,
@@ -165,6 +177,7 @@ def _write(job: PredictJob, prompts: _Prompts, kept: KeptAnswers) -> PredictedJo
         prompt_tokens=sum(len(tokens) for tokens in prompts.tokens),
         new_tokens=_new_tokens(kept),
         seconds=kept.seconds,
+        latencies=latencies,
     )
 
 

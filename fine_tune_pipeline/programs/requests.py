@@ -299,6 +299,7 @@ class PredictJob(Contract):
     max_new_tokens: int = 64
     stop: tuple[str, ...] = Field(default=(), description="Strings that end an answer too, once it has begun.", exclude_if=unset)
     decoding: Decoding | None = Field(default=None, description="None: free text, greedily.", exclude_if=unset)
+    timed_rows: int = Field(default=0, description="Prompts that are answered once more, one at a time, to time them.", exclude_if=unset)
 
 
 class PredictRequest(Request):
@@ -329,6 +330,7 @@ class PredictedJob(Contract):
     prompt_tokens: int
     new_tokens: int
     seconds: float
+    latencies: tuple[float, ...] = Field(default=(), description="Seconds of single answers.")
 
 
 class PredictResult(Contract):

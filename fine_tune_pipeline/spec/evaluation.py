@@ -65,6 +65,11 @@ class EvaluationSpec(Section):
         "json_schema: only tokens that keep the answer inside the schema (needs the extra `json`).",
         exclude_if=lambda wanted: wanted == "greedy",
     )
+    timed_rows: int = Field(
+        default=10,
+        ge=0,
+        description="Test rows that each language model answers once more, one at a time, to time single answers; 0: none.",
+    )
     human: HumanSpec = HumanSpec()
     judge: JudgeSpec | None = Field(
         default=None, description="A model that judges pairs beside people, calibrated by them; none by default."

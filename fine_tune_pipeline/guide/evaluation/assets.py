@@ -44,6 +44,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "objective.goal": spec.objective.goal,
             "objective.task": spec.objective.task,
             "dataset.format": spec.dataset.format,
+            "evaluation.timed_rows": spec.evaluation.timed_rows,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
             **decoding_content(spec),
         }
@@ -87,12 +88,12 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.review.policy": spec.dataset.review.policy,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
             **scored_with(spec),
-            **({"environment.prices": spec.environment.prices} if spec.objective.limits.cost_per_1000 is not None else {}),
+            **({"environment.prices": spec.environment.prices} if spec.environment.prices else {}),
         }
         judged = Judged(**made_from)
         kept = store.made(
             context,
-            version=3,
+            version=4,
             what=what,
             upstream={"objective": store.current(spec.name, "objective"), **made_from},
             build=lambda folder: build_report(context, compute, spec, judged, folder, looks=store.open().looks),
@@ -121,11 +122,12 @@ def human_evaluation(spec: UseCaseSpec) -> dg.AssetsDefinition:
             **decides(spec, compared),
             "evaluation.human": human.model_dump(include={"required", "win_rate_at_least", "reviewers", "formats"}),
             "objective.evidence.level": spec.objective.evidence.level,
+            "objective.evidence.cluster_by": spec.objective.evidence.cluster_by,
             "verdicts": digest(heard.judgements, heard.refused),
         }
         kept = store.made(
             context,
-            version=3,
+            version=4,
             what=what,
             upstream=upstream,
             build=lambda folder: build_human_evaluation(spec, compared, heard, offered=offered, folder=folder),
