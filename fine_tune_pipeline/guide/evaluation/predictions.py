@@ -15,6 +15,7 @@ from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.guide.technique.answer_rows import read_all_answers
 from fine_tune_pipeline.guide.technique.baselines import SHOTS, read_shots
+from fine_tune_pipeline.guide.technique.decoding import decoded
 from fine_tune_pipeline.guide.technique.systems import (
     classifier_answers,
     embed_rows,
@@ -87,6 +88,7 @@ def build_predictions(
     scratch = folder / "program"
     scratch.mkdir()
     jobs = _jobs(spec, task, sources, train=train, prompts=write_prompts(scratch / "prompts.jsonl", test), folder=folder)
+    jobs = decoded(jobs, spec, task, [example.completion for example in train])
     model = sources.base_model.file("model")
     result = predict(context, compute, model=model, jobs=jobs, folder=scratch / "predict", replies=state / "replies")
     costs = [_job_costs(result)[job.name] for job in jobs]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fine_tune_pipeline.artifacts.examples import Example, read_examples
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.guide.technique.decoding import decoded
 from fine_tune_pipeline.guide.technique.systems import (
     choose_shots,
     classifier_answers,
@@ -118,6 +119,7 @@ def answer_prompted(
         )
         for name, chosen in systems.items()
     ]
+    jobs = decoded(jobs, bench.spec, bench.task, [example.completion for example in bench.data.train])
     result = predict(context, compute, model=model, jobs=jobs, folder=bench.work / "predict", replies=bench.replies)
     return {job.name: _cost(job) for job in result.jobs}
 

@@ -12,6 +12,7 @@ from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.baselines import build_baselines
 from fine_tune_pipeline.guide.technique.build_plan import build_plan, misfit
 from fine_tune_pipeline.guide.technique.calibration import as_content
+from fine_tune_pipeline.guide.technique.decoding import decoding_content
 from fine_tune_pipeline.guide.technique.hosted_plan import build_hosted_plan, hosted_content
 from fine_tune_pipeline.guide.technique.place import PLAN_VERSION, calibrated, place_of
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
@@ -50,11 +51,12 @@ def baselines(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "evaluation.few_shot": spec.evaluation.few_shot,
             "evaluation.validation_rows": spec.evaluation.validation_rows,
             **scored_with(spec),
+            **decoding_content(spec),
         }
         return materialized(
             store.made(
                 context,
-                version=1,
+                version=2,
                 what=what,
                 upstream={"dataset": dataset, "base_model": base},
                 build_in_parts=lambda folder, state: build_baselines(
