@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fine_tune_pipeline.guide.evaluation.errors import INVALID, ClassLine, Confusion
-from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
+from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, WITHOUT_CONTEXT
 from fine_tune_pipeline.guide.evaluation.scoring import Scores
 from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, judged
 from fine_tune_pipeline.programs.requests import TrainResult
@@ -18,9 +18,12 @@ CHEAPER = ("base_zero_shot", "base_few_shot", "classifier")
 
 NAMES = {
     "majority": "always the most frequent answer",
+    "word_classifier": "the plain classifier on words",
     "classifier": "the plain classifier",
     "base_zero_shot": "the base model without examples",
     "base_few_shot": "the base model with examples in its prompt",
+    "base_retrieval": "the base model with what was looked up in its prompt",
+    WITHOUT_CONTEXT: "the fine-tuned model without what it was trained to be given",
     FINE_TUNED: "the fine-tuned model",
 }
 

@@ -25,7 +25,7 @@ STEP = {"guide/step": "7"}
 
 def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that runs every system on the held-out test set, once."""
-    upstream = ["dataset", "base_model", "baselines", "adapter"]
+    upstream = ["dataset", "base_model", "baselines", "adapter", "retrieval_index"]
 
     @dg.asset(
         key=[spec.name, "predictions"],
@@ -37,7 +37,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
         pool=GPU_POOL,
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
-        """Answers of every system on the held-out test set: fine-tuned model, base model with and without examples, plain rivals."""
+        """Answers of every system on the held-out test set: fine-tuned model, base model alone, with examples, with retrieval, plain rivals."""
         made_from = {name: store.current(spec.name, name) for name in upstream}
         what = {
             "objective.goal": spec.objective.goal,

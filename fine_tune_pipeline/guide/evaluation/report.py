@@ -201,8 +201,9 @@ def _columns(spec: UseCaseSpec) -> set[str]:
 def _absent(material: Material) -> dict[str, str]:
     """Systems that were not run, and why."""
     absent = {}
-    if "classifier" not in material.scores.by_system:
-        absent["classifier"] = f"a {material.task.type} task without a closed list of values has nothing to classify"
+    for classifier in ("word_classifier", "classifier"):
+        if classifier not in material.scores.by_system:
+            absent[classifier] = f"a {material.task.type} task without a closed list of values has nothing to classify"
     if "base_few_shot" not in material.scores.by_system:
         absent["base_few_shot"] = "no worked examples were chosen"
     return absent

@@ -10,7 +10,7 @@ from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.guide.technique.bounds import lower_bound, upper_bound
 from fine_tune_pipeline.spec.objective import Criterion
 
-CHEAPEST_FIRST = ("majority", "classifier", "base_zero_shot", "base_few_shot")
+CHEAPEST_FIRST = ("majority", "word_classifier", "classifier", "base_zero_shot", "base_few_shot", "base_retrieval")
 
 Scores = Mapping[str, Mapping[str, Sequence[float]]]
 """system -> metric -> one score per row, all in the same order of rows."""
