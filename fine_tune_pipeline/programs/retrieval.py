@@ -48,9 +48,7 @@ class Retriever:
         self._vectors = vectors
         self._bm25 = _bm25([words(text) for text in texts])
 
-    def search(
-        self, texts: Sequence[str], vectors: NDArray[np.float32], *, k: int, without: Sequence[int | None] = ()
-    ) -> list[list[int]]:
+    def search(self, texts: Sequence[str], vectors: NDArray[np.float32], *, k: int, without: Sequence[int | None] = ()) -> list[list[int]]:
         """Places of the `k` nearest chunks of each query, the nearest first; fewer only where there are fewer chunks.
 
         Args:

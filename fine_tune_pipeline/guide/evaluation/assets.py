@@ -37,7 +37,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
         pool=GPU_POOL,
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
-        """Answers of every system on the held-out test set: fine-tuned model, base model alone, with examples, with retrieval, plain rivals."""
+        """Answers of every system on the held-out test set: fine-tuned model, base model (with examples, with retrieval), plain rivals."""
         made_from = {name: store.current(spec.name, name) for name in upstream}
         what = {
             "objective.goal": spec.objective.goal,
@@ -85,12 +85,13 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.review.policy": spec.dataset.review.policy,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
             **scored_with(spec),
-            **({"environment.prices": spec.environment.prices} if spec.objective.limits.cost_per_1000 is not None else {}),
+            **({"environment.prices": spec.environment.prices} if spec.environment.prices else {}),
+            **({} if spec.evaluation.override is None else {"evaluation.override": spec.evaluation.override}),
         }
         judged = Judged(**made_from)
         kept = store.made(
             context,
-            version=3,
+            version=4,
             what=what,
             upstream={"objective": store.current(spec.name, "objective"), **made_from},
             build=lambda folder: build_report(context, compute, spec, judged, folder, looks=store.open().looks),

@@ -11,6 +11,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_r
 from fine_tune_pipeline.artifacts.looks import Look, Looks, looked_at
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.buying import growth, prices
 from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict, money_per_1000
 from fine_tune_pipeline.guide.evaluation.measured import Measured, asks_for_similarity, confidences, with_similarity
 from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
@@ -21,7 +22,7 @@ from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memor
 from fine_tune_pipeline.guide.objective.evidence import LOOKS, at_look
 from fine_tune_pipeline.guide.objective.reach import look_text
 from fine_tune_pipeline.guide.objective.task import Task, read_task
-from fine_tune_pipeline.guide.technique.systems import read_answers
+from fine_tune_pipeline.guide.technique.systems import CLASSIFIER, read_answers
 from fine_tune_pipeline.guide.training.adapter import CURVE, read_train_result
 from fine_tune_pipeline.programs.score_requests import ScoreRequest, ScoreResult
 from fine_tune_pipeline.resources.compute.inventory import Inventory
@@ -175,6 +176,7 @@ def _material(
     costs, peak = read_costs(judged.predictions)
     base = judged.base_model.json("base_model.json")
     money = money_per_1000(next(cost for cost in costs if cost.system == FINE_TUNED), spec, inventory, base=base.get("id"))
+    metric = primary_metric(task, spec.objective, scores)
     found = [
         *verdicts(scores, spec.objective),
         *memory_verdict(spec.objective.limits, peak_bytes=peak),
@@ -196,6 +198,8 @@ def _material(
         curve=read_rows(judged.adapter.file(CURVE)),
         unfinished=sum(not row["finished"] for row in own) / len(own),
         base=base,
+        prices=prices(costs, spec, inventory, base=base.get("id")),
+        growth=growth(judged.predictions, test, answers.get(CLASSIFIER), spec=spec, task=task, metric=metric),
     )
 
 

@@ -12,7 +12,7 @@ from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.guide.technique.answers import Cost as OneCost
-from fine_tune_pipeline.guide.technique.answers import classified
+from fine_tune_pipeline.guide.technique.answers import answer_by_half, classified
 from fine_tune_pipeline.guide.technique.baselines import FILE as BASELINES
 from fine_tune_pipeline.guide.technique.baselines import PASSAGES, SHOTS, read_shots
 from fine_tune_pipeline.guide.technique.index import Index, read_index, room_for
@@ -51,6 +51,9 @@ SYSTEMS = ("majority", WORD_CLASSIFIER, CLASSIFIER, ZERO_SHOT, FEW_SHOT, RETRIEV
 """Everything that is compared, in the order of tables."""
 
 COSTS = "costs.json"
+
+HALF = "classifier_half.jsonl"
+"""Answers of the classifier that learned from half of the training rows: no system, but what says whether more rows help."""
 
 SHOWN_ROWS = 8
 """Rows whose answers stand side by side in the web UI."""
@@ -109,11 +112,14 @@ def build_predictions(
     jobs = _jobs(spec, task, sources, data, prompts=prompts, folder=folder)
     model = sources.base_model.file("model")
     result = predict(context, compute, model=model, jobs=jobs, folder=scratch / "predict", replies=state / "replies")
-    plain = [_plain_cost(name, cost, rows=len(test)) for name, cost in classified(data, rows, task=task, index=index, answers=folder).items()]
+    plain = [
+        _plain_cost(name, cost, rows=len(test)) for name, cost in classified(data, rows, task=task, index=index, answers=folder).items()
+    ]
     costs = [_majority(data, folder=folder), *plain, *_job_costs(result, jobs, looking=_looking(spec, rows.seconds))]
     # The program's own files hold absolute paths of this build.
     shutil.rmtree(scratch)
-    _write_costs(folder / COSTS, costs, result)
+    _write_costs(folder / COSTS, costs, result, train_rows=len(data.train))
+    answer_by_half(data, rows, task=task, index=index, path=folder / HALF)
     answers = {cost.system: read_answers(folder / f"{cost.system}.jsonl", test) for cost in costs}
     metadata = {
         "rows": len(test),
@@ -143,9 +149,7 @@ def read_costs(predictions: Artifact) -> tuple[list[Cost], int]:
     return [Cost(**row) for row in kept["systems"]], kept["peak_memory_bytes"]
 
 
-def _prompts(
-    spec: UseCaseSpec, task: Task, sources: Sources, data: Data, *, index: Index, rows: Embedded, folder: Path
-) -> dict[str, Path]:
+def _prompts(spec: UseCaseSpec, task: Task, sources: Sources, data: Data, *, index: Index, rows: Embedded, folder: Path) -> dict[str, Path]:
     """Files of what is asked: as it is, with as many passages as validation chose, and as the fine-tuned model was trained."""
     passages = sources.baselines.json(BASELINES)[PASSAGES]
     context_tokens = sources.base_model.json("base_model.json")["context_tokens"]
@@ -157,9 +161,7 @@ def _prompts(
     return {"plain": plain, RETRIEVAL: write_prompts(folder / f"{RETRIEVAL}.jsonl", found), FINE_TUNED: trained}
 
 
-def _jobs(
-    spec: UseCaseSpec, task: Task, sources: Sources, data: Data, *, prompts: Mapping[str, Path], folder: Path
-) -> list[PredictJob]:
+def _jobs(spec: UseCaseSpec, task: Task, sources: Sources, data: Data, *, prompts: Mapping[str, Path], folder: Path) -> list[PredictJob]:
     shots = read_shots(sources.baselines.file(SHOTS))
     limit = max_new_tokens([example.completion for example in data.train])
     untrained, trained = untrained_format(spec, task), trained_format(spec)
@@ -176,7 +178,7 @@ def _jobs(
 
 def _looking(spec: UseCaseSpec, seconds: float) -> dict[str, float]:
     """Seconds that looking up takes of each answer; the search itself is below a millisecond, beside the embedding of the prompt."""
-    return {name: seconds for name in (RETRIEVAL, *([FINE_TUNED] if spec.dataset.format.context == "retrieved" else []))}
+    return dict.fromkeys((RETRIEVAL, *([FINE_TUNED] if spec.dataset.format.context == "retrieved" else [])), seconds)
 
 
 def _job_costs(result: PredictResult, jobs: Sequence[PredictJob], *, looking: Mapping[str, float]) -> list[Cost]:
@@ -203,8 +205,9 @@ def _plain_cost(name: str, each: OneCost, *, rows: int) -> Cost:
     return Cost(name, rows=rows, seconds=each.seconds * rows)
 
 
-def _write_costs(path: Path, costs: Sequence[Cost], result: PredictResult) -> None:
+def _write_costs(path: Path, costs: Sequence[Cost], result: PredictResult, *, train_rows: int) -> None:
     kept = {
+        "train_rows": train_rows,
         "systems": [asdict(cost) for cost in costs],
         "load_seconds": result.load_seconds,
         "peak_memory_bytes": result.peak_memory_bytes,

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.looks import Look
-from fine_tune_pipeline.guide.evaluation.advice import next_steps, recommend
+from fine_tune_pipeline.guide.base_model.price import Cost as Money
+from fine_tune_pipeline.guide.evaluation.advice import SHOWN_LEVEL, next_steps
 from fine_tune_pipeline.guide.evaluation.bounds import Bounds
+from fine_tune_pipeline.guide.evaluation.buying import buying
 from fine_tune_pipeline.guide.evaluation.errors import class_lines, confusions, example_lines, slice_lines
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, Cost, cost_row
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, headline_metric
@@ -17,12 +19,10 @@ from fine_tune_pipeline.guide.evaluation.verdicts import FEWEST_DIFFERENCES, Ver
 from fine_tune_pipeline.guide.objective.clusters import cluster_sizes
 from fine_tune_pipeline.guide.objective.evidence import design_effect, smallest_detectable_gain
 from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.guide.technique.recommendation import Growth
 from fine_tune_pipeline.programs.requests import TrainResult
 from fine_tune_pipeline.spec.objective import ObjectiveSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
-
-SHOWN_LEVEL = 0.95
-"""Of the two-sided intervals in tables and charts; verdicts use one-sided bounds at `evidence.level`."""
 
 CURVE_POINTS = 300
 """Of the loss curve; the whole of it is in the adapter's curve.jsonl."""
@@ -37,7 +37,8 @@ class Material:
 
     `answers` and `scores` are in the order of `test`; `curve` are rows of the adapter's curve.jsonl (at least step, loss); `unfinished`
     is the share of the fine-tuned model's answers that were cut at the token limit; `base` is what step 2 says in `base_model.json`; `look`
-    is which one it is at these test rows, and `spec` asks for the level that it has.
+    is which one it is at these test rows, and `spec` asks for the level that it has; `prices` are of 1,000 answers of each system, `growth`
+    is what more rows brought the classifier.
     """
 
     spec: UseCaseSpec
@@ -54,6 +55,8 @@ class Material:
     unfinished: float
     base: Mapping[str, Any]
     look: Look
+    prices: Mapping[str, Money | None] = field(default_factory=dict)
+    growth: Growth | None = None
 
 
 def primary_metric(task: Task, objective: ObjectiveSpec, scores: Scores) -> str:
@@ -71,13 +74,14 @@ def document(material: Material) -> dict[str, Any]:
     """The report. Numbers of the fine-tuned model stand at the top under their metric's name, those of all systems in `systems`."""
     scores, objective = material.scores, material.spec.objective
     metric = primary_metric(material.task, objective, scores)
+    evidence = _evidence(material, metric=metric)
     return {
         "use_case": material.spec.name,
         "goal": objective.goal,
         "n": len(material.test),
         **_headline(material),
         "primary_metric": metric,
-        "recommendation": asdict(recommend(scores, material.verdicts, objective, metric=metric)),
+        **buying(material, metric=metric, detectable=evidence["gain"]),
         "verdicts": [_verdict_row(verdict) for verdict in material.verdicts],
         "look": asdict(material.look),
         "metrics": {name: {"about": kind.about, "better": kind.better, "validity": kind.validity} for name, kind in scores.metrics.items()},
@@ -86,7 +90,7 @@ def document(material: Material) -> dict[str, Any]:
         "systems": {system: _system(scores, system) for system in scores.by_system},
         "absent": _absent(material),
         "gains": _gains(scores, level=objective.evidence.level),
-        "evidence": _evidence(material, metric=metric),
+        "evidence": evidence,
         **_errors(material, metric=metric),
         "costs": [cost_row(cost) for cost in material.costs],
         "peak_memory_gib": round(material.peak_memory_bytes / 2**30, 3),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
+from fine_tune_pipeline.guide.evaluation.buying import buying_section
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
 from fine_tune_pipeline.guide.objective.evidence import LOOKS
 from fine_tune_pipeline.pages.charts import Bar, bar_chart, line_chart
@@ -44,6 +45,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
     """All sections of a report that have something to say, in reading order."""
     made = (
         _objective,
+        buying_section,
         _systems,
         _gains,
         _next,

@@ -97,6 +97,17 @@ def classified(data: Data, rows: Embedded, *, task: Task, index: Index, answers:
     }
 
 
+def answer_by_half(data: Data, rows: Embedded, *, task: Task, index: Index, path: Path) -> None:
+    """Answers of the classifier that learned from every second training row, where the task has classes and there are enough rows."""
+    if not task.classes or len(data.train) < 2 * len(task.classes):
+        return
+    assert index.train_vectors is not None
+    half = data.train[::2]
+    found = classifier_answers(half, data.rows, task=task, train_vectors=index.train_vectors[::2], row_vectors=rows.vectors)
+    assert found is not None
+    write_answers(path, data.rows, found)
+
+
 def answer_prompted(
     context: "dg.AssetExecutionContext",
     compute: "Compute",

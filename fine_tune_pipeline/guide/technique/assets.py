@@ -76,7 +76,7 @@ def baselines(spec: UseCaseSpec) -> dg.AssetsDefinition:
         check_specs=advisory(key, tuning_can_pay="No system without training already meets every criterion."),
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
-        """What can be had without training, on validation rows: majority, plain classifiers, the base model alone, with examples, with retrieval."""
+        """What can be had without training, on validation rows: majority, plain classifiers, the base model, examples, retrieval."""
         dataset, base = store.current(spec.name, "dataset"), store.current(spec.name, "base_model")
         index = store.current(spec.name, ASSET)
         task = read_task(spec)
@@ -92,11 +92,12 @@ def baselines(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "evaluation.passages": spec.evaluation.passages,
             "evaluation.validation_rows": spec.evaluation.validation_rows,
             **scored_with(spec),
+            **({} if spec.evaluation.override is None else {"evaluation.override": spec.evaluation.override}),
         }
         return materialized(
             store.made(
                 context,
-                version=1,
+                version=2,
                 what=what,
                 upstream={"dataset": dataset, "base_model": base, ASSET: index},
                 build_in_parts=lambda folder, state: build_baselines(

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.objective.criteria import criterion_text
 from fine_tune_pipeline.guide.objective.metrics import FIELD_MATCH, allowed_metrics, metric_named, score_one
 from fine_tune_pipeline.guide.objective.task import Task
-from fine_tune_pipeline.guide.technique.advice import Advice, Scores, advise
+from fine_tune_pipeline.guide.technique.advice import Scores, Spent, advise
 from fine_tune_pipeline.guide.technique.answers import Bench, Cost, answer_plainly, answer_prompted, shot_sets
 from fine_tune_pipeline.guide.technique.bounds import lower_bound
 from fine_tune_pipeline.guide.technique.index import read_index
+from fine_tune_pipeline.guide.technique.recommendation import Recommendation, can_pay, overridden, tuned_as
 from fine_tune_pipeline.guide.technique.rows import read_data
 from fine_tune_pipeline.guide.technique.systems import FEW_SHOT, RETRIEVAL, embedded, read_answers
 from fine_tune_pipeline.programs.requests import Shot
@@ -44,7 +45,7 @@ class Compared:
     primary: str
     best_k: int
     passages: int
-    advice: Advice
+    advice: Recommendation
 
 
 def build_baselines(
@@ -97,7 +98,16 @@ def compare(bench: Bench, costs: dict[str, Cost]) -> Compared:
     criteria = [*spec.objective.success, *spec.objective.guards]
     judged = [criterion for criterion in criteria if judged_here(criterion, task)]
     later = [criterion_text(criterion) for criterion in criteria if criterion not in judged]
-    advice = advise(named, judged, task=task, level=spec.objective.evidence.level, later=later)
+    advice = advise(
+        named,
+        judged,
+        task=task,
+        level=spec.objective.evidence.level,
+        later=later,
+        spent={name: Spent(1000 * cost.seconds, prompt_tokens=cost.prompt_tokens or None) for name, cost in costs.items()},
+        tuned_as=tuned_as(spec),
+    )
+    advice = overridden(advice, spec.evaluation.override)
     return Compared(named, costs, metrics[0], best_k=numbers[FEW_SHOT], passages=numbers[RETRIEVAL], advice=advice)
 
 
@@ -161,16 +171,21 @@ def _document(compared: Compared, bench: Bench, table: list[dict[str, Any]]) -> 
         "few_shot_examples": compared.best_k,
         PASSAGES: compared.passages,
         "looked_up_in": bench.index.source,
-        "tuning_can_pay": compared.advice.can_pay,
+        "tuning_can_pay": can_pay(compared.advice),
         "advice": compared.advice.sentence,
+        "recommendation": asdict(compared.advice),
         "systems": table,
     }
 
 
 def _built(compared: Compared, bench: Bench, table: list[dict[str, Any]]) -> Built:
     figures = {f"{compared.primary}/{name}": fmean(scores[compared.primary]) for name, scores in compared.scores.items()}
-    metadata: dict[str, Any] = {"validation_rows": len(bench.data.rows), "few_shot_examples": compared.best_k, "passages": compared.passages}
-    metadata |= {"systems": table, **figures}
+    metadata: dict[str, Any] = {
+        "validation_rows": len(bench.data.rows),
+        "few_shot_examples": compared.best_k,
+        "passages": compared.passages,
+    }
+    metadata |= {"recommendation": compared.advice.choice, "systems": table, **figures}
     advice = compared.advice
-    check = Check(name="tuning_can_pay", passed=advice.can_pay, blocking=False, description=advice.sentence)
+    check = Check(name="tuning_can_pay", passed=can_pay(advice), blocking=False, description=advice.sentence)
     return Built(metadata=metadata, markdown={"advice": advice.sentence}, checks=[check])

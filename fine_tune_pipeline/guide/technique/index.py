@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -164,7 +164,7 @@ def _of_chunk(chunk: Chunk) -> Entry:
 
 
 def _embedded(
-    context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, texts: dict[str, Sequence[Example]]
+    context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, texts: Mapping[str, Sequence[Example]]
 ) -> dict[str, "np.ndarray"]:
     """Vectors of all groups of texts, of one run of the encoder; the same text is embedded once."""
     import shutil

@@ -137,8 +137,10 @@ def max_new_tokens(train_completions: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Sentence embeddings of some prompts (float32 [rows, width], unit length, in order), and the seconds that one of them took, loading the
-    encoder aside."""
+    """Sentence embeddings of some prompts (float32 [rows, width], unit length, in order), and the seconds that one of them took.
+
+    Loading the encoder is left aside.
+    """
 
     vectors: "np.ndarray"
     seconds: float
