@@ -14,7 +14,7 @@ from fine_tune_pipeline.guide.technique.baselines import build_baselines
 from fine_tune_pipeline.guide.technique.build_plan import build_plan, misfit
 from fine_tune_pipeline.guide.technique.calibration import as_content
 from fine_tune_pipeline.guide.technique.hosted_plan import build_hosted_plan, hosted_content
-from fine_tune_pipeline.guide.technique.index import ASSET, build_index
+from fine_tune_pipeline.guide.technique.index import ASSET, build_index, learned_from
 from fine_tune_pipeline.guide.technique.place import PLAN_VERSION, calibrated, place_of
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
@@ -111,11 +111,11 @@ def baselines(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
 def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that chooses the technique for the hardware at hand, after `baselines` has said whether it can pay."""
-    key = [spec.name, "training_plan"]
+    key, rows = [spec.name, "training_plan"], learned_from(spec)
 
     @dg.asset(
         key=key,
-        deps=[[spec.name, "base_model"], [spec.name, "dataset"], [spec.name, "baselines"]],
+        deps=[[spec.name, "base_model"], [spec.name, rows], [spec.name, "baselines"]],
         group_name=spec.name,
         owners=spec.owners,
         tags={"guide/step": "4"},
@@ -124,10 +124,10 @@ def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
         """How training will run: each technique with predicted memory, time, energy and cost, the choice, and every setting as a number."""
-        dataset, base = store.current(spec.name, "dataset"), store.current(spec.name, "base_model")
+        dataset, base = store.current(spec.name, rows), store.current(spec.name, "base_model")
         hosted = hosted_base(spec, base)
         if hosted is not None:
-            return _hosted_plan(context, store, spec=spec, hosted=hosted, upstream={"dataset": dataset, "base_model": base})
+            return _hosted_plan(context, store, spec=spec, hosted=hosted, upstream={rows: dataset, "base_model": base})
         inventory = compute.inventory()
         place = place_of(spec, inventory)
         what = {
@@ -137,7 +137,7 @@ def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "environment.prices": [] if place.price is None else [place.price],
             "inventory": inventory,
         }
-        upstream = {"dataset": dataset, "base_model": base}
+        upstream = {rows: dataset, "base_model": base}
         place = calibrated(place, store.open(), use_case=spec.name, what=what, upstream=upstream)
         today = datetime.now(UTC).date()
         return materialized(
@@ -164,6 +164,8 @@ def _hosted_plan(
             version=1,
             what=hosted_content(spec, hosted),
             upstream=upstream,
-            build=lambda folder: build_hosted_plan(folder, spec=spec, base=hosted, dataset=upstream["dataset"], today=date.today()),
+            build=lambda folder: build_hosted_plan(
+                folder, spec=spec, base=hosted, dataset=upstream[learned_from(spec)], today=date.today()
+            ),
         )
     )

@@ -88,6 +88,12 @@ class Index:
         ]
 
 
+def learned_from(spec: UseCaseSpec) -> str:
+    """The asset whose `train.jsonl` and `validation.jsonl` training reads: the dataset or, trained with context, the index, whose rows have
+    what was looked up for them."""
+    return ASSET if spec.dataset.format.context == "retrieved" else "dataset"
+
+
 def read_index(artifact: Artifact) -> Index:
     """The index of an artifact of `retrieval_index`."""
     import numpy as np
