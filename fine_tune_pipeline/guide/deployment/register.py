@@ -29,8 +29,8 @@ def refuse_retrieved(spec: UseCaseSpec) -> None:
     """
     if spec.dataset.format.context == "retrieved":
         raise NotServedYet(
-            f"{spec.name}: dataset.format.context is retrieved, and the endpoint has no retrieval_index to look passages up in, so it would "
-            "ask the model without them; set context: none and train again, or take adapter and retrieval_index and serve them yourself"
+            f"{spec.name}: dataset.format.context is retrieved, and the endpoint has no retrieval_index to look passages up in, so it "
+            "would ask the model without them; set context: none and train again, or serve adapter and retrieval_index yourself"
         )
 
 

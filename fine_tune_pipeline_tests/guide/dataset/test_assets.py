@@ -242,7 +242,7 @@ def test_two_reviewers_in_two_formats_are_told_in_the_data_card(house):
 def test_documents_reach_the_dataset_without_personal_data(house):
     guide = "# Refunds\n\nWrite to Margaret Oduya at m.oduya@fruit.example, or send your fruit back.\n\n# Apples\n\nApples are red.\n"
     (house.folder / "guide.md").write_text(guide, encoding="utf-8")
-    house.run(documents=[{"type": "documents", "path": "guide.md", "chunk_characters": 200, "overlap_characters": 0}])
+    house.run(documents=[{"path": "guide.md", "chunk_characters": 200, "overlap_characters": 0}])
     assert house.result.success
     raw, clean = (list(read_chunks(house.artifact(name).folder)) for name in ("raw_examples", "dataset"))
     assert "oduya" in " ".join(chunk.text for chunk in raw)
@@ -255,8 +255,10 @@ def test_documents_reach_the_dataset_without_personal_data(house):
 
 
 def test_chunks_with_personal_data_are_left_out_where_rows_with_it_are(house):
-    (house.folder / "guide.md").write_text("# A\n\nWrite to m.oduya@fruit.example now.\n\n# B\n\nApples are red.\n", encoding="utf-8")
-    documents = [{"type": "documents", "path": "guide.md", "chunk_characters": 200, "overlap_characters": 0}]
+    fruit = "Apples are red and pears are green, and both are sold by weight on the market in town."
+    guide = f"# A\n\nWrite to m.oduya@fruit.example about fruit that was sour, soft or late in this season.\n\n# B\n\n{fruit}\n"
+    (house.folder / "guide.md").write_text(guide, encoding="utf-8")
+    documents = [{"path": "guide.md", "chunk_characters": 100, "overlap_characters": 0}]
     house.run(documents=documents, pii={"operator": "remove"})
     assert house.shown("scrubbed_examples")["document_chunks_left_out"] == 1
     assert "fruit.example" not in house.artifact("dataset").file("documents.jsonl").read_text(encoding="utf-8")
