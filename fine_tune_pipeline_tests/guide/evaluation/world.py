@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -121,14 +122,17 @@ def put(store: Store, asset: str, files: Mapping[str, Any], *, use_case: str = "
         return draft.finish(Built())
 
 
-def put_index(store: Store, train: Sequence[Example]) -> Artifact:
-    """The artifact `retrieval_index` over training rows."""
-    content = content_of(asset="retrieval_index", version=1, what={"rows": [row.id for row in train]}, upstream={})
+def put_index(store: Store, train: Sequence[Example], *, test: Sequence[Example] = ()) -> Artifact:
+    """The artifact `retrieval_index` over training rows; with `test` rows as for a model that is trained with context."""
+    what = {"rows": [row.id for row in train], "test": [row.id for row in test]}
+    content = content_of(asset="retrieval_index", version=1, what=what, upstream={})
     with store.draft("triage", content) as draft:
         entries = [Entry(row.id, row.question, {"prompt": row.question, "completion": row.completion}) for row in train]
         write_rows(draft.folder / "chunks.jsonl", (vars(entry) for entry in entries))
         np.save(draft.folder / "vectors.npy", word_vectors([row.question for row in train]))
         (draft.folder / "index.json").write_text(json.dumps({"source": "training answers"}), encoding="utf-8")
+        if test:
+            write_examples(draft.folder / "test.jsonl", (replace(row, context=[entries[0].passage]) for row in test))
         return draft.finish(Built())
 
 
