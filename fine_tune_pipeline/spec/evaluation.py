@@ -71,6 +71,11 @@ class EvaluationSpec(Section):
         default=[2, 4], min_length=1, description="Numbers of passages looked up for base_retrieval that are tried; validation chooses."
     )
     validation_rows: int = Field(default=60, ge=10, description="At most so many validation rows choose and compare the baselines.")
+    timed_rows: int = Field(
+        default=10,
+        ge=0,
+        description="Test rows that each language model answers once more, one at a time, to time single answers; 0: none.",
+    )
     override: OverrideSpec | None = Field(
         default=None, description="What you decided instead of what the rule recommends, and why; shown beside it. The checks stay."
     )

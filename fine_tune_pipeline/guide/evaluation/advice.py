@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
 from typing import Any
 
 from fine_tune_pipeline.guide.base_model.price import Cost as Money
 from fine_tune_pipeline.guide.evaluation.errors import INVALID, ClassLine, Confusion
+from fine_tune_pipeline.guide.evaluation.figure import SHOWN_LEVEL, finite
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, WITHOUT_CONTEXT, Cost
 from fine_tune_pipeline.guide.evaluation.scoring import Scores
 from fine_tune_pipeline.guide.evaluation.statistics import two_sided, wilson
@@ -16,9 +16,6 @@ from fine_tune_pipeline.guide.technique.recommendation import Missed, Question, 
 from fine_tune_pipeline.guide.technique.recommendation import recommend as recommended
 from fine_tune_pipeline.programs.requests import TrainResult
 from fine_tune_pipeline.spec.objective import Criterion, ObjectiveSpec
-
-SHOWN_LEVEL = 0.95
-"""Of the two-sided intervals in tables and charts; verdicts use one-sided bounds at `evidence.level`."""
 
 NAMES = {**SYSTEM_NAMES, WITHOUT_CONTEXT: "the fine-tuned model without what it was trained to be given"}
 
@@ -30,7 +27,7 @@ def recommend(
     *,
     metric: str,
     costs: Sequence[Cost] = (),
-    prices: Mapping[str, Money | None] | None = None,
+    prices: Mapping[str, Money] | None = None,
     asked: Question | None = None,
 ) -> Recommendation:
     """The cheapest system that does the job, or what is missing (`guide.technique.recommendation`).
@@ -73,8 +70,8 @@ def _seen(
     return Seen(
         system,
         bounds.estimate,
-        _finite(bounds.lower),
-        _finite(bounds.upper),
+        finite(bounds.lower),
+        finite(bounds.upper),
         seconds=0.0 if cost is None else cost.seconds_per_1000,
         cost=None if price is None else price.amount,
         currency="" if price is None else price.currency,
@@ -102,10 +99,6 @@ def _against(criterion: Criterion, system: str, scores: Scores) -> bool:
 
 def _missed(verdict: Verdict) -> Missed:
     return Missed(verdict.criterion, verdict.reason, open=verdict.verdict == "cannot tell")
-
-
-def _finite(number: float) -> float | None:
-    return number if isfinite(number) else None
 
 
 def next_steps(

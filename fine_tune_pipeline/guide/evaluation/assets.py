@@ -43,12 +43,13 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "objective.goal": spec.objective.goal,
             "objective.task": spec.objective.task,
             "dataset.format": spec.dataset.format,
+            "evaluation.timed_rows": spec.evaluation.timed_rows,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
         }
         sources = Sources(**made_from)
         kept = store.made(
             context,
-            version=1,
+            version=2,
             what=what,
             upstream=made_from,
             build_in_parts=lambda folder, state: build_predictions(context, compute, spec, sources, folder, state),
@@ -120,11 +121,12 @@ def human_evaluation(spec: UseCaseSpec) -> dg.AssetsDefinition:
             **decides(spec, compared),
             "evaluation.human": human.model_dump(include={"required", "win_rate_at_least", "reviewers", "formats"}),
             "objective.evidence.level": spec.objective.evidence.level,
+            "objective.evidence.cluster_by": spec.objective.evidence.cluster_by,
             "verdicts": digest(heard.judgements, heard.refused),
         }
         kept = store.made(
             context,
-            version=3,
+            version=4,
             what=what,
             upstream=upstream,
             build=lambda folder: build_human_evaluation(spec, compared, heard, offered=offered, folder=folder),

@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.store import Artifact
-from fine_tune_pipeline.guide.base_model.price import Cost as Money
 from fine_tune_pipeline.guide.evaluation.advice import NAMES, recommend
-from fine_tune_pipeline.guide.evaluation.cost_limit import money_per_1000
+from fine_tune_pipeline.guide.evaluation.cells import interval, number
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, HALF, Cost
 from fine_tune_pipeline.guide.evaluation.scoring import scored
 from fine_tune_pipeline.guide.objective.evidence import LOOKS
 from fine_tune_pipeline.guide.objective.metrics import metric_named
 from fine_tune_pipeline.guide.objective.reach import look_text
 from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.guide.technique.answer_rows import read_answers
 from fine_tune_pipeline.guide.technique.recommendation import Growth, Question, overridden, tuned_as
-from fine_tune_pipeline.guide.technique.systems import CLASSIFIER, FEW_SHOT, RETRIEVAL, read_answers
+from fine_tune_pipeline.guide.technique.systems import CLASSIFIER, FEW_SHOT, RETRIEVAL
 from fine_tune_pipeline.pages.document import Row, Section
-from fine_tune_pipeline.resources.compute.inventory import Inventory
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
@@ -42,18 +41,10 @@ def buying(material: "Material", *, metric: str, detectable: float) -> dict[str,
         worn=look_text(look, objective.evidence.level) if look.number > LOOKS else "",
     )
     found = recommend(
-        material.scores, material.verdicts, objective, metric=metric, costs=material.costs, prices=material.prices, asked=asked
+        material.scores, material.verdicts, objective, metric=metric, costs=material.costs, prices=material.money, asked=asked
     )
     saving = prompt_saving(material.costs)
     return {"recommendation": asdict(overridden(found, material.spec.evaluation.override)), "prompt_saving": saving}
-
-
-def prices(costs: Sequence[Cost], spec: UseCaseSpec, inventory: Inventory, *, base: str | None) -> dict[str, Money | None]:
-    """Of 1,000 answers of each system; None where nothing has a price. A provider's price says nothing of a classifier that runs here."""
-    found = {cost.system: money_per_1000(cost, spec, inventory, base=base) for cost in costs}
-    at_provider = any(getattr(one, "id", None) == base and hasattr(one, "base_url") for one in spec.base_model.candidates)
-    here = {cost.system for cost in costs if at_provider and cost.prompt_tokens is None}
-    return {system: None if system in here else money for system, money in found.items()}
 
 
 def prompt_saving(costs: Sequence[Cost]) -> str:
@@ -106,7 +97,7 @@ def buying_section(report: Mapping[str, Any]) -> Iterator[Section]:
 
 def _cells(line: Mapping[str, Any], *, priced: bool) -> Iterator[str]:
     yield NAMES[line["system"]]
-    yield f"{line['estimate']:.3f} [{_number(line['low'])}, {_number(line['high'])}]"
+    yield interval(line)
     yield f"{line['seconds per 1,000']:,.1f}"
     if priced:
         cost = line["cost per 1,000"]
@@ -114,8 +105,4 @@ def _cells(line: Mapping[str, Any], *, priced: bool) -> Iterator[str]:
     tokens = line["prompt tokens per request"]
     yield "–" if tokens is None else f"{tokens:.0f}"
     yield "none" if line["meets"] else "; ".join(line["missing"])
-    yield _number(line["fine-tuning leads by at most"])
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    yield number(line["fine-tuning leads by at most"])

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import Example, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
 from fine_tune_pipeline.guide.objective.task import Task, read_task
+from fine_tune_pipeline.guide.technique.answer_rows import read_all_answers
 from fine_tune_pipeline.guide.technique.answers import Cost as OneCost
 from fine_tune_pipeline.guide.technique.answers import answer_by_half, classified
 from fine_tune_pipeline.guide.technique.baselines import FILE as BASELINES
@@ -28,7 +30,6 @@ from fine_tune_pipeline.guide.technique.systems import (
     majority_answer,
     max_new_tokens,
     predict,
-    read_answers,
     trained_format,
     untrained_format,
     write_answers,
@@ -59,10 +60,6 @@ SHOWN_ROWS = 8
 """Rows whose answers stand side by side in the web UI."""
 
 
-class NoTestRows(Exception):
-    """The dataset has no test set, so nothing can be evaluated."""
-
-
 @dataclass(frozen=True)
 class Sources:
     """The artifacts that predictions are made from."""
@@ -76,13 +73,15 @@ class Sources:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the answers of one system took. Tokens are None for systems that are no language model."""
+    """What the answers of one system took. Tokens are None for systems that are no language model; `latencies` are seconds of single
+    answers, one after the other."""
 
     system: str
     rows: int
     seconds: float
     prompt_tokens: int | None = None
     new_tokens: int | None = None
+    latencies: tuple[float, ...] = ()
 
     @property
     def seconds_per_1000(self) -> float:
@@ -95,16 +94,12 @@ def build_predictions(
     """Write `<system>.jsonl` for every system, and `costs.json`; `state` stays when the work breaks off.
 
     Raises:
-        NoTestRows: the dataset has no test set.
-        MissingAnswers: the program left a row without an answer.
+        NoTestRows, DuplicatedRows, WrongReference: the dataset has no test set that could be judged.
+        UnusableAnswers: the program left a row without an answer, or answered otherwise than asked.
     """
     task = read_task(spec)
-    data = Data(train=read_examples(sources.dataset.file("train.jsonl")), rows=read_examples(sources.dataset.file("test.jsonl")))
-    test = data.rows
-    if not test:
-        raise NoTestRows(
-            f"{spec.name}/dataset: the test set is empty; give `dataset.held_out` sources, or set `dataset.split.test` above 0"
-        )
+    test = judgeable(read_examples(sources.dataset.file("test.jsonl")), task, where=f"{spec.name}/dataset")
+    data = Data(train=read_examples(sources.dataset.file("train.jsonl")), rows=test)
     scratch = folder / "program"
     scratch.mkdir()
     index, rows = read_index(sources.retrieval_index), embedded(context, compute, scratch / "embed", test)
@@ -120,7 +115,7 @@ def build_predictions(
     shutil.rmtree(scratch)
     _write_costs(folder / COSTS, costs, result, train_rows=len(data.train))
     answer_by_half(data, rows, task=task, index=index, path=folder / HALF)
-    answers = {cost.system: read_answers(folder / f"{cost.system}.jsonl", test) for cost in costs}
+    answers = {cost.system: read_all_answers(folder / f"{cost.system}.jsonl", test) for cost in costs}
     metadata = {
         "rows": len(test),
         "systems": [cost.system for cost in costs],
@@ -146,7 +141,7 @@ def cost_row(cost: Cost) -> dict[str, Any]:
 def read_costs(predictions: Artifact) -> tuple[list[Cost], int]:
     """Costs of the systems, and the most memory in bytes that answering took."""
     kept = predictions.json(COSTS)
-    return [Cost(**row) for row in kept["systems"]], kept["peak_memory_bytes"]
+    return [Cost(**{**row, "latencies": tuple(row["latencies"])}) for row in kept["systems"]], kept["peak_memory_bytes"]
 
 
 def _prompts(spec: UseCaseSpec, task: Task, sources: Sources, data: Data, *, index: Index, rows: Embedded, folder: Path) -> dict[str, Path]:
@@ -167,8 +162,14 @@ def _jobs(spec: UseCaseSpec, task: Task, sources: Sources, data: Data, *, prompt
     untrained, trained = untrained_format(spec, task), trained_format(spec)
 
     def job(name: str, **fields: Any) -> PredictJob:
-        asked = str(prompts.get(name, prompts["plain"]))
-        return PredictJob(name=name, prompts=asked, output=str(folder / f"{name}.jsonl"), max_new_tokens=limit, **fields)
+        return PredictJob(
+            name=name,
+            prompts=str(prompts.get(name, prompts["plain"])),
+            output=str(folder / f"{name}.jsonl"),
+            max_new_tokens=limit,
+            timed_rows=spec.evaluation.timed_rows,
+            **fields,
+        )
 
     few_shot = [job(FEW_SHOT, format=untrained, shots=shots)] if shots else []
     tuned = {"format": trained, "adapter": str(sources.adapter.file("adapter"))}
@@ -191,6 +192,7 @@ def _job_costs(result: PredictResult, jobs: Sequence[PredictJob], *, looking: Ma
             seconds=one.seconds + one.rows * looking.get(job.name, 0.0),
             prompt_tokens=one.prompt_tokens,
             new_tokens=one.new_tokens,
+            latencies=tuple(seconds + looking.get(job.name, 0.0) for seconds in one.latencies),
         )
         for job in jobs
     ]

@@ -15,12 +15,13 @@ from fine_tune_pipeline.guide.objective.criteria import criterion_text
 from fine_tune_pipeline.guide.objective.metrics import FIELD_MATCH, allowed_metrics, metric_named, score_one
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.guide.technique.advice import Scores, Spent, advise
+from fine_tune_pipeline.guide.technique.answer_rows import read_answers
 from fine_tune_pipeline.guide.technique.answers import Bench, Cost, answer_plainly, answer_prompted, shot_sets
 from fine_tune_pipeline.guide.technique.bounds import lower_bound
 from fine_tune_pipeline.guide.technique.index import read_index
 from fine_tune_pipeline.guide.technique.recommendation import Recommendation, can_pay, overridden, tuned_as
 from fine_tune_pipeline.guide.technique.rows import read_data
-from fine_tune_pipeline.guide.technique.systems import FEW_SHOT, RETRIEVAL, embedded, read_answers
+from fine_tune_pipeline.guide.technique.systems import FEW_SHOT, RETRIEVAL, embedded
 from fine_tune_pipeline.programs.requests import Shot
 from fine_tune_pipeline.spec.objective import Criterion
 from fine_tune_pipeline.spec.use_case import UseCaseSpec

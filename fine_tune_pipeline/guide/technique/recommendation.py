@@ -189,10 +189,11 @@ def overridden(found: Recommendation, override: OverrideSpec | None) -> Recommen
 
 def says(one: Seen, asked: Question) -> str:
     """A system's figure with its interval, in words."""
-    bounds = "" if one.lower is None or one.upper is None else f", {_figure(one.lower, asked)} to {_figure(one.upper, asked)}"
+    ends = "" if one.lower is None or one.upper is None else f"95 % interval {_figure(one.lower, asked)} to {_figure(one.upper, asked)}, "
+    where = f"({asked.metric}, {ends}{asked.rows} rows)"
     if asked.share:
-        return f"{NAMES[one.system]} is right in {one.estimate:.1%} of the cases ({asked.metric} on {asked.rows} rows{bounds})"
-    return f"{NAMES[one.system]} reaches {one.estimate:.3f} ({asked.metric} on {asked.rows} rows{bounds})"
+        return f"{NAMES[one.system]} is right in {one.estimate:.1%} of the cases {where}"
+    return f"{NAMES[one.system]} reaches {one.estimate:.3f} {where}"
 
 
 def _unmet(ordered: Sequence[Seen], tuned: Seen, asked: Question) -> Recommendation:

@@ -46,7 +46,7 @@ def advice(given: Scores, **changes: Any) -> Recommendation:
 def test_fine_tuning_is_recommended_when_it_alone_meets_the_objective():
     found = advice(systems(base_zero_shot=0, base_few_shot=60, classifier=100, fine_tuned=180))
     assert found.choice == "fine_tune"
-    assert "the fine-tuned model is right in 90.0% of the cases (accuracy on 200 rows, 85.1% to 93.4%)" in found.sentence
+    assert "the fine-tuned model is right in 90.0% of the cases (accuracy, 95 % interval 85.1% to 93.4%, 200 rows)" in found.sentence
     assert "the plain classifier is right in 50.0%" in found.sentence
     assert "Mind" not in found.sentence
 
