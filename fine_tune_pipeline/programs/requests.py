@@ -357,7 +357,8 @@ class EmbedResult(Contract):
     width: int
     encoder: str
     encoder_sha256: str
-    seconds: float
+    seconds: float = Field(description="Of loading the encoder and embedding all rows.")
+    load_seconds: float = Field(default=0.0, description="Of loading the encoder.")
 
 
 class ServeRequest(Request):

@@ -26,7 +26,7 @@ STEP = {"guide/step": "7"}
 
 def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that runs every system on the held-out test set, once."""
-    upstream = ["dataset", "base_model", "baselines", "adapter"]
+    upstream = ["dataset", "base_model", "baselines", "adapter", "retrieval_index"]
 
     @dg.asset(
         key=[spec.name, "predictions"],
@@ -38,7 +38,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
         pool=GPU_POOL,
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
-        """Answers of every system on the held-out test set: fine-tuned model, base model with and without examples, plain rivals."""
+        """Answers of every system on the held-out test set: fine-tuned model, base model (with examples, with retrieval), plain rivals."""
         made_from = {name: store.current(spec.name, name) for name in upstream}
         what = {
             "objective.goal": spec.objective.goal,
@@ -89,6 +89,7 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
             **scored_with(spec),
             **({"environment.prices": spec.environment.prices} if spec.environment.prices else {}),
+            **({} if spec.evaluation.override is None else {"evaluation.override": spec.evaluation.override}),
         }
         judged = Judged(**made_from)
         kept = store.made(
