@@ -64,14 +64,11 @@ def weigh(
             "base model with weights"
         )
     scratch.mkdir()
-    write_rows(
-        scratch / "rows.jsonl", ({**row.without_answer(), "completion": row.completion, "rejected": row.rejected} for row in compared)
-    )
     place = answering_on(compute.inventory())
     asked = tuple(
         LikelihoodJob(
             name=job.name,
-            rows=str(scratch / "rows.jsonl"),
+            rows=str(_asked(job, compared, path=scratch / f"{job.name}.jsonl")),
             output=str(folder / _file(job.name)),
             format=job.format,
             adapter=job.adapter,
@@ -83,6 +80,13 @@ def weigh(
         output=str(scratch), model=str(model), jobs=asked, threads=place.threads, dtype=place.dtype, device=place.device
     )
     compute.run(context, request, LikelihoodResult)
+
+
+def _asked(job: PredictJob, compared: Sequence[Example], *, path: Path) -> Path:
+    """What the system itself was asked, with passages that were looked up for it, and both answers."""
+    prompts = {row["id"]: row for row in read_rows(Path(job.prompts))}
+    write_rows(path, ({**prompts[row.id], "completion": row.completion, "rejected": row.rejected} for row in compared))
+    return path
 
 
 def with_weighed(predictions: Artifact, rows: Sequence[Example], measured: Measured) -> Measured:

@@ -10,7 +10,7 @@ from fine_tune_pipeline.artifacts.store import Store
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, predictions
 from fine_tune_pipeline.guide.evaluation.weighed import NoLikelihoods
 from fine_tune_pipeline_tests.guide.evaluation.bare_numbers import bare
-from fine_tune_pipeline_tests.guide.evaluation.world import RIGHT, PretendedCompute, before_evaluation, examples, resources, use_case
+from fine_tune_pipeline_tests.guide.evaluation.world import PretendedCompute, before_evaluation, examples, resources, use_case
 
 COMPARED = [replace(row, rejected="no") if place < 150 else row for place, row in enumerate(examples(200))]
 
@@ -47,7 +47,8 @@ def test_the_gate_judges_how_likely_given_answers_are_on_the_rows_that_have_two(
 def test_nothing_is_weighed_unless_a_criterion_asks_for_it(tmp_path: Path):
     store = run(tmp_path, COMPARED, metric="nearer_to_preferred", report=False)
     files = store.current("triage", "predictions").manifest.files
-    assert set(files) == {"costs.json", *(f"{system}.jsonl" for system in ("majority", *RIGHT))}
+    assert "fine_tuned.jsonl" in files
+    assert not [name for name in files if "weighed" in name]
 
 
 def test_test_rows_without_a_second_answer_are_refused_before_anything_is_answered(tmp_path: Path):
