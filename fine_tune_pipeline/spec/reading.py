@@ -45,17 +45,18 @@ class InvalidUseCase(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def read_use_case(path: Path, *, files: bool = True) -> UseCaseSpec:
+def read_use_case(path: Path, *, files: bool = True, text: str | None = None) -> UseCaseSpec:
     """The use case of one `defs.yaml`, with its folder.
 
     Args:
         path: the YAML file.
         files: also look whether the files that it names are there.
+        text: what would stand in the file, in the place of what does.
 
     Raises:
         InvalidUseCase: with every mistake of the file.
     """
-    root = compose(path, fields="`type` and `attributes`")
+    root = compose(path, fields="`type` and `attributes`", text=text)
     attributes = _attributes(path, root)
     lines = Lines(attributes)
     try:
@@ -122,17 +123,18 @@ def _files(paths: Iterable[Path], problems: list[Problem]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def compose(path: Path, *, fields: str) -> yaml.Node:
+def compose(path: Path, *, fields: str, text: str | None = None) -> yaml.Node:
     """The YAML of a file, with line numbers: a mapping that gives no key twice.
 
     Args:
         fields: those that the file should have, for the message when it is no mapping.
+        text: as of `read_use_case`.
 
     Raises:
         InvalidUseCase: the file is not text, not YAML, not a mapping, or names a key twice.
     """
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = yaml.compose(path.read_text(encoding="utf-8") if text is None else text, Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         raise InvalidUseCase([Problem(str(path), 1, "", f"not UTF-8 text (byte {error.start}); save it as UTF-8")]) from error
     except yaml.YAMLError as error:
