@@ -1,12 +1,13 @@
 """A value set in the text of a YAML file: comments, order and style of all else stay as they are.
 
-The text is cut at the marks that PyYAML gives for each node, and what comes out is read again: it must say what was wanted and nothing else.
+The text is cut at the marks that PyYAML gives for each node. What comes out is read again: it must say what was wanted, and nothing else.
 """
 
 import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -195,7 +196,7 @@ def _listed(document: _Document, node: yaml.SequenceNode, location: Location, va
 
 def _flow_items(document: _Document, node: yaml.SequenceNode, location: Location) -> list[str]:
     places = [(item.start_mark.index, document.end(item)) for item in node.value]
-    gaps = [document.text[end:start] for (_, end), (start, _) in zip(places, places[1:], strict=False)]
+    gaps = [document.text[end:start] for (_, end), (start, _) in pairwise(places)]
     if any("#" in gap for gap in gaps):
         raise document.refuse(node, location, "there are comments between its items")
     return [document.text[start:end] for start, end in places]

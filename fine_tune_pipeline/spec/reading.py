@@ -241,7 +241,7 @@ def _described(location: Location) -> str:
 
 
 def _tags(location: Location) -> str:
-    return ", ".join(sorted(str(tag) for model in _models_at(location) for tag in _tag_of(model)))
+    return ", ".join(sorted(str(tag) for model in models_at(location) for tag in _tag_of(model)))
 
 
 def _tag_of(model: type[BaseModel]) -> tuple[Any, ...]:
@@ -250,11 +250,11 @@ def _tag_of(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _model_at(location: Location) -> type[BaseModel] | None:
-    models = _models_at(location)
+    models = models_at(location)
     return models[0] if len(models) == 1 else None
 
 
-def _models_at(location: Location) -> list[type[BaseModel]]:
+def models_at(location: Location) -> list[type[BaseModel]]:
     """Models that may stand at a location; a tag in it (`jsonl`), or the name of a union's branch, chooses among them."""
     models: list[type[BaseModel]] = [UseCaseSpec]
     for part in location:
@@ -281,7 +281,7 @@ def _without_tags(location: Sequence[str | int]) -> Location:
         if isinstance(part, int):
             kept.append(part)
             continue
-        known = any(part in (name, field.alias) for model in _models_at(tuple(kept)) for name, field in model.model_fields.items())
+        known = any(part in (name, field.alias) for model in models_at(tuple(kept)) for name, field in model.model_fields.items())
         if known or (part == location[-1] and not _is_branch(part, tuple(kept))):
             kept.append(part)
     return tuple(kept)
@@ -289,8 +289,8 @@ def _without_tags(location: Sequence[str | int]) -> Location:
 
 def _is_branch(part: str, location: Location) -> bool:
     """Whether a part names a branch of a union (`float`, `literal['auto']`, `LocalModel`, `constrained-str`) or a tag of one."""
-    names = {model.__name__ for model in _models_at(location)}
-    tags = {tag for model in _models_at(location) for tag in _tag_of(model)}
+    names = {model.__name__ for model in models_at(location)}
+    tags = {tag for model in models_at(location) for tag in _tag_of(model)}
     return part in names | tags | {"str", "int", "float", "bool"} or "[" in part or part.startswith("constrained-")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.looks import Look
-from fine_tune_pipeline.guide.evaluation.advice import next_steps, recommend
+from fine_tune_pipeline.guide.evaluation.advice import recommend
 from fine_tune_pipeline.guide.evaluation.bounds import Bounds
 from fine_tune_pipeline.guide.evaluation.errors import class_lines, confusions, example_lines, slice_lines
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, Cost, cost_row
@@ -169,19 +169,8 @@ def _errors(material: Material, *, metric: str) -> dict[str, Any]:
     base = base_systems(scores)[0]
     classes = class_lines(material.test, material.answers, task=task, train=material.train)
     confused = confusions(material.test, material.answers[FINE_TUNED], task=task)
-    steps = next_steps(
-        scores,
-        material.verdicts,
-        metric=metric,
-        classes=classes,
-        confused=confused,
-        training=material.training,
-        unfinished=material.unfinished,
-        other_bases=material.base.get("try_next", []),
-    )
     return {
         "compared_base": base,
-        "next_steps": steps,
         "classes": [asdict(line) for line in classes],
         "confusions": [asdict(line) for line in confused],
         "examples": [asdict(line) for line in example_lines(scores, material.answers, metric=metric, base=base)],

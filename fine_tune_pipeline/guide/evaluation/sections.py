@@ -7,6 +7,7 @@ from fine_tune_pipeline.guide.evaluation.advice import NAMES
 from fine_tune_pipeline.guide.evaluation.cells import interval, number
 from fine_tune_pipeline.guide.evaluation.cost_section import costs_section
 from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, confusions_section, examples_section, slices_section
+from fine_tune_pipeline.guide.evaluation.iterate.section import next_section
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
 from fine_tune_pipeline.guide.evaluation.training_sections import base_models_section, training_section
 from fine_tune_pipeline.guide.objective.evidence import LOOKS
@@ -25,7 +26,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         _objective,
         _systems,
         _gains,
-        _next,
+        next_section,
         classes_section,
         confusions_section,
         examples_section,
@@ -89,11 +90,6 @@ def _gains(report: Mapping[str, Any]) -> Iterator[Section]:
         f"a gain of {evidence['smallest_gain']:g} matters to the objective."
     )
     yield Section("Gain of the fine-tuned model", text, columns, tuple(rows))
-
-
-def _next(report: Mapping[str, Any]) -> Iterator[Section]:
-    steps = report["next_steps"]
-    yield Section("What to try next", "" if steps else "Nothing stands out in the numbers.", items=tuple(steps))
 
 
 def _measured(report: Mapping[str, Any]) -> Iterator[Section]:
