@@ -43,7 +43,7 @@ class _Document:
     def anchor(self, node: yaml.Node) -> str:
         """The name under which a node is known."""
         events = yaml.parse(self.text, Loader=yaml.SafeLoader)
-        named = (event for event in events if getattr(event, "anchor", None) and not isinstance(event, yaml.AliasEvent))
+        named = (event for event in events if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.anchor)
         return next((event.anchor for event in named if event.start_mark.index == node.start_mark.index), "")
 
     def end(self, node: yaml.Node) -> int:
@@ -78,6 +78,8 @@ def with_value(text: str, location: Location, value: Any, *, order: Order = lamb
     """
     before = yaml.safe_load(text)
     root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is None:
+        raise NotEditable("line 1  the text is empty; write the use case first")
     document = _Document(text, root, order)
     new = _set(document, location, value)
     wanted = _with(before, location, value)

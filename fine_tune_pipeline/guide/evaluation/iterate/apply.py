@@ -41,8 +41,8 @@ class Applied:
     @property
     def diff(self) -> str:
         """Unified, with the file's name."""
-        lines = (text.splitlines(keepends=True) for text in (self.before, self.after))
-        found = difflib.unified_diff(*lines, fromfile=str(self.path), tofile=f"{self.path} (changed)")
+        before, after = (text.splitlines(keepends=True) for text in (self.before, self.after))
+        found = difflib.unified_diff(before, after, fromfile=str(self.path), tofile=f"{self.path} (changed)")
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in found)
 
     def write(self) -> None:
