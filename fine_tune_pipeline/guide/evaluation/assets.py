@@ -122,11 +122,12 @@ def human_evaluation(spec: UseCaseSpec) -> dg.AssetsDefinition:
             **decides(spec, compared),
             "evaluation.human": human.model_dump(include={"required", "win_rate_at_least", "reviewers", "formats"}),
             "objective.evidence.level": spec.objective.evidence.level,
+            "objective.evidence.cluster_by": spec.objective.evidence.cluster_by,
             "verdicts": digest(heard.judgements, heard.refused),
         }
         kept = store.made(
             context,
-            version=3,
+            version=4,
             what=what,
             upstream=upstream,
             build=lambda folder: build_human_evaluation(spec, compared, heard, offered=offered, folder=folder),

@@ -56,7 +56,7 @@ def compare(spec: UseCaseSpec, store: Store, *, dataset: Artifact, predictions: 
     own = read_answers(predictions.file(f"{FINE_TUNED}.jsonl"), other.rows)
     pairs = hand_out(
         other.rows, other=other.answers, fine_tuned=own, other_name=other.name, count=human.pairs, repeated=human.repeated,
-        seed=spec.training.seed,
+        seed=spec.training.seed, cluster_by=spec.objective.evidence.cluster_by,
     )  # fmt: skip
     return Comparison(other, own, pairs, questions(spec))
 
