@@ -42,9 +42,9 @@ class _Document:
 
     def anchor(self, node: yaml.Node) -> str:
         """The name under which a node is known."""
-        events = yaml.parse(self.text, Loader=yaml.SafeLoader)
-        named = (event for event in events if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.anchor)
-        return next((event.anchor for event in named if event.start_mark.index == node.start_mark.index), "")
+        starts = (yaml.ScalarEvent, yaml.SequenceStartEvent, yaml.MappingStartEvent)
+        named = ((event.anchor, event.start_mark) for event in yaml.parse(self.text, Loader=yaml.SafeLoader) if isinstance(event, starts))
+        return next((name for name, mark in named if name and mark is not None and mark.index == node.start_mark.index), "")
 
     def end(self, node: yaml.Node) -> int:
         """Where the last character of a node's own text ends; a block collection has none of its own."""

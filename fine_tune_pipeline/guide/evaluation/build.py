@@ -12,7 +12,7 @@ from fine_tune_pipeline.artifacts.looks import Look, Looks, looked_at
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict, money_per_1000
-from fine_tune_pipeline.guide.evaluation.iterate.section import step_rows, with_next_steps
+from fine_tune_pipeline.guide.evaluation.iterate.section import step_rows, what_next
 from fine_tune_pipeline.guide.evaluation.measured import Measured, asks_for_similarity, confidences, with_similarity
 from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS, read_costs
@@ -76,7 +76,8 @@ def build_report(
     look = take_look(looks, spec, scores, metric=metric)
     at_level = spec.model_copy(update={"objective": at_look(spec.objective, look.number)})
     material = _material(at_level, task, judged, test=test, answers=answers, scores=scores, inventory=compute.inventory(), look=look)
-    report = with_next_steps(document(material), spec, adapter=judged.adapter, base_model=judged.base_model, folder=folder)
+    report = document(material)
+    report |= what_next(report, spec, adapter=judged.adapter, base_model=judged.base_model, folder=folder)
     (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     (folder / "report.html").write_text(html_page(report), encoding="utf-8")

@@ -15,16 +15,14 @@ from fine_tune_pipeline.spec.use_case import UseCaseSpec
 COLUMNS = ("step", "what to try", "why", "change of the use case", "expected", "cost")
 
 
-def with_next_steps(
-    report: Mapping[str, Any], spec: UseCaseSpec, *, adapter: Artifact, base_model: Artifact, folder: Path
-) -> dict[str, Any]:
-    """The report with what to try next, which is also written as `next_steps.json` into the folder."""
+def what_next(report: Mapping[str, Any], spec: UseCaseSpec, *, adapter: Artifact, base_model: Artifact, folder: Path) -> dict[str, Any]:
+    """The report's part `next_steps`, also written as `next_steps.json`. All other parts are there, the error analysis too."""
     planned = adapter.manifest.payload["what"]
     others = base_model.json("base_model.json").get("try_next", [])
     rows = [step.row() for step in next_steps(Findings(report, spec, planned=planned, other_bases=others))]
     kept = {"use_case": spec.name, "next_steps": rows}
     (folder / FILE).write_text(json.dumps(kept, ensure_ascii=False, indent=2, allow_nan=False), encoding="utf-8")
-    return {**report, "next_steps": rows}
+    return {"next_steps": rows}
 
 
 def next_section(report: Mapping[str, Any]) -> Iterator[Section]:
