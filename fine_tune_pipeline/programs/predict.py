@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.programs.decoding import Generated, generate_batch, refuse_too_long, shared_prefix
+from fine_tune_pipeline.programs.latency import single_seconds
 from fine_tune_pipeline.programs.models import attach, is_peft_folder, load_model, load_tokenizer, peak_memory_bytes
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.quiet import quiet_libraries
@@ -79,7 +80,9 @@ def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
         with models.answering(job.adapter) as model:
             start = time.monotonic()
             answers = _answer(job, rows, model=model, tokenizer=tokenizer, request=request, reporter=reporter)
-            done.append(_write(job, rows, answers=answers, seconds=time.monotonic() - start))
+            seconds = time.monotonic() - start
+            single = _single(job, rows, model=model, tokenizer=tokenizer)
+            done.append(_write(job, rows, answers=answers, seconds=seconds, latencies=single))
     return PredictResult(jobs=tuple(done), load_seconds=models.load_seconds, peak_memory_bytes=peak_memory_bytes())
 
 
@@ -119,6 +122,17 @@ def _answer(
     return [answers[index] for index in range(len(answers))]
 
 
+def _single(
+    job: PredictJob, prompts: _Prompts, *, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[float, ...]:
+    """Seconds of single answers, as many as the job asks for."""
+
+    def answer(prompt: list[int]) -> list[Generated]:
+        return generate_batch(model, tokenizer, [prompt], format=job.format, max_new_tokens=job.max_new_tokens)
+
+    return single_seconds(prompts.tokens, count=job.timed_rows, answer=answer)
+
+
 def batches(widths: Sequence[int], *, rows: int, tokens: int) -> Iterator[slice]:
     """Parts of at most `rows` rows and, padded to their widest, `tokens` tokens; a row that alone has more is a part of its own.
 
@@ -132,7 +146,9 @@ def batches(widths: Sequence[int], *, rows: int, tokens: int) -> Iterator[slice]
         first += count
 
 
-def _write(job: PredictJob, prompts: _Prompts, *, answers: Sequence[Generated], seconds: float) -> PredictedJob:
+def _write(
+    job: PredictJob, prompts: _Prompts, *, answers: Sequence[Generated], seconds: float, latencies: tuple[float, ...]
+) -> PredictedJob:
     write_rows(
         job.output,
         [
@@ -146,6 +162,7 @@ def _write(job: PredictJob, prompts: _Prompts, *, answers: Sequence[Generated], 
         prompt_tokens=sum(len(tokens) for tokens in prompts.tokens),
         new_tokens=_total_tokens(answers),
         seconds=seconds,
+        latencies=latencies,
     )
 
 

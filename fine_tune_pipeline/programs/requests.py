@@ -310,6 +310,7 @@ class PredictJob(Contract):
     adapter: Annotated[str | None, Access.READS] = None
     shots: tuple[Shot, ...] = ()
     max_new_tokens: int = 64
+    timed_rows: int = Field(default=0, description="Prompts that are answered once more, one at a time, to time them.", exclude_if=unset)
 
 
 class PredictRequest(Request):
@@ -335,6 +336,7 @@ class PredictedJob(Contract):
     prompt_tokens: int
     new_tokens: int
     seconds: float
+    latencies: tuple[float, ...] = Field(default=(), description="Seconds of single answers.")
 
 
 class PredictResult(Contract):

@@ -58,6 +58,11 @@ class EvaluationSpec(Section):
 
     few_shot: list[int] = Field(default=[4, 8], min_length=1, description="Numbers of worked examples tried; validation chooses.")
     validation_rows: int = Field(default=60, ge=10, description="At most so many validation rows choose and compare the baselines.")
+    timed_rows: int = Field(
+        default=10,
+        ge=0,
+        description="Test rows that each language model answers once more, one at a time, to time single answers; 0: none.",
+    )
     human: HumanSpec = HumanSpec()
     judge: JudgeSpec | None = Field(
         default=None, description="A model that judges pairs beside people, calibrated by them; none by default."

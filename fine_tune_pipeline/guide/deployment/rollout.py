@@ -28,8 +28,9 @@ from fine_tune_pipeline.guide.deployment.parity import (
 from fine_tune_pipeline.guide.deployment.register import RegisteredModel, offer, read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.objective.task import read_task
+from fine_tune_pipeline.guide.technique.answer_rows import read_answers
 from fine_tune_pipeline.guide.technique.placement import answering_on
-from fine_tune_pipeline.guide.technique.systems import read_answers, trained_format
+from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.programs.hosted.requests import read_hosted
 from fine_tune_pipeline.programs.requests import Contract, ServeRequest
 from fine_tune_pipeline.programs.serving.contract import CHAMPION, PREVIOUS, SyncRequest, Table, base_name, served_name

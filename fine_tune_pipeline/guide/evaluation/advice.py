@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fine_tune_pipeline.guide.evaluation.figure import SHOWN_LEVEL
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.guide.evaluation.scoring import Scores
+from fine_tune_pipeline.guide.evaluation.statistics import two_sided, wilson
 from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, judged
 from fine_tune_pipeline.spec.objective import ObjectiveSpec
 
@@ -91,10 +93,12 @@ def _better_classifier(scores: Scores, *, metric: str) -> str:
 
 
 def _says(system: str, scores: Scores, metric: str) -> str:
-    kind = scores.metrics[metric]
+    """A system's mean with its two-sided 95 % interval and its rows."""
+    kind, found = scores.metrics[metric], scores.bounds(system, metric, level=two_sided(SHOWN_LEVEL), share=wilson)
     if kind.binary and not kind.validity:
-        return f"{NAMES[system]} is right in {scores.mean(system, metric):.1%} of the cases ({metric})"
-    return f"{NAMES[system]} reaches {scores.mean(system, metric):.3f} ({metric})"
+        where = f"{metric}, 95 % interval {found.lower:.1%} to {found.upper:.1%}, {found.sample}"
+        return f"{NAMES[system]} is right in {found.estimate:.1%} of the cases ({where})"
+    return f"{NAMES[system]} reaches {found.estimate:.3f} ({metric}, 95 % interval {found.lower:.3f} to {found.upper:.3f}, {found.sample})"
 
 
 def _rivals(scores: Scores, metric: str) -> str:

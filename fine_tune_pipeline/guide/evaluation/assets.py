@@ -44,12 +44,13 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "objective.goal": spec.objective.goal,
             "objective.task": spec.objective.task,
             "dataset.format": spec.dataset.format,
+            "evaluation.timed_rows": spec.evaluation.timed_rows,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
         }
         sources = Sources(**made_from)
         kept = store.made(
             context,
-            version=1,
+            version=2,
             what=what,
             upstream=made_from,
             build_in_parts=lambda folder, state: build_predictions(context, compute, spec, sources, folder, state),
@@ -88,7 +89,7 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.review.policy": spec.dataset.review.policy,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
             **scored_with(spec),
-            **({"environment.prices": spec.environment.prices} if spec.objective.limits.cost_per_1000 is not None else {}),
+            **({"environment.prices": spec.environment.prices} if spec.environment.prices else {}),
         }
         judged = Judged(**made_from)
         kept = store.made(

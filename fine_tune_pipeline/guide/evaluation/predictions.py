@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import Example, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
 from fine_tune_pipeline.guide.objective.task import Task, read_task
+from fine_tune_pipeline.guide.technique.answer_rows import read_all_answers
 from fine_tune_pipeline.guide.technique.baselines import SHOTS, read_shots
 from fine_tune_pipeline.guide.technique.systems import (
     classifier_answers,
@@ -19,7 +21,6 @@ from fine_tune_pipeline.guide.technique.systems import (
     majority_answer,
     max_new_tokens,
     predict,
-    read_answers,
     trained_format,
     untrained_format,
     write_answers,
@@ -44,10 +45,6 @@ SHOWN_ROWS = 8
 """Rows whose answers stand side by side in the web UI."""
 
 
-class NoTestRows(Exception):
-    """The dataset has no test set, so nothing can be evaluated."""
-
-
 @dataclass(frozen=True)
 class Sources:
     """The artifacts that predictions are made from."""
@@ -60,13 +57,15 @@ class Sources:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the answers of one system took. Tokens are None for systems that are no language model."""
+    """What the answers of one system took. Tokens are None for systems that are no language model; `latencies` are seconds of single
+    answers, one after the other."""
 
     system: str
     rows: int
     seconds: float
     prompt_tokens: int | None = None
     new_tokens: int | None = None
+    latencies: tuple[float, ...] = ()
 
     @property
     def seconds_per_1000(self) -> float:
@@ -79,16 +78,12 @@ def build_predictions(
     """Write `<system>.jsonl` for every system, and `costs.json`; `state` stays when the work breaks off.
 
     Raises:
-        NoTestRows: the dataset has no test set.
-        MissingAnswers: the program left a row without an answer.
+        NoTestRows, DuplicatedRows, WrongReference: the dataset has no test set that could be judged.
+        UnusableAnswers: the program left a row without an answer, or answered otherwise than asked.
     """
     task = read_task(spec)
     train = read_examples(sources.dataset.file("train.jsonl"))
-    test = read_examples(sources.dataset.file("test.jsonl"))
-    if not test:
-        raise NoTestRows(
-            f"{spec.name}/dataset: the test set is empty; give `dataset.held_out` sources, or set `dataset.split.test` above 0"
-        )
+    test = judgeable(read_examples(sources.dataset.file("test.jsonl")), task, where=f"{spec.name}/dataset")
     scratch = folder / "program"
     scratch.mkdir()
     jobs = _jobs(spec, task, sources, train=train, prompts=write_prompts(scratch / "prompts.jsonl", test), folder=folder)
@@ -99,7 +94,7 @@ def build_predictions(
     # The program's own files hold absolute paths of this build.
     shutil.rmtree(scratch)
     _write_costs(folder / COSTS, costs, result)
-    answers = {cost.system: read_answers(folder / f"{cost.system}.jsonl", test) for cost in costs}
+    answers = {cost.system: read_all_answers(folder / f"{cost.system}.jsonl", test) for cost in costs}
     metadata = {
         "rows": len(test),
         "systems": [cost.system for cost in costs],
@@ -125,7 +120,7 @@ def cost_row(cost: Cost) -> dict[str, Any]:
 def read_costs(predictions: Artifact) -> tuple[list[Cost], int]:
     """Costs of the systems, and the most memory in bytes that answering took."""
     kept = predictions.json(COSTS)
-    return [Cost(**row) for row in kept["systems"]], kept["peak_memory_bytes"]
+    return [Cost(**{**row, "latencies": tuple(row["latencies"])}) for row in kept["systems"]], kept["peak_memory_bytes"]
 
 
 def _jobs(spec: UseCaseSpec, task: Task, sources: Sources, *, train: Sequence[Example], prompts: Path, folder: Path) -> list[PredictJob]:
@@ -134,7 +129,14 @@ def _jobs(spec: UseCaseSpec, task: Task, sources: Sources, *, train: Sequence[Ex
     untrained, trained = untrained_format(spec, task), trained_format(spec)
 
     def job(name: str, **fields: Any) -> PredictJob:
-        return PredictJob(name=name, prompts=str(prompts), output=str(folder / f"{name}.jsonl"), max_new_tokens=limit, **fields)
+        return PredictJob(
+            name=name,
+            prompts=str(prompts),
+            output=str(folder / f"{name}.jsonl"),
+            max_new_tokens=limit,
+            timed_rows=spec.evaluation.timed_rows,
+            **fields,
+        )
 
     few_shot = [job("base_few_shot", format=untrained, shots=shots)] if shots else []
     adapter = str(sources.adapter.file("adapter"))
@@ -143,7 +145,7 @@ def _jobs(spec: UseCaseSpec, task: Task, sources: Sources, *, train: Sequence[Ex
 
 def _job_costs(result: PredictResult) -> dict[str, Cost]:
     return {
-        job.name: Cost(job.name, rows=job.rows, seconds=job.seconds, prompt_tokens=job.prompt_tokens, new_tokens=job.new_tokens)
+        job.name: Cost(job.name, job.rows, job.seconds, prompt_tokens=job.prompt_tokens, new_tokens=job.new_tokens, latencies=job.latencies)
         for job in result.jobs
     }
 

@@ -15,9 +15,9 @@ from fine_tune_pipeline.guide.objective.criteria import criterion_text
 from fine_tune_pipeline.guide.objective.metrics import FIELD_MATCH, allowed_metrics, metric_named, score_one
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.guide.technique.advice import Advice, Scores, advise
+from fine_tune_pipeline.guide.technique.answer_rows import read_answers
 from fine_tune_pipeline.guide.technique.answers import FEW_SHOT, Bench, Cost, answer_plainly, answer_prompted, read_data, shot_sets
 from fine_tune_pipeline.guide.technique.bounds import lower_bound
-from fine_tune_pipeline.guide.technique.systems import read_answers
 from fine_tune_pipeline.programs.requests import Shot
 from fine_tune_pipeline.spec.objective import Criterion
 from fine_tune_pipeline.spec.use_case import UseCaseSpec

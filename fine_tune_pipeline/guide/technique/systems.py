@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_rows
+from fine_tune_pipeline.artifacts.examples import Example, write_rows
 from fine_tune_pipeline.guide.objective.task import ExtractionTask, Task
 from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.guide.technique.workload import most_tokens
@@ -35,10 +35,6 @@ SPARE_TOKENS = 8
 
 _ABSENT = ""
 """Class of a field that an answer does not have; a value is written as JSON, which is never empty."""
-
-
-class MissingAnswers(Exception):
-    """A prediction file does not answer all rows."""
 
 
 def untrained_format(spec: UseCaseSpec, task: Task) -> PromptFormat:
@@ -165,19 +161,6 @@ def write_prompts(path: Path, rows: Sequence[Example]) -> Path:
 def write_answers(path: Path, rows: Sequence[Example], answers: Sequence[str]) -> None:
     """Answers of a system that is no language model, in the form of the others."""
     write_rows(path, ({"id": row.id, "text": answer} for row, answer in zip(rows, answers, strict=True)))
-
-
-def read_answers(path: Path, rows: Sequence[Example]) -> list[str]:
-    """The answers of a prediction file, in the order of `rows`.
-
-    Raises:
-        MissingAnswers: rows without an answer, as when the file belongs to another set.
-    """
-    texts = {row["id"]: row["text"] for row in read_rows(path)}
-    missing = [row.id for row in rows if row.id not in texts]
-    if missing:
-        raise MissingAnswers(f"{path}: no answer for {len(missing)} of {len(rows)} rows, the first is {missing[0]!r}; predict again")
-    return [texts[row.id] for row in rows]
 
 
 def _classified(labels: Sequence[str], train_vectors: "np.ndarray", row_vectors: "np.ndarray") -> list[str]:

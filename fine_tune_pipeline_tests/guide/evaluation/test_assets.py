@@ -10,7 +10,7 @@ import pytest
 from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.artifacts.store import Store
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, predictions
-from fine_tune_pipeline.guide.evaluation.predictions import NoTestRows
+from fine_tune_pipeline.guide.evaluation.held_out_rows import NoTestRows
 from fine_tune_pipeline.guide.evaluation.scoring import ScoreMismatch
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline_tests.guide.evaluation.world import RIGHT, PretendedCompute, before_evaluation, examples, resources, use_case
@@ -242,7 +242,7 @@ def test_page_is_well_formed_loads_nothing_and_shows_what_the_report_says(world:
     assert report["recommendation"]["sentence"] in said
     assert f"{report['systems']['fine_tuned']['exact_match']['estimate']:.3f}" in said
     assert "accepted without a human look" in said
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 4
 
 
 def test_text_of_a_customer_cannot_break_page_or_markdown(world: World):

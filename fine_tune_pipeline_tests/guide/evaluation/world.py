@@ -179,7 +179,9 @@ class PretendedCompute(Compute):
                 text = truth if draw.random() < self.right[job.name] else wrong(truth, draw)
                 rows.append({"id": prompt["id"], "text": text, "tokens": 9, "logprob": -0.1, "finished": True})
             write_rows(Path(job.output), rows)
-            done.append(PredictedJob(name=job.name, rows=len(rows), prompt_tokens=100 * len(rows), new_tokens=9 * len(rows), seconds=2.0))
+            times = tuple(0.1 * (place + 1) for place in range(job.timed_rows))
+            tokens = {"prompt_tokens": 100 * len(rows), "new_tokens": 9 * len(rows)}
+            done.append(PredictedJob(name=job.name, rows=len(rows), seconds=2.0, latencies=times, **tokens))
         return PredictResult(jobs=tuple(done), load_seconds=1.0, peak_memory_bytes=int(self.memory_gib * 2**30))
 
     def _embed(self, request: EmbedRequest) -> EmbedResult:

@@ -22,7 +22,7 @@ from fine_tune_pipeline.guide.evaluation.human.preferences import preferences
 from fine_tune_pipeline.guide.evaluation.human.rival import Rival, rival
 from fine_tune_pipeline.guide.evaluation.human.rubric import questions
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
-from fine_tune_pipeline.guide.technique.systems import read_answers
+from fine_tune_pipeline.guide.technique.answer_rows import read_answers
 from fine_tune_pipeline.spec.evaluation import HumanSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 

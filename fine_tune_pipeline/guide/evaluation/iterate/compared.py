@@ -11,7 +11,6 @@ from fine_tune_pipeline.artifacts.manifest import Manifest
 from fine_tune_pipeline.artifacts.store import Artifact, DamagedArtifact, Store
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.guide.evaluation.scoring import Scores
-from fine_tune_pipeline.guide.evaluation.sections import overall
 from fine_tune_pipeline.guide.evaluation.statistics import two_sided
 from fine_tune_pipeline.guide.objective.metrics import metric_named
 from fine_tune_pipeline.guide.objective.task import Task, read_task
@@ -114,11 +113,17 @@ def _experiment(store: Store, spec: UseCaseSpec, task: Task, before: Artifact | 
         n=said["n"],
         gain=gain,
         not_compared=why,
-        objective=overall(said["verdicts"]),
+        objective=answer_of(said),
         decision=said["recommendation"]["choice"],
         training_minutes=round(said["training"]["seconds"] / 60, 2),
         costs=next((cost for cost in said["costs"] if cost["system"] == FINE_TUNED), {}),
     )
+
+
+def answer_of(report: Mapping[str, Any]) -> str:
+    """Whether the objective is met: only if every criterion is, and not met if one is not."""
+    answers = {verdict["verdict"] for verdict in report["verdicts"]}
+    return next((answer for answer in ("not met", "cannot tell") if answer in answers), "met")
 
 
 def gain_over(store: Store, spec: UseCaseSpec, task: Task, before: Artifact, after: Artifact, *, metric: str) -> Gain:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.iterate.compared import answer_of
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
-from fine_tune_pipeline.guide.evaluation.sections import overall
 
 if TYPE_CHECKING:
     from fine_tune_pipeline.resources.tracking import ExperimentTracking
@@ -66,7 +66,7 @@ def figures(report: Mapping[str, Any]) -> dict[str, float]:
 def tags_of(report: Mapping[str, Any]) -> dict[str, str]:
     """What is no number: the answer to the objective, the decision, and what to try next."""
     return {
-        "objective": overall(report["verdicts"]),
+        "objective": answer_of(report),
         "recommendation": report["recommendation"]["choice"],
         "primary_metric": report["primary_metric"],
         "next_steps": ", ".join(step["id"] for step in report.get("next_steps", [])),
