@@ -1,16 +1,24 @@
 """All experiments of a use case on one page: for the browser, for the web UI, and for a terminal."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.iterate.compared import Experiment, History
 from fine_tune_pipeline.pages.charts import Bar, bar_chart
 from fine_tune_pipeline.pages.document import Page, Row, Section, html
 from fine_tune_pipeline.pages.document import markdown as page_markdown
 
-COLUMNS = ("", "made", "what changed", "metric (95 %)", "objective", "gain on the one before (95 %)", "decision", "minutes", "cost")
+COLUMNS = (
+    "",
+    "made",
+    "what changed",
+    "metric (95 %)",
+    "objective",
+    "gain on the one before (95 %)",
+    "decision",
+    "training minutes",
+    "1,000 answers",
+)
 SHOWN_CHANGES = 6
-NO_COST = {"system", "rows", "seconds", "prompt tokens", "new tokens"}
 
 
 def html_page(use_case: str, found: History) -> str:
@@ -96,16 +104,10 @@ def _cells(number: int, one: Experiment) -> tuple[str, ...]:
 
 
 def _cost(one: Experiment) -> str:
-    """What answers cost: seconds, and money where a price is known."""
-    return ", ".join(f"{name} {_plain(value)}" for name, value in one.costs.items() if name not in NO_COST and _is_plain(value)) or "–"
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, int | float | str) and not isinstance(value, bool)
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else value
+    """What 1,000 answers take: seconds, measured once, and money where a price is known."""
+    seconds, money = one.costs.get("seconds per 1,000"), one.costs.get("cost_per_1000")
+    said = [f"{seconds:g} s"] if seconds is not None else []
+    return ", ".join([*said, *([f"{money:.3g} {one.costs.get('currency')}"] if money is not None else [])]) or "–"
 
 
 def _figure(estimate: float, low: float | None, high: float | None) -> str:

@@ -16,6 +16,7 @@ from fine_tune_pipeline_tests.guide.evaluation.iterate.reports import (
     BANK,
     LARGER,
     MORTGAGE,
+    ROOT,
     TRIAGE,
     class_line,
     figure,
@@ -143,6 +144,7 @@ def test_nothing_is_proposed_when_nothing_stands_out():
 )
 def test_a_rule_speaks_on_one_side_of_its_threshold_only(id: str, fires: dict[str, Any], does_not: dict[str, Any]):
     assert (id in ids(**fires), id in ids(**does_not)) == (True, False)
+    assert f"`{id}`" in (ROOT / "docs" / "iterate.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
