@@ -286,10 +286,20 @@ def test_a_fully_fine_tuned_model_answers_instead_of_the_base(gemma: Path, tmp_p
     whole = tiny_model(tmp_path / "whole", seed=3)
     prompts = write_prompts(tmp_path / "prompts.jsonl", messages(3))
     job = PredictJob(name="full", prompts=prompts, output=str(tmp_path / "full.jsonl"), format=PLAIN, adapter=str(whole), max_new_tokens=4)
-    run(PredictRequest(output=str(tmp_path), model=str(gemma), jobs=(job,)), Reporter(None))
+    result = run(PredictRequest(output=str(tmp_path), model=str(gemma), jobs=(job,)), Reporter(None))
+    assert result.jobs[0].latencies == ()
     tokenizer = load_tokenizer(gemma)
     expected = generate_batch(load_model(whole), tokenizer, encoded(messages(3), tokenizer), format=PLAIN, max_new_tokens=4)
     assert [answer.text for answer in read_predictions(job.output)] == [answer.text for answer in expected]
+
+
+def test_single_answers_are_timed_beside_the_batches_and_are_no_more_rows(gemma: Path, tmp_path: Path):
+    prompts = write_prompts(tmp_path / "prompts.jsonl", messages(3))
+    job = PredictJob(name="base", prompts=prompts, output=str(tmp_path / "base.jsonl"), format=PLAIN, max_new_tokens=4, timed_rows=2)
+    (done,) = run(PredictRequest(output=str(tmp_path), model=str(gemma), jobs=(job,)), Reporter(None)).jobs
+    assert len(done.latencies) == 2
+    assert all(0 < seconds < 60 for seconds in done.latencies)
+    assert (done.rows, len(read_predictions(job.output))) == (3, 3)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def outcome(found: Sequence[Verdict]) -> Outcome:
     first, bounds = deciding[0], deciding[0].bounds
     return Outcome(
         verdict=overall,
-        why=f"{_how_many(overall, len(deciding), len(found))}; `{first.criterion}`: {_seen(first)}",
+        why=f"{_how_many(overall, len(deciding), len(found))}; “{first.criterion}”: {_seen(first)}",
         criterion=first.criterion,
         n=None if bounds is None else bounds.rows,
         groups=None if bounds is None else bounds.clusters,

@@ -8,11 +8,12 @@ from fine_tune_pipeline.guide.evaluation.cells import interval, many, number
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.pages.document import Section
 
-NEXT = {
-    "met": "deploy it (step 8)",
-    "not met": "do not deploy it",
-    "cannot tell": "do not deploy it yet",
+OTHERWISE = {
+    "met": "the fine-tuned model, which meets the objective too, is not needed",
+    "not met": "do not deploy the fine-tuned model",
+    "cannot tell": "do not deploy the fine-tuned model yet",
 }
+"""What becomes of the fine-tuned model where it is not what is recommended."""
 
 
 def summary_section(report: Mapping[str, Any]) -> Iterator[Section]:
@@ -55,9 +56,11 @@ def _costs(report: Mapping[str, Any]) -> str:
 
 
 def _next(report: Mapping[str, Any]) -> str:
-    steps = report.get("next_steps", [])
-    first = f"; the first thing to try: {steps[0]['title']} ({steps[0]['why']})." if steps else "."
-    return NEXT[report["outcome"]["verdict"]] + first
+    """The recommendation's first words, what becomes of the model, and the most promising change."""
+    advice, verdict, steps = report["recommendation"], report["outcome"]["verdict"], report.get("next_steps", [])
+    deployed = verdict == "met" and advice["choice"] == "fine_tune"
+    said = f"{advice['sentence'].partition(':')[0]}; {'deploy it (step 8)' if deployed else OTHERWISE[verdict]}."
+    return f"{said} The first thing to try: {steps[0]['title']} ({steps[0]['why']})." if steps else said
 
 
 def _span(seconds: float) -> str:

@@ -68,11 +68,11 @@ def baselines(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
 def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that chooses the technique for the hardware at hand, after `baselines` has said whether it can pay."""
-    key = [spec.name, "training_plan"]
+    key, searched = [spec.name, "training_plan"], [] if spec.training.search is None else ["search"]
 
     @dg.asset(
         key=key,
-        deps=[[spec.name, "base_model"], [spec.name, "dataset"], [spec.name, "baselines"]],
+        deps=[[spec.name, name] for name in ("base_model", "dataset", "baselines", *searched)],
         group_name=spec.name,
         owners=spec.owners,
         tags={"guide/step": "4"},
@@ -89,12 +89,13 @@ def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
         place = place_of(spec, inventory)
         what = {
             "technique": spec.technique,
-            "training": spec.training.model_dump(mode="json", exclude=HOW_IT_IS_KEPT),
+            "training": spec.training.model_dump(mode="json", exclude={*HOW_IT_IS_KEPT, "search"}),
             "environment.memory_headroom": spec.environment.memory_headroom,
             "environment.prices": [] if place.price is None else [place.price],
             "inventory": inventory,
         }
-        upstream = {"dataset": dataset, "base_model": base}
+        found = {name: store.current(spec.name, name) for name in searched}
+        upstream = {"dataset": dataset, "base_model": base, **found}
         place = calibrated(place, store.open(), use_case=spec.name, what=what, upstream=upstream)
         today = datetime.now(UTC).date()
         return materialized(
@@ -103,8 +104,10 @@ def training_plan(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 version=PLAN_VERSION,
                 what={**what, "calibration": as_content(place.corrections)},
                 upstream=upstream,
-                build=lambda folder: build_plan(folder, spec=spec, place=place, dataset=dataset, base=base, today=today),
-                foreseen=lambda: misfit(spec, place=place, dataset=dataset, base=base),
+                build=lambda folder: build_plan(
+                    folder, spec=spec, place=place, dataset=dataset, base=base, today=today, searched=found.get("search")
+                ),
+                foreseen=lambda: misfit(spec, place=place, dataset=dataset, base=base, searched=found.get("search")),
             )
         )
 

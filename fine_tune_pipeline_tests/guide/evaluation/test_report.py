@@ -11,6 +11,7 @@ import pytest
 
 from fine_tune_pipeline.artifacts.store import Store
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, predictions
+from fine_tune_pipeline.guide.evaluation.summary import summary_section
 from fine_tune_pipeline_tests.guide.evaluation.bare_numbers import bare
 from fine_tune_pipeline_tests.guide.evaluation.world import RIGHT, PretendedCompute, before_evaluation, examples, resources, use_case
 
@@ -151,7 +152,26 @@ def test_summary_says_what_was_asked_reached_what_it_costs_and_what_is_next(made
     assert "on 120 rows that no training has seen" in reached
     assert "1,000 answers of the fine-tuned model take 16.7 seconds and 0.0167 EUR in batches, measured once on 120 rows" in costs
     assert "median of 10" in costs
-    assert "deploy it (step 8)" in following
+    assert following.startswith(
+        "- Next: A plain classifier does it; the fine-tuned model, which meets the objective too, is not needed. The"
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "verdict", "steps", "said"),
+    [
+        ("fine_tune", "met", [], "Fine-tuning pays; deploy it (step 8)."),
+        ("not_yet", "not met", ["more rows."], "Fine-tuning pays; do not deploy the fine-tuned model. The first thing to try: more rows."),
+        ("cannot_tell", "cannot tell", [], "Fine-tuning pays; do not deploy the fine-tuned model yet."),
+        ("prompting", "met", [], "Fine-tuning pays; the fine-tuned model, which meets the objective too, is not needed."),
+    ],
+)
+def test_what_is_next_follows_advice_and_verdict(made: Made, choice: str, verdict: str, steps: list[str], said: str):
+    advice = {"choice": choice, "sentence": "Fine-tuning pays: by far."}
+    report = {**made.report, "recommendation": advice, "next_steps": steps}
+    report["outcome"] = {**report["outcome"], "verdict": verdict}
+    (section,) = summary_section(report)
+    assert section.items[-1] == f"Next: {said}"
 
 
 class Loads(HTMLParser):

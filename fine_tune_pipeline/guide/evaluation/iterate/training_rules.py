@@ -89,7 +89,7 @@ def rank_too_small(found: Findings) -> Iterator[NextStep]:
 def search(found: Findings) -> Iterator[NextStep]:
     """Settings that nobody has searched, where the objective is missed though tuning helps: its gain over the base is surely above 0."""
     path = "training.search"
-    if found.met or not has_field(path) or value_at(found.spec, path) is not None:
+    if not found.missed or not has_field(path) or value_at(found.spec, path) is not None:
         return
     gain = found.gain(found.report["compared_base"])
     if gain is not None and gain["low"] is not None and gain["low"] > 0:

@@ -133,6 +133,8 @@ def test_nothing_is_proposed_when_nothing_stands_out():
         ("classifier_does_it", {"gains": [gain("classifier", 0.0)]}, {"gains": [gain("classifier", 0.01)]}),
         ("retrieval_does_it", {"gains": [gain("base_retrieval", 0.09)]}, {"gains": [gain("base_retrieval", 0.11)]}),
         ("retrieval_adds", {"gains": [gain("fine_tuned_retrieval", -0.06)]}, {"gains": [gain("fine_tuned_retrieval", -0.04)]}),
+        ("search", MISSED, {"gains": [gain("base_few_shot", 0.04)], **MISSED}),
+        ("search", MISSED, {"spec": {"training": {"search": {"trials": 4}}}, **MISSED}),
         ("other_base", {"other_bases": [LARGER], **MISSED}, {"other_bases": [LARGER]}),
         (
             "capacity_unused",
@@ -204,6 +206,7 @@ def test_a_step_says_why_with_rows_and_interval(changes: dict[str, Any], why: st
         ({"path": BANK, "verdicts": [verdict("cannot tell")]}, [Change("dataset.held_out.0.sample", 500, 1000)]),
         ({"path": BANK, "analysis": {"learning_curve": {**CURVE, "doubling": DOUBLING}}}, [Change("dataset.sources.0.sample", 748, 1496)]),
         ({"verdicts": [verdict("cannot tell")]}, []),
+        (MISSED, [Change("training.search", None, {"trials": 8})]),
     ],
 )  # fmt: skip
 def test_a_step_gives_the_change_that_tries_it(changes: dict[str, Any], patch: list[Change]):
