@@ -15,6 +15,7 @@ from fine_tune_pipeline.guide.evaluation.judge.build import PLACE, build_judge_e
 from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
 from fine_tune_pipeline.guide.objective.own_metrics import scored_with
 from fine_tune_pipeline.guide.objective.task import task_files
+from fine_tune_pipeline.guide.technique.decoding import decoding_content
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
@@ -26,7 +27,7 @@ STEP = {"guide/step": "7"}
 
 def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that runs every system on the held-out test set, once."""
-    upstream = ["dataset", "base_model", "baselines", "adapter"]
+    upstream = ["dataset", "base_model", "baselines", "adapter", "retrieval_index"]
 
     @dg.asset(
         key=[spec.name, "predictions"],
@@ -38,7 +39,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
         pool=GPU_POOL,
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
-        """Answers of every system on the held-out test set: fine-tuned model, base model with and without examples, plain rivals."""
+        """Answers of every system on the held-out test set: fine-tuned model, base model (with examples, with retrieval), plain rivals."""
         made_from = {name: store.current(spec.name, name) for name in upstream}
         what = {
             "objective.goal": spec.objective.goal,
@@ -46,6 +47,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.format": spec.dataset.format,
             "evaluation.timed_rows": spec.evaluation.timed_rows,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
+            **decoding_content(spec),
         }
         sources = Sources(**made_from)
         kept = store.made(
@@ -90,6 +92,7 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
             **scored_with(spec),
             **({"environment.prices": spec.environment.prices} if spec.environment.prices else {}),
+            **({} if spec.evaluation.override is None else {"evaluation.override": spec.evaluation.override}),
         }
         judged = Judged(**made_from)
         kept = store.made(

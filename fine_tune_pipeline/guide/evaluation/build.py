@@ -11,6 +11,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_r
 from fine_tune_pipeline.artifacts.looks import Look, Looks, looked_at
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.buying import growth
 from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict
 from fine_tune_pipeline.guide.evaluation.costs import money_of
 from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
@@ -26,6 +27,7 @@ from fine_tune_pipeline.guide.objective.evidence import LOOKS, at_look
 from fine_tune_pipeline.guide.objective.reach import look_text
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.guide.technique.answer_rows import read_all_answers
+from fine_tune_pipeline.guide.technique.systems import CLASSIFIER
 from fine_tune_pipeline.guide.training.adapter import CURVE, read_train_result
 from fine_tune_pipeline.programs.score_requests import ScoreRequest, ScoreResult
 from fine_tune_pipeline.resources.compute.inventory import Inventory
@@ -180,6 +182,7 @@ def _material(
 ) -> Material:
     costs, peak = read_costs(judged.predictions)
     base = judged.base_model.json("base_model.json")
+    metric = primary_metric(task, spec.objective, scores)
     money = money_of(costs, spec, inventory, base=base.get("id"))
     found = [
         *verdicts(scores, spec.objective),
@@ -203,6 +206,7 @@ def _material(
         unfinished=[not finished[row.id] for row in test],
         base=base,
         money=money,
+        growth=growth(judged.predictions, test, answers.get(CLASSIFIER), spec=spec, task=task, metric=metric),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.looks import Look
 from fine_tune_pipeline.guide.base_model.price import Cost as Money
-from fine_tune_pipeline.guide.evaluation.advice import recommend
+from fine_tune_pipeline.guide.evaluation.buying import buying
 from fine_tune_pipeline.guide.evaluation.costs import cost_lines
 from fine_tune_pipeline.guide.evaluation.errors import class_lines, confusions, example_lines, slice_lines
 from fine_tune_pipeline.guide.evaluation.figure import SHOWN_LEVEL, Figure, figure_of, finite, share_of
@@ -19,6 +19,7 @@ from fine_tune_pipeline.guide.evaluation.verdicts import FEWEST_DIFFERENCES, Ver
 from fine_tune_pipeline.guide.objective.clusters import cluster_sizes
 from fine_tune_pipeline.guide.objective.evidence import design_effect, smallest_detectable_gain
 from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.guide.technique.recommendation import Growth
 from fine_tune_pipeline.programs.requests import TrainResult
 from fine_tune_pipeline.spec.objective import ObjectiveSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -46,7 +47,8 @@ class Material:
 
     `answers` and `scores` are in the order of `test`; `curve` are rows of the adapter's curve.jsonl (at least step, loss); `unfinished`
     says of each of the fine-tuned model's answers whether it was cut at the token limit; `base` is what step 2 says in `base_model.json`;
-    `look` is which one it is at these test rows, and `spec` asks for the level that it has; `money` is per thousand answers.
+    `look` is which one it is at these test rows, and `spec` asks for the level that it has; `money` is per thousand answers, `growth` is
+    what more rows brought the classifier.
     """
 
     spec: UseCaseSpec
@@ -64,6 +66,7 @@ class Material:
     base: Mapping[str, Any]
     look: Look
     money: Mapping[str, Money]
+    growth: Growth | None = None
 
 
 def primary_metric(task: Task, objective: ObjectiveSpec, scores: Scores) -> str:
@@ -81,6 +84,7 @@ def document(material: Material) -> dict[str, Any]:
     """The report. Numbers of the fine-tuned model stand at the top under their metric's name, those of all systems in `systems`."""
     scores, objective = material.scores, material.spec.objective
     metric = primary_metric(material.task, objective, scores)
+    evidence = _evidence(material, metric=metric)
     decided = outcome(material.verdicts)
     return {
         "outcome": {"line": decided.line, **asdict(decided)},
@@ -89,7 +93,7 @@ def document(material: Material) -> dict[str, Any]:
         "n": len(material.test),
         **_headline(material),
         "primary_metric": metric,
-        "recommendation": asdict(recommend(scores, material.verdicts, objective, metric=metric)),
+        **buying(material, metric=metric, detectable=evidence["gain"]),
         "verdicts": [_verdict_row(verdict) for verdict in material.verdicts],
         "look": asdict(material.look),
         "metrics": {name: {"about": kind.about, "better": kind.better, "validity": kind.validity} for name, kind in scores.metrics.items()},
@@ -98,7 +102,7 @@ def document(material: Material) -> dict[str, Any]:
         "systems": {system: _system(scores, system) for system in scores.by_system},
         "absent": _absent(material),
         "gains": _gains(scores, level=objective.evidence.level),
-        "evidence": _evidence(material, metric=metric),
+        "evidence": evidence,
         **_errors(material, metric=metric),
         "costs": cost_lines(material.costs, material.money),
         "peak_memory_gib": round(material.peak_memory_bytes / 2**30, 3),
@@ -206,8 +210,9 @@ def _columns(spec: UseCaseSpec) -> set[str]:
 def _absent(material: Material) -> dict[str, str]:
     """Systems that were not run, and why."""
     absent = {}
-    if "classifier" not in material.scores.by_system:
-        absent["classifier"] = f"a {material.task.type} task without a closed list of values has nothing to classify"
+    for classifier in ("word_classifier", "classifier"):
+        if classifier not in material.scores.by_system:
+            absent[classifier] = f"a {material.task.type} task without a closed list of values has nothing to classify"
     if "base_few_shot" not in material.scores.by_system:
         absent["base_few_shot"] = "no worked examples were chosen"
     return absent

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
+from fine_tune_pipeline.guide.evaluation.buying import buying_section
 from fine_tune_pipeline.guide.evaluation.cells import ends, interval, number
 from fine_tune_pipeline.guide.evaluation.cost_section import costs_section
 from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, confusions_section, examples_section, slices_section
@@ -27,6 +28,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
     shown = (
         summary_section,
         _objective,
+        buying_section,
         _systems,
         _gains,
         costs_section,

@@ -62,10 +62,10 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluati
 def test_every_system_answers_every_test_row(world: World):
     result = world.run(use_case(world.folder), predictions)
     shown = world.shown(result, "predictions")
-    assert shown["systems"] == "majority, classifier, base_zero_shot, base_few_shot, fine_tuned"
+    assert shown["systems"] == "majority, word_classifier, classifier, base_zero_shot, base_few_shot, base_retrieval, fine_tuned"
     artifact = world.store.current("triage", "predictions")
-    systems = ("majority", "classifier", *RIGHT)
-    assert set(artifact.manifest.files) == {"costs.json", *(f"{system}.jsonl" for system in systems)}
+    systems = ("majority", "word_classifier", "classifier", *RIGHT)
+    assert set(artifact.manifest.files) == {"costs.json", "classifier_half.jsonl", *(f"{system}.jsonl" for system in systems)}
     for system in systems:
         assert [row["id"] for row in read_rows(artifact.file(f"{system}.jsonl"))] == [row.id for row in TEST]
     assert {row["text"] for row in read_rows(artifact.file("majority.jsonl"))} == {TRAIN[0].completion}
@@ -81,8 +81,8 @@ def test_systems_that_make_no_sense_for_a_task_are_absent_and_said_to_be(world: 
     before_evaluation(world.store, train=TRAIN, test=TEST, shots=[])
     world.run(spec, predictions, evaluation_report)
     report = world.report()
-    assert set(report["systems"]) == {"majority", "base_zero_shot", "fine_tuned"}
-    assert set(report["absent"]) == {"classifier", "base_few_shot"}
+    assert set(report["systems"]) == {"majority", "base_zero_shot", "base_retrieval", "fine_tuned"}
+    assert set(report["absent"]) == {"word_classifier", "classifier", "base_few_shot"}
     assert report["gain_over"] == "base_zero_shot"
 
 
@@ -140,7 +140,7 @@ def test_scores_of_all_systems_are_kept_by_row(world: World):
     world.run(use_case(world.folder), predictions, evaluation_report)
     artifact = world.store.current("triage", "evaluation_report")
     rows = read_rows(artifact.file("scores.jsonl"))
-    assert len(rows) == 5 * 200
+    assert len(rows) == 7 * 200
     mean = sum(row["exact_match"] for row in rows if row["system"] == "fine_tuned") / 200
     assert mean == pytest.approx(world.report()["exact_match"])
     assert sorted(artifact.manifest.files) == ["next_steps.json", "report.html", "report.json", "report.md", "scores.jsonl"]

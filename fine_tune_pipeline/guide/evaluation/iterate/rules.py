@@ -12,7 +12,9 @@ from fine_tune_pipeline.guide.evaluation.iterate.system_rules import (
     format_failures,
     other_base,
     plain_system_does_it,
+    retrieval_adds,
     retrieval_does_it,
+    retrieval_unused,
 )
 from fine_tune_pipeline.guide.evaluation.iterate.training_rules import overfit, rank_too_small, search, underfit
 
@@ -22,9 +24,11 @@ RULES: Sequence[Callable[[Findings], Iterator[NextStep]]] = (
     answers_cut,
     plain_system_does_it,  # cheaper than tuning
     retrieval_does_it,
-    overfit,  # one training
+    retrieval_unused,  # one training
+    overfit,
     underfit,
     rank_too_small,
+    retrieval_adds,
     weak_slices,  # rows
     confused_values,
     data_limited,

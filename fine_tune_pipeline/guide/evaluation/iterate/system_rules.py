@@ -6,12 +6,15 @@ from typing import Any
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
 from fine_tune_pipeline.guide.evaluation.iterate.findings import Findings, told
 from fine_tune_pipeline.guide.evaluation.iterate.steps import Change, NextStep
+from fine_tune_pipeline.guide.evaluation.predictions import WITHOUT_CONTEXT
 from fine_tune_pipeline.guide.objective.criteria import criterion_text
 from fine_tune_pipeline.spec.fields import has_field, value_at
 from fine_tune_pipeline.spec.objective import Criterion
 
-FORMS = {"valid_json": "json_schema", "schema_valid": "json_schema", "valid_label": "labels"}
-"""Metric of form -> the way of decoding that gives every answer this form."""
+FORMS = ("valid_json", "schema_valid", "valid_label")
+
+DECODING = {"extraction": "json_schema", "classification": "labels"}
+"""Task -> the way of decoding that gives every answer its form."""
 
 WELL_FORMED = 0.98
 """Of the answers: guards usually ask 0.97 or 0.98."""
@@ -21,15 +24,19 @@ CUT = 0.01
 
 PLAIN = ("classifier", "word_classifier")
 
+RETRIEVAL = "base_retrieval"
+
+CONTEXT = "dataset.format.context"
+
 
 def format_failures(found: Findings) -> Iterator[NextStep]:
     """Answers that no program can read; constrained decoding cannot give others."""
-    for metric, decoding in FORMS.items():
+    path, decoding = "evaluation.decoding", DECODING.get(found.spec.objective.task.type)
+    for metric in FORMS:
         seen = found.figure(metric)
         if seen is None or seen["estimate"] >= WELL_FORMED:
             continue
-        path = "evaluation.decoding"
-        can = has_field(path) and value_at(found.spec, path) != decoding
+        can = decoding is not None and has_field(path) and value_at(found.spec, path) != decoding
         yield NextStep(
             "format_failures", "Constrain decoding to the task's form",
             f"{metric} is {told(seen, found.report['n'])}, want {WELL_FORMED:g}",
@@ -52,25 +59,42 @@ def answers_cut(found: Findings) -> Iterator[NextStep]:
 
 
 def retrieval_does_it(found: Findings) -> Iterator[NextStep]:
-    """Retrieval alone is as good within what matters, so tuning is not needed; or it surely adds to tuning, so both are."""
-    n = found.report["n"]
-    alone, both = found.gain("base_retrieval"), found.gain("fine_tuned_retrieval")
-    matters = found.spec.objective.evidence.smallest_gain
+    """Retrieval alone is as good within what matters, so tuning is not needed."""
+    alone, matters = found.gain(RETRIEVAL), found.spec.objective.evidence.smallest_gain
     if alone is not None and alone["upper"] is not None and alone["upper"] < matters:
         yield NextStep(
             "retrieval_does_it", "Serve the base model with retrieval, and drop tuning",
-            f"tuning gains {told(alone, n)} over retrieval, surely less than the {matters:g} that matter",
+            f"tuning gains {told(alone, found.report['n'])} over retrieval, surely less than the {matters:g} that matter",
             (), f"the same {found.metric} within {matters:g}", "no training; longer prompts",
         )  # fmt: skip
-    elif both is not None and both["upper"] is not None and both["upper"] < 0:
-        path = "dataset.format.context"
-        can = has_field(path) and value_at(found.spec, path) != "retrieved"
+
+
+def retrieval_adds(found: Findings) -> Iterator[NextStep]:
+    """Retrieval surely helps the base model (the whole intervals lie apart), tuning was done without it, and the objective is not met."""
+    with_, without = found.figure(found.metric, RETRIEVAL), found.figure(found.metric, found.report["compared_base"])
+    if found.met or with_ is None or without is None or not has_field(CONTEXT) or value_at(found.spec, CONTEXT) == "retrieved":
+        return
+    higher, lower = (without, with_) if found.report["metrics"][found.metric]["better"] == "lower" else (with_, without)
+    if higher["low"] is not None and lower["high"] is not None and higher["low"] > lower["high"]:
+        n = found.report["n"]
         yield NextStep(
             "retrieval_adds", "Train and answer with retrieved passages",
-            f"without them the fine-tuned model is {told(both, n)} worse",
-            (found.change(path, "retrieved"),) if can else (),
-            f"{found.metric} of the fine-tuned model with retrieval",
-            f"longer prompts, and a training of {found.minutes:.3g} minutes or more",
+            f"{NAMES.get(RETRIEVAL, RETRIEVAL)} has {told(with_, n)}, {NAMES[found.report['compared_base']]} {told(without, n)}",
+            (found.change(CONTEXT, "retrieved"),),
+            f"what retrieval gives the base model in {found.metric}, and what tuning gives",
+            f"longer prompts, a training of {found.minutes:.3g} minutes or more; such a model cannot be served yet",
+        )  # fmt: skip
+
+
+def retrieval_unused(found: Findings) -> Iterator[NextStep]:
+    """The model was trained with passages, and without them is as good within what matters: they make prompts longer for nothing."""
+    lead, matters = found.gain(WITHOUT_CONTEXT), found.spec.objective.evidence.smallest_gain
+    if lead is not None and lead["upper"] is not None and lead["upper"] < matters and value_at(found.spec, CONTEXT) == "retrieved":
+        yield NextStep(
+            "retrieval_unused", "Train and answer without retrieved passages",
+            f"with them it gains {told(lead, found.report['n'])} over itself without them, surely less than the {matters:g} that matter",
+            (found.change(CONTEXT, "none"),), f"the same {found.metric} within {matters:g}, with shorter prompts",
+            f"a training of less than {found.minutes:.3g} minutes",
         )  # fmt: skip
 
 

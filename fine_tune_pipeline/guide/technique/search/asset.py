@@ -3,6 +3,7 @@
 import dagster as dg
 
 from fine_tune_pipeline.guide.base_model.hosted import hosted_base
+from fine_tune_pipeline.guide.technique.index import learned_from
 from fine_tune_pipeline.guide.technique.place import learned, place_of
 from fine_tune_pipeline.guide.technique.search.build import bases_of, build_search, content, searching_of
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
@@ -18,11 +19,11 @@ class NotSearchable(ValueError):
 
 def search(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that looks for better numbers, between `baselines` and `training_plan`; only with `training.search`."""
-    key = [spec.name, "search"]
+    key, rows = [spec.name, "search"], learned_from(spec)
 
     @dg.asset(
         key=key,
-        deps=[[spec.name, "base_model"], [spec.name, "dataset"], [spec.name, "baselines"]],
+        deps=[[spec.name, "base_model"], [spec.name, rows], [spec.name, "baselines"]],
         group_name=spec.name,
         owners=spec.owners,
         tags={"guide/step": "4"},
@@ -33,14 +34,14 @@ def search(spec: UseCaseSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, tracking: ExperimentTracking
     ) -> dg.MaterializeResult:
         """Trials of the training around the plan, judged on validation rows: what was tried, what matters, and the numbers taken."""
-        upstream = {name: store.current(spec.name, name) for name in ("dataset", "base_model")}
+        upstream = {name: store.current(spec.name, name) for name in (rows, "base_model")}
         if hosted_base(spec, upstream["base_model"]) is not None:
             raise NotSearchable("training.search: the base model is tuned at its provider, which decides these numbers; leave search out")
         run_id = context.run.run_id
         searching = searching_of(
             spec,
             place=learned(place_of(spec, compute.inventory()), store.open(), base=upstream["base_model"]),
-            dataset=upstream["dataset"],
+            dataset=upstream[rows],
             base=upstream["base_model"],
             bases=bases_of(spec, store.open(), upstream["base_model"]),
             tracking=tracking.tracking(use_case=spec.name, run_name=f"{spec.name} search {run_id[:8]}", tags={"dagster/run_id": run_id}),

@@ -50,6 +50,7 @@ def report(**changes: Any) -> dict[str, Any]:
     """Nothing stands out in it."""
     whole: dict[str, Any] = {
         "use_case": "support_triage", "n": 200, "primary_metric": "exact_match", "compared_base": "base_few_shot",
+        "metrics": {"exact_match": {"better": "higher"}},
         "verdicts": [verdict("met")], "systems": {"fine_tuned": {"exact_match": figure(0.8), "valid_json": figure(0.99)}},
         "gains": [gain("base_few_shot", 0.4)], "classes": [class_line("refund", 0.9), class_line("fees", 0.88)], "confusions": [],
         "unfinished": figure(0.0), "training": training(),

@@ -23,6 +23,7 @@ from fine_tune_pipeline_tests.guide.evaluation.iterate.reports import (
     findings,
     gain,
     training,
+    use_case,
     verdict,
 )
 
@@ -38,6 +39,19 @@ def only(**changes: Any) -> NextStep:
 
 def losses(*pairs: tuple[int, float], **changes: Any) -> dict[str, Any]:
     return training(validation_losses=[list(pair) for pair in pairs], **changes)
+
+
+def looked_up(right: float) -> dict[str, Any]:
+    return {
+        "fine_tuned": {"valid_json": figure(1.0)},
+        "base_few_shot": {"exact_match": figure(0.3)},
+        "base_retrieval": {"exact_match": figure(right)},
+    }
+
+
+def with_context() -> dict[str, Any]:
+    dataset = use_case(TRIAGE).dataset.model_dump(by_alias=True, exclude_unset=True)
+    return {"dataset": {**dataset, "format": {"context": "retrieved"}}}
 
 
 CURVE = {"of": "the plain classifier", "metric": "exact_match", "detectable_gain": 0.1, "answer": "yes"}
@@ -132,7 +146,14 @@ def test_nothing_is_proposed_when_nothing_stands_out():
         ("answers_cut", {"unfinished": figure(0.015)}, {"unfinished": figure(0.01)}),
         ("classifier_does_it", {"gains": [gain("classifier", 0.0)]}, {"gains": [gain("classifier", 0.01)]}),
         ("retrieval_does_it", {"gains": [gain("base_retrieval", 0.09)]}, {"gains": [gain("base_retrieval", 0.11)]}),
-        ("retrieval_adds", {"gains": [gain("fine_tuned_retrieval", -0.06)]}, {"gains": [gain("fine_tuned_retrieval", -0.04)]}),
+        ("retrieval_adds", {"systems": looked_up(0.41), **MISSED}, {"systems": looked_up(0.39), **MISSED}),
+        ("retrieval_adds", {"systems": looked_up(0.6), **MISSED}, {"systems": looked_up(0.6)}),
+        ("retrieval_adds", {"systems": looked_up(0.6), **MISSED}, {"systems": looked_up(0.6), "spec": with_context(), **MISSED}),
+        (
+            "retrieval_unused",
+            {"gains": [gain("fine_tuned_without_context", 0.09)], "spec": with_context()},
+            {"gains": [gain("fine_tuned_without_context", 0.11)], "spec": with_context()},
+        ),
         ("search", MISSED, {"gains": [gain("base_few_shot", 0.04)], **MISSED}),
         ("search", MISSED, {"spec": {"training": {"search": {"trials": 4}}}, **MISSED}),
         ("other_base", {"other_bases": [LARGER], **MISSED}, {"other_bases": [LARGER]}),
@@ -236,7 +257,7 @@ def every_step(path: Path) -> list[NextStep]:
         {"training": losses((0, 3.0), (188, 0.4), (376, 0.6)), "verdicts": [verdict("cannot tell")], "analysis": noise, **THIN},
         {"training": losses((0, 3.0), (376, 0.9)), "systems": {"fine_tuned": {"valid_json": figure(0.9)}}, "other_bases": bases, **MISSED},
         {"training": losses((0, 3.0), (188, 0.5), (376, 0.4), trainable_parameters=9), **LABELS, **MISSED},
-        {"training": training(final_loss=2.9), "gains": [gain("fine_tuned_retrieval", -0.2)], **WEAK_CLASS},
+        {"training": training(final_loss=2.9), "systems": looked_up(0.6), **MISSED, **WEAK_CLASS},
         {"training": losses((0, 3.0), (188, 0.4), (376, 0.6), passes_rows=0), "planned": {}, "other_bases": bases, **ROOM},
     ]  # fmt: skip
     found: dict[str, NextStep] = {}
