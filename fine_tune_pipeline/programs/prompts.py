@@ -126,10 +126,18 @@ def stops(format: PromptFormat) -> tuple[str, ...]:
     return (PLAIN_STOP,) if format.style == "plain" else ()
 
 
-def answer_text(generated: str, *, format: PromptFormat) -> str:
+def stopped(generated: str, *, format: PromptFormat, stop: Sequence[str] = ()) -> bool:
+    """Whether a stop string ends the generated text; those of `stop` count once the answer has begun."""
+    return any(each in generated for each in stops(format)) or any(each in generated.lstrip() for each in stop)
+
+
+def answer_text(generated: str, *, format: PromptFormat, stop: Sequence[str] = ()) -> str:
     """The answer within the generated text: up to the first stop string, without the white space around it."""
-    for stop in stops(format):
-        generated = generated.split(stop, 1)[0]
+    for each in stops(format):
+        generated = generated.split(each, 1)[0]
+    generated = generated.strip()
+    for each in stop:
+        generated = generated.split(each, 1)[0]
     return generated.strip()
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.decoding import Decoding
 from fine_tune_pipeline.spec.judge import JudgeSpec
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
@@ -71,6 +72,12 @@ class EvaluationSpec(Section):
         default=[2, 4], min_length=1, description="Numbers of passages looked up for base_retrieval that are tried; validation chooses."
     )
     validation_rows: int = Field(default=60, ge=10, description="At most so many validation rows choose and compare the baselines.")
+    decoding: Decoding = Field(
+        default="greedy",
+        description="How every language model writes its answers. greedy: freely. labels: the likeliest of the closed list of answers. "
+        "json_schema: only tokens that keep the answer inside the schema (needs the extra `json`).",
+        exclude_if=lambda wanted: wanted == "greedy",
+    )
     timed_rows: int = Field(
         default=10,
         ge=0,

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,17 @@ def test_each_row_ends_by_its_own_end_token_stop_string_or_limit_and_then_costs_
     assert [answer.finished for answer in answers] == [True, True, False]
     assert [answer.tokens for answer in answers] == [len(answer) for answer in said]
     assert sum(model.batches) == sum(len(answer) for answer in said)
+
+
+def test_a_stop_string_ends_an_answer_in_a_batch_as_alone(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase):
+    prompts, stop = encoded(messages(10), tokenizer), ("e", "a", "o")
+    whole = generate_batch(model, tokenizer, prompts, format=PLAIN, max_new_tokens=NEW_TOKENS)
+    together = generate_batch(model, tokenizer, prompts, format=PLAIN, max_new_tokens=NEW_TOKENS, stop=stop)
+    alone = [generate_batch(model, tokenizer, [prompt], format=PLAIN, max_new_tokens=NEW_TOKENS, stop=stop)[0] for prompt in prompts]
+    assert_same(together, alone)
+    assert [answer.text for answer in together] == [re.split("[eao]", answer.text)[0].strip() for answer in whole]
+    assert sum(answer.tokens for answer in together) < sum(answer.tokens for answer in whole), "nothing is written after the stop"
+    assert all(answer.finished for answer, full in zip(together, whole, strict=True) if set("eao") & set(full.text))
 
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused(gemma: Path):

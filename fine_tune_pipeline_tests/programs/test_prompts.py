@@ -14,6 +14,7 @@ from fine_tune_pipeline.programs.prompts import (
     encode,
     end_id,
     plain_prompt,
+    stopped,
     stops,
 )
 from fine_tune_pipeline.programs.requests import PromptFormat, Shot
@@ -210,6 +211,23 @@ def test_a_chat_answer_is_kept_whole():
 def test_prompts_and_requests_import_no_torch():
     code = "import sys, fine_tune_pipeline.programs.prompts; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("generated", "ended", "answer"),
+    [
+        (" fees\n", True, "fees"),
+        (" fees\nlow fees", True, "fees"),
+        ("\n\n fees", False, "fees"),
+        ("\n\n fees\nlow", True, "fees"),
+        (" fees", False, "fees"),
+        (" a\nInput: b", True, "a"),
+        ("\nInput: b", True, ""),
+    ],
+)
+def test_a_stop_string_counts_once_the_answer_has_begun(generated: str, ended: bool, answer: str):
+    assert stopped(generated, format=PLAIN, stop=("\n",)) is ended
+    assert answer_text(generated, format=PLAIN, stop=("\n",)) == answer
 
 
 LOOKED_UP = Asked("my card is lost", context=[{"text": "Cards are blocked."}, {"prompt": "card gone", "completion": "lost"}])

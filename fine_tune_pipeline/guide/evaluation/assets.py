@@ -14,6 +14,7 @@ from fine_tune_pipeline.guide.evaluation.judge.build import PLACE, build_judge_e
 from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
 from fine_tune_pipeline.guide.objective.own_metrics import scored_with
 from fine_tune_pipeline.guide.objective.task import task_files
+from fine_tune_pipeline.guide.technique.decoding import decoding_content
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
@@ -45,6 +46,7 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.format": spec.dataset.format,
             "evaluation.timed_rows": spec.evaluation.timed_rows,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
+            **decoding_content(spec),
         }
         sources = Sources(**made_from)
         kept = store.made(

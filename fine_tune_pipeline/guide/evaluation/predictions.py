@@ -17,6 +17,7 @@ from fine_tune_pipeline.guide.technique.answers import Cost as OneCost
 from fine_tune_pipeline.guide.technique.answers import answer_by_half, classified
 from fine_tune_pipeline.guide.technique.baselines import FILE as BASELINES
 from fine_tune_pipeline.guide.technique.baselines import PASSAGES, SHOTS, read_shots
+from fine_tune_pipeline.guide.technique.decoding import decoded
 from fine_tune_pipeline.guide.technique.index import Index, read_index, room_for
 from fine_tune_pipeline.guide.technique.rows import Data
 from fine_tune_pipeline.guide.technique.systems import (
@@ -105,6 +106,7 @@ def build_predictions(
     index, rows = read_index(sources.retrieval_index), embedded(context, compute, scratch / "embed", test)
     prompts = _prompts(spec, task, sources, data, index=index, rows=rows, folder=scratch)
     jobs = _jobs(spec, task, sources, data, prompts=prompts, folder=folder)
+    jobs = decoded(jobs, spec, task, [example.completion for example in data.train])
     model = sources.base_model.file("model")
     result = predict(context, compute, model=model, jobs=jobs, folder=scratch / "predict", replies=state / "replies")
     plain = [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.guide.technique.decoding import decoded
 from fine_tune_pipeline.guide.technique.index import Index, room_for
 from fine_tune_pipeline.guide.technique.rows import Data
 from fine_tune_pipeline.guide.technique.systems import (
@@ -139,6 +140,7 @@ def answer_prompted(
         found = bench.index.looked_up(data.rows, rows.vectors, k=k, room=room)
         looking[name] = rows.seconds + (time.monotonic() - started) / len(data.rows)
         jobs.append(job(name, write_prompts(bench.work / f"{name}.jsonl", found)))
+    jobs = decoded(jobs, bench.spec, bench.task, [example.completion for example in data.train])
     result = predict(context, compute, model=model, jobs=jobs, folder=bench.work / "predict", replies=bench.replies)
     costs = {job.name: _cost(job) for job in result.jobs}
     return {name: replace(cost, seconds=cost.seconds + looking.get(name, 0.0)) for name, cost in costs.items()}

@@ -13,6 +13,7 @@ from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.baselines import build_baselines
 from fine_tune_pipeline.guide.technique.build_plan import build_plan, misfit
 from fine_tune_pipeline.guide.technique.calibration import as_content
+from fine_tune_pipeline.guide.technique.decoding import decoding_content
 from fine_tune_pipeline.guide.technique.hosted_plan import build_hosted_plan, hosted_content
 from fine_tune_pipeline.guide.technique.index import ASSET, build_index, learned_from
 from fine_tune_pipeline.guide.technique.place import PLAN_VERSION, calibrated, place_of
@@ -92,6 +93,7 @@ def baselines(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "evaluation.passages": spec.evaluation.passages,
             "evaluation.validation_rows": spec.evaluation.validation_rows,
             **scored_with(spec),
+            **decoding_content(spec),
             **({} if spec.evaluation.override is None else {"evaluation.override": spec.evaluation.override}),
         }
         return materialized(

@@ -45,6 +45,10 @@ _ABSENT = ""
 """Class of a field that an answer does not have; a value is written as JSON, which is never empty."""
 
 
+class NotAtProvider(Exception):
+    """A hosted model is to be held to a list of answers or a schema, for which our own code must choose its tokens."""
+
+
 def untrained_format(spec: UseCaseSpec, task: Task) -> PromptFormat:
     """The prompt of systems that have not been trained: it says what the task is."""
     wanted = spec.dataset.format
@@ -176,17 +180,31 @@ def predict(
     Args:
         model: folder of the base model, which may be a hosted one.
         folder: the program's own; made if it is not there.
-        replies: where a provider's answers are kept, so that none is paid twice; should outlive a run that breaks off.
+        replies: where answers are kept, so that none is made or paid twice; should outlive a run that breaks off.
+
+    Raises:
+        NotAtProvider: a hosted model cannot be held to a list or a schema.
     """
     folder.mkdir(parents=True, exist_ok=True)
     hosted = read_hosted(model)
     if hosted is not None:
+        if decoding := next((job.decoding for job in jobs if job.decoding is not None), None):
+            raise NotAtProvider(
+                f"evaluation.decoding: got {decoding.type}, but {hosted.model} stays at its provider; write `decoding: greedy`"
+            )
         asked = HostedPredictRequest(output=str(folder), hosted=hosted, jobs=tuple(jobs), replies=str(replies))
         return compute.run(context, asked, PredictResult)
     place = answering_on(compute.inventory())
     request = PredictRequest(
-        output=str(folder), model=str(model), jobs=tuple(jobs), threads=place.threads, dtype=place.dtype, device=place.device
+        output=str(folder),
+        model=str(model),
+        jobs=tuple(jobs),
+        threads=place.threads,
+        dtype=place.dtype,
+        device=place.device,
+        parts=str(replies),
     )
+    replies.mkdir(parents=True, exist_ok=True)
     return compute.run(context, request, PredictResult)
 
 

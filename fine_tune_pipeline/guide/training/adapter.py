@@ -56,7 +56,7 @@ class Training:
 
 def content(plan: Plan, spec: UseCaseSpec) -> dict[str, Any]:
     """What of the plan decides the adapter: the mathematics, not where or in how small pieces it is done."""
-    what = {
+    what: dict[str, Any] = {
         "technique": plan.technique,
         "training": plan.hyperparameters,
         "training_plan.dtype": plan.placement.dtype,

@@ -107,8 +107,13 @@ def _techniques(spec: SearchSpace, option: Option, *, job: Job, place: Place, no
     if own.type == "full" or own.expert_rank:
         notes.append(f"technique: not searched, since the plan is {own.label}")
         return found
-    plain = {"use_dora": False, "use_rslora": False, "use_pissa": False, "lora_plus_ratio": None}
-    kinds = {"lora": {"type": "lora"}, "qlora": {"type": "qlora"}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
+    plain: dict[str, Any] = {"use_dora": False, "use_rslora": False, "use_pissa": False, "lora_plus_ratio": None}
+    kinds: dict[str, dict[str, Any]] = {
+        "lora": {"type": "lora"},
+        "qlora": {"type": "qlora"},
+        "dora": {"use_dora": True},
+        "rslora": {"use_rslora": True},
+    }
     for label in spec.technique:
         technique = own.model_copy(update={**plain, "type": "lora", **kinds[label]})
         found_option = option_of(job, technique, place)
