@@ -157,16 +157,24 @@ def test_summary_says_what_was_asked_reached_what_it_costs_and_what_is_next(made
     )
 
 
+MORE = {"title": "more rows", "why": "few, n = 9"}
+
+
 @pytest.mark.parametrize(
     ("choice", "verdict", "steps", "said"),
     [
         ("fine_tune", "met", [], "Fine-tuning pays; deploy it (step 8)."),
-        ("not_yet", "not met", ["more rows."], "Fine-tuning pays; do not deploy the fine-tuned model. The first thing to try: more rows."),
+        (
+            "not_yet",
+            "not met",
+            [MORE],
+            "Fine-tuning pays; do not deploy the fine-tuned model. The first thing to try: more rows (few, n = 9).",
+        ),
         ("cannot_tell", "cannot tell", [], "Fine-tuning pays; do not deploy the fine-tuned model yet."),
         ("prompting", "met", [], "Fine-tuning pays; the fine-tuned model, which meets the objective too, is not needed."),
     ],
 )
-def test_what_is_next_follows_advice_and_verdict(made: Made, choice: str, verdict: str, steps: list[str], said: str):
+def test_what_is_next_follows_advice_and_verdict(made: Made, choice: str, verdict: str, steps: list[dict[str, str]], said: str):
     advice = {"choice": choice, "sentence": "Fine-tuning pays: by far."}
     report = {**made.report, "recommendation": advice, "next_steps": steps}
     report["outcome"] = {**report["outcome"], "verdict": verdict}
