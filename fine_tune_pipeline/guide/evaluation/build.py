@@ -11,12 +11,14 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_r
 from fine_tune_pipeline.artifacts.looks import Look, Looks, looked_at
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.analysis.analyse import analysis, figures
 from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict, money_per_1000
 from fine_tune_pipeline.guide.evaluation.measured import Measured, asks_for_similarity, confidences, with_similarity
 from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS, read_costs
 from fine_tune_pipeline.guide.evaluation.report import Material, base_systems, document, primary_metric
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, check_means, reported_metrics, score_rows, scored, statistics_rows
+from fine_tune_pipeline.guide.evaluation.vectors import vectors_of
 from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memory_verdict, spent, verdicts
 from fine_tune_pipeline.guide.objective.evidence import LOOKS, at_look
 from fine_tune_pipeline.guide.objective.reach import look_text
@@ -76,6 +78,8 @@ def build_report(
     at_level = spec.model_copy(update={"objective": at_look(spec.objective, look.number)})
     material = _material(at_level, task, judged, test=test, answers=answers, scores=scores, inventory=compute.inventory(), look=look)
     report = document(material)
+    vectors = vectors_of(context, compute, folder / "embed", judged.predictions, train=material.train, test=test)
+    report["analysis"] = analysis(material, measured=measured, vectors=vectors, detectable_gain=report["evidence"]["gain"])
     (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     (folder / "report.html").write_text(html_page(report), encoding="utf-8")
@@ -213,6 +217,7 @@ def _metadata(report: Mapping[str, Any]) -> dict[str, Any]:
         "gain_high": report["gain_high"],
         "smallest_detectable_gain": report["evidence"]["gain"],
         "look": report["look"]["number"],
+        **figures(report["analysis"]),
         "level": report["evidence"]["level"],
         "verdicts": [
             {key: verdict[key] for key in ("kind", "criterion", "estimate", "bound", "verdict", "reason")} for verdict in report["verdicts"]

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
-from fine_tune_pipeline.guide.evaluation.cells import interval, number, short, shown_of
+from fine_tune_pipeline.guide.evaluation.cells import number, short, shown_of
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
 from fine_tune_pipeline.pages.document import Row, Section
 
 SHOWN_CLASSES = 12
-SHOWN_CONFUSIONS = 10
 
 
 def classes_section(report: Mapping[str, Any]) -> Iterator[Section]:
@@ -26,15 +25,6 @@ def classes_section(report: Mapping[str, Any]) -> Iterator[Section]:
     yield Section("Classes, worst first", text, ("class", "test rows", "training rows", *systems), tuple(rows))
 
 
-def confusions_section(report: Mapping[str, Any]) -> Iterator[Section]:
-    """Which value is answered in place of which; nothing when none is."""
-    found = report["confusions"]
-    if found:
-        rows = [Row((line["field"], line["wanted"], line["given"], str(line["rows"]))) for line in found[:SHOWN_CONFUSIONS]]
-        text = "Of the fine-tuned model." + shown_of(len(rows), len(found), "the most frequent")
-        yield Section("What is taken for what", text, ("field", "right", "answered", "rows"), tuple(rows))
-
-
 def examples_section(report: Mapping[str, Any]) -> Iterator[Section]:
     """Rows that were gained, lost, and are still wrong."""
     base = report["compared_base"]
@@ -44,14 +34,3 @@ def examples_section(report: Mapping[str, Any]) -> Iterator[Section]:
     ]
     text = f"Rows that were gained on {NAMES[base]}, lost, and still wrong."
     yield Section("Examples", text, ("", "prompt", "right answer", base, FINE_TUNED), tuple(rows))
-
-
-def slices_section(report: Mapping[str, Any]) -> Iterator[Section]:
-    """The gain by metadata; nothing without slices of enough rows."""
-    if report["slices"]:
-        rows = [
-            Row((line["slice"], str(line["rows"]), number(line["base"]), number(line["fine_tuned"]), interval(line["gain"])))
-            for line in report["slices"]
-        ]
-        text = f"{report['primary_metric']} by metadata, smallest gain first. Of twenty slices one is outside its interval by chance."
-        yield Section("Slices", text, ("slice", "rows", report["compared_base"], FINE_TUNED, "gain (95 %)"), tuple(rows))

@@ -85,7 +85,7 @@ def confusions(rows: Sequence[Example], texts: Sequence[str], *, task: Task) -> 
     """Wrong values of fields with a closed list, most frequent first; for classification the one field is called `label`."""
     counted: Counter[tuple[str, str, str]] = Counter()
     for row, text in zip(rows, texts, strict=True):
-        counted.update((field, wanted, given) for field, wanted, given in _fields(row.completion, text, task=task) if wanted != given)
+        counted.update((field, wanted, given) for field, wanted, given in field_values(row.completion, text, task=task) if wanted != given)
     return [Confusion(field, wanted, given, times) for (field, wanted, given), times in counted.most_common()]
 
 
@@ -136,7 +136,7 @@ def slice_lines(scores: Scores, *, columns: Collection[str], metric: str, base: 
     return sorted(lines, key=lambda line: (line.gain.estimate, line.slice))
 
 
-def _fields(wanted: str, given: str, *, task: Task) -> Iterator[tuple[str, str, str]]:
+def field_values(wanted: str, given: str, *, task: Task) -> Iterator[tuple[str, str, str]]:
     """(field, right value, answered value) of every field with a closed list."""
     if task.type == "classification":
         yield "label", task.class_of(wanted), task.class_of(given) or INVALID

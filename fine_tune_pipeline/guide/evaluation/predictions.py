@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import Example, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.vectors import keep_vectors
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.guide.technique.baselines import SHOTS, read_shots
 from fine_tune_pipeline.guide.technique.systems import (
@@ -76,7 +77,7 @@ class Cost:
 def build_predictions(
     context: "dg.AssetExecutionContext", compute: "Compute", spec: UseCaseSpec, sources: Sources, folder: Path, state: Path
 ) -> Built:
-    """Write `<system>.jsonl` for every system, and `costs.json`; `state` stays when the work breaks off.
+    """Write `<system>.jsonl` for every system, `costs.json`, and for classes `vectors.npy`; `state` stays when the work breaks off.
 
     Raises:
         NoTestRows: the dataset has no test set.
@@ -161,6 +162,7 @@ def _classifier(
         return []
     start = time.monotonic()
     vectors = embed_rows(context, compute, folder / "program" / "embed", [*train, *test])
+    keep_vectors(folder, vectors)
     answers = classifier_answers(train, test, task=task, train_vectors=vectors[: len(train)], row_vectors=vectors[len(train) :])
     assert answers is not None
     write_answers(folder / "classifier.jsonl", test, answers)

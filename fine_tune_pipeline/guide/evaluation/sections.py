@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
+from fine_tune_pipeline.guide.evaluation.analysis.section import analysis_sections
 from fine_tune_pipeline.guide.evaluation.cells import interval, number
 from fine_tune_pipeline.guide.evaluation.cost_section import costs_section
-from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, confusions_section, examples_section, slices_section
+from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, examples_section
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
 from fine_tune_pipeline.guide.evaluation.training_sections import base_models_section, training_section
 from fine_tune_pipeline.guide.objective.evidence import LOOKS
@@ -27,9 +28,8 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         _gains,
         _next,
         classes_section,
-        confusions_section,
         examples_section,
-        slices_section,
+        analysis_sections,
         costs_section,
         base_models_section,
         training_section,

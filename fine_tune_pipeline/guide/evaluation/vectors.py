@@ -1,0 +1,75 @@
+"""Sentence embeddings of the prompts of training and test rows: computed once with the predictions, read again by the report."""
+
+import heapq
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.dataset.chance import by_hash
+from fine_tune_pipeline.guide.dataset.cleaning.embedding import encoder_version
+from fine_tune_pipeline.guide.technique.systems import embed_rows
+
+if TYPE_CHECKING:
+    import dagster as dg
+    import numpy as np
+
+    from fine_tune_pipeline.resources.compute.base import Compute
+
+VECTORS = "vectors.npy"
+"""In the predictions: unit vectors of all training rows, then of all test rows."""
+
+MOST_TRAINING_ROWS = 2_000
+"""So many are embedded for the report alone, chosen by hash: about a minute on one core."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """float32 [rows, width], unit length: of the training rows at `places`, and of all test rows."""
+
+    places: Sequence[int]
+    train: "np.ndarray"
+    test: "np.ndarray"
+
+
+def keep_vectors(folder: Path, vectors: "np.ndarray") -> None:
+    """Write the vectors of the training rows, then the test rows, beside the answers."""
+    import numpy as np
+
+    np.save(folder / VECTORS, vectors, allow_pickle=False)
+
+
+def vectors_of(
+    context: "dg.AssetExecutionContext",
+    compute: "Compute",
+    folder: Path,
+    predictions: Artifact,
+    *,
+    train: Sequence[Example],
+    test: Sequence[Example],
+) -> Vectors | None:
+    """What the predictions kept, or embedded now; None where no encoder is installed.
+
+    Args:
+        folder: the program's own; gone afterwards.
+    """
+    import numpy as np
+
+    if VECTORS in predictions.manifest.files:
+        kept = np.load(predictions.file(VECTORS), allow_pickle=False)
+        return Vectors(range(len(train)), kept[: len(train)], kept[len(train) :])
+    if encoder_version() is None:
+        return None
+    places = _some([example.id for example in train])
+    vectors = embed_rows(context, compute, folder, [*(train[place] for place in places), *test])
+    shutil.rmtree(folder)
+    return Vectors(places, vectors[: len(places)], vectors[len(places) :])
+
+
+def _some(ids: Sequence[str]) -> Sequence[int]:
+    if len(ids) <= MOST_TRAINING_ROWS:
+        return range(len(ids))
+    return sorted(heapq.nsmallest(MOST_TRAINING_ROWS, range(len(ids)), key=lambda place: by_hash(ids[place])))
