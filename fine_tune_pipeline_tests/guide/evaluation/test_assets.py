@@ -65,7 +65,7 @@ def test_every_system_answers_every_test_row(world: World):
     assert shown["systems"] == "majority, classifier, base_zero_shot, base_few_shot, fine_tuned"
     artifact = world.store.current("triage", "predictions")
     systems = ("majority", "classifier", *RIGHT)
-    assert set(artifact.manifest.files) == {"costs.json", *(f"{system}.jsonl" for system in systems)}
+    assert set(artifact.manifest.files) == {"costs.json", "vectors.npy", *(f"{system}.jsonl" for system in systems)}
     for system in systems:
         assert [row["id"] for row in read_rows(artifact.file(f"{system}.jsonl"))] == [row.id for row in TEST]
     assert {row["text"] for row in read_rows(artifact.file("majority.jsonl"))} == {TRAIN[0].completion}

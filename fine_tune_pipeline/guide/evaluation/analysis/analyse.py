@@ -56,6 +56,11 @@ def analysis(material: Material, *, measured: Measured, vectors: Vectors | None,
         detectable_gain=detectable_gain,
         worn=material.look.number > LOOKS,
     )
+    return all_parts(given)
+
+
+def all_parts(given: Given) -> dict[str, dict[str, Any]]:
+    """Every part, or why it is not available."""
     return {name: _tried(part, given) for name, part in PARTS.items()}
 
 

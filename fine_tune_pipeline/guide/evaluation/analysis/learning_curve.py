@@ -61,8 +61,7 @@ def learning_curve(given: Given) -> dict[str, Any]:
     middle = fitted(sizes, learned.scores.mean(axis=(1, 2))[None, :], ceiling=ceiling)
     band = fitted(sizes, drawn, ceiling=ceiling)
     doubling = _doubling(middle, band, rows=learned.sizes[-1], tests=len(given.test))
-    flat = float(np.ptp(learned.scores.mean(axis=(1, 2)))) < 1e-9
-    answer, why = _answer(given, doubling, flat=flat)
+    answer, why = _answer(given, doubling, means=learned.scores.mean(axis=(1, 2)).tolist())
     learner = "the plain classifier" if given.task.classes else "the answer of the nearest training row"
     return {
         "of": learner,
@@ -157,19 +156,21 @@ def _doubling(middle: PowerLaw, band: PowerLaw, *, rows: int, tests: int) -> dic
     return {"rows": 2 * rows, "estimate": estimate, "low": min(float(low), estimate), "high": max(float(high), estimate), "n": tests}
 
 
-def _answer(given: Given, doubling: dict[str, Any], *, flat: bool) -> tuple[Answer, str]:
+def _answer(given: Given, doubling: dict[str, Any], *, means: list[float]) -> tuple[Answer, str]:
+    """A curve that gained much at the last doubling is not said to have ended, whatever the forecast: it may not be of that form."""
     low, high, seen = doubling["low"], doubling["high"], given.detectable_gain
-    matters = given.objective.evidence.smallest_gain
+    matters, last = given.objective.evidence.smallest_gain, means[-1] - means[-2]
     forecast = f"twice the rows are forecast to gain {doubling['estimate']:.3f}, between {low:.3f} and {high:.3f}"
-    if flat:
+    if max(means) - min(means) < 1e-9:
         return "cannot tell", "the score is the same with every number of training rows, so there is no curve to follow"
     if low > seen:
         return "yes", f"{forecast}: more than the {seen:.3f} that these test rows can show"
-    if high < matters:
+    if high < matters and last < matters:
         return "no", f"{forecast}: less than the {matters:g} that matters to the objective (evidence.smallest_gain)"
     return (
         "cannot tell",
-        f"{forecast}; to say yes it must be above {seen:.3f}, what these test rows can show, and to say no below {matters:g}",
+        f"{forecast}, and the last doubling gained {last:.3f}; yes needs more than {seen:.3f}, what these test rows can show, and no less "
+        f"than {matters:g} in both",
     )
 
 
