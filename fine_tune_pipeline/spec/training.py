@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fine_tune_pipeline.spec.base import Section, unset
+from fine_tune_pipeline.spec.search import SearchSpec
 
 Auto = Literal["auto"]
 
@@ -113,10 +114,21 @@ class TrainingSpec(Section):
     early_stopping: EarlyStopping | None = Field(
         default=None, description="End when it gets no better, and keep the best; None: always train to the end.", exclude_if=unset
     )
+    search: SearchSpec | None = Field(
+        default=None,
+        description="Trials before the training that look for better numbers on validation rows (`docs/search.md`); None: no search.",
+        exclude_if=unset,
+    )
     checkpoints: CheckpointSpec = CheckpointSpec()
     stall_minutes: float = Field(
         default=30.0, gt=0, description="Without any progress, after which a training says where it stands, ends, and is tried again."
     )
+
+    @model_validator(mode="after")
+    def _one_look_for_the_rate(self) -> Self:
+        if self.search is not None and self.learning_rate == "range_test":
+            raise ValueError("learning_rate: got range_test with search, which looks for the rate itself; leave learning_rate away")
+        return self
 
     @model_validator(mode="after")
     def _answers_alone_are_compared(self) -> Self:

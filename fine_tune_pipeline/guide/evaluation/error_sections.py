@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
-from fine_tune_pipeline.guide.evaluation.cells import number, short, shown_of
+from fine_tune_pipeline.guide.evaluation.cells import interval, short, shown_of
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
 from fine_tune_pipeline.pages.document import Row, Section
 
@@ -18,10 +18,19 @@ def classes_section(report: Mapping[str, Any]) -> Iterator[Section]:
         return
     systems = [system for system in SYSTEMS if system in classes[0]["found"]]
     rows = [
-        Row((line["name"], str(line["rows"]), str(line["training_rows"]), *(number(line["found"][system]) for system in systems)))
+        Row(
+            (
+                line["name"],
+                str(line["rows"]),
+                str(line["training_rows"]),
+                *(interval(line["found"][system], n=line["rows"]) for system in systems),
+            )
+        )
         for line in classes[:SHOWN_CLASSES]
     ]
-    text = "Share of each class's test rows in which the class is right." + shown_of(len(rows), len(classes), "the worst")
+    text = "Share of each class's test rows in which the class is right, with 95 % intervals." + shown_of(
+        len(rows), len(classes), "the worst"
+    )
     yield Section("Classes, worst first", text, ("class", "test rows", "training rows", *systems), tuple(rows))
 
 

@@ -1,17 +1,20 @@
 """The report as sections of text and tables: the same for Markdown and HTML."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
 from fine_tune_pipeline.guide.evaluation.analysis.section import analysis_sections
-from fine_tune_pipeline.guide.evaluation.cells import interval, number
+from fine_tune_pipeline.guide.evaluation.buying import buying_section
+from fine_tune_pipeline.guide.evaluation.cells import ends, interval, number
 from fine_tune_pipeline.guide.evaluation.cost_section import costs_section
 from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, examples_section
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
+from fine_tune_pipeline.guide.evaluation.summary import summary_section
 from fine_tune_pipeline.guide.evaluation.training_sections import base_models_section, training_section
 from fine_tune_pipeline.guide.objective.evidence import LOOKS
-from fine_tune_pipeline.pages.charts import Bar, bar_chart
+from fine_tune_pipeline.pages.charts import Bar, Interval, bar_chart, forest_chart
 from fine_tune_pipeline.pages.document import Row, Section
 
 REVIEW_NOTES = {
@@ -21,21 +24,26 @@ REVIEW_NOTES = {
 
 
 def sections(report: Mapping[str, Any]) -> list[Section]:
-    """All sections of a report that have something to say, in reading order."""
-    made = (
+    """All sections of a report that have something to say, in reading order: what decides first, then details, which the page folds."""
+    shown = (
+        summary_section,
         _objective,
+        buying_section,
         _systems,
         _gains,
+        costs_section,
         _next,
+    )
+    folded = (
         classes_section,
         examples_section,
         analysis_sections,
-        costs_section,
         base_models_section,
         training_section,
         _measured,
     )
-    return [section for make in made for section in make(report)]
+    details = [replace(section, folded=True) for make in folded for section in make(report)]
+    return [*(section for make in shown for section in make(report)), *details]
 
 
 def _objective(report: Mapping[str, Any]) -> Iterator[Section]:
@@ -44,26 +52,36 @@ def _objective(report: Mapping[str, Any]) -> Iterator[Section]:
             (
                 verdict["kind"],
                 verdict["criterion"],
-                number(verdict["estimate"]),
+                _seen(verdict),
                 number(verdict["bound"]),
                 verdict["verdict"],
                 verdict["reason"],
-                verdict["how"] or "measured",
+                verdict["how"] or "nothing was seen",
             ),
             verdict["verdict"],
         )
         for verdict in report["verdicts"]
     ]
     columns = ("", "criterion", "seen", "bound", "verdict", "why", "how")
-    yield Section(
-        "Is the objective met?", "The bound decides, not the number that was seen; “cannot tell” does not pass.", columns, tuple(rows)
+    text = (
+        "The bound decides, not the number that was seen; “cannot tell” does not pass. In brackets both bounds, each one-sided at level "
+        f"{report['evidence']['level']:g}."
     )
+    yield Section("Is the objective met?", text, columns, tuple(rows))
+
+
+def _seen(verdict: Mapping[str, Any]) -> str:
+    seen = number(verdict["estimate"])
+    return seen if verdict["rows"] is None else f"{seen} [{number(verdict['lower'])}, {number(verdict['upper'])}]"
 
 
 def _systems(report: Mapping[str, Any]) -> Iterator[Section]:
     metrics = report["table_metrics"]
     rows = [
-        Row((NAMES[system], *(interval(report["systems"][system][metric]) for metric in metrics)), "own" if system == FINE_TUNED else "")
+        Row(
+            (NAMES[system], *(interval(report["systems"][system][metric], n=report["n"]) for metric in metrics)),
+            "own" if system == FINE_TUNED else "",
+        )
         for system in SYSTEMS
         if system in report["systems"]
     ]
@@ -78,17 +96,26 @@ def _gains(report: Mapping[str, Any]) -> Iterator[Section]:
     gains = [gain for gain in report["gains"] if gain["metric"] in asked and not report["metrics"][gain["metric"]]["validity"]]
     level = f"{gains[0]['level']:g}"
     rows = [
-        Row((gain["metric"], NAMES[gain["over"]], interval(gain), number(gain["lower"]), number(gain["upper"]), gain["method"]))
+        Row(
+            (
+                gain["metric"],
+                NAMES[gain["over"]],
+                interval(gain, n=report["n"]),
+                number(gain["lower"]),
+                number(gain["upper"]),
+                gain["method"],
+            )
+        )
         for gain in gains
     ]
     columns = ("metric", "gain over", "gain (95 %)", f"at least ({level})", f"at most ({level})", "method")
     evidence = report["evidence"]
     text = (
-        "Paired by row; positive is better. The two columns after the interval are one-sided bounds. A true gain of "
-        f"{evidence['gain']:.3f} over the base would be seen on these rows with a chance of {evidence['power']:.0%}; "
-        f"a gain of {evidence['smallest_gain']:g} matters to the objective."
+        f"Paired by row over the same {report['n']} rows; positive is better. The two columns after the interval are one-sided bounds. "
+        f"A true gain of {evidence['gain']:.3f} over the base would be seen on these rows with a chance of {evidence['power']:.0%}; "
+        f"a gain of {evidence['smallest_gain']:g} matters to the objective. Dashed in the picture: the gain that is wanted."
     )
-    yield Section("Gain of the fine-tuned model", text, columns, tuple(rows))
+    yield Section("Gain of the fine-tuned model", text, columns, tuple(rows), charts=(_gains_chart(report),))
 
 
 def _next(report: Mapping[str, Any]) -> Iterator[Section]:
@@ -107,7 +134,9 @@ def _measured(report: Mapping[str, Any]) -> Iterator[Section]:
         f"This is look {report['look']['number']} of {LOOKS} at these rows: each spends a part of what may go wrong, so that all "
         "together keep to the level that the objective asks for. Judging the same answers by the same criteria again is no new look.",
         "Shares have Wilson's interval in tables, exact bounds in verdicts; means and gains Student's t over groups, held back for skew, "
-        "few differences or few groups an exact test; figures of all rows together a bootstrap of whole groups.",
+        "few differences or few groups an exact test; figures of all rows together a bootstrap of whole groups; medians and percentiles "
+        "order statistics. Brackets in tables are two-sided 95 % intervals.",
+        *(f"Without interval ({part}): {why}." for part, why in report["no_interval"].items()),
         "Means were computed twice, by this project and by Hugging Face `evaluate`, and agree.",
     )
     yield Section("How this was measured", items=items)
@@ -116,21 +145,15 @@ def _measured(report: Mapping[str, Any]) -> Iterator[Section]:
 def _systems_chart(report: Mapping[str, Any]) -> str:
     metric = report["primary_metric"]
     shown = {system: report["systems"][system][metric] for system in SYSTEMS if system in report["systems"]}
-    bars = [
-        Bar(
-            system, value["estimate"], _or(value["low"], value["estimate"]), _or(value["high"], value["estimate"]), own=system == FINE_TUNED
-        )
-        for system, value in shown.items()
-    ]
+    bars = [Bar(system, value["estimate"], *ends(value), own=system == FINE_TUNED) for system, value in shown.items()]
     top = max(1.0, *(bar.high for bar in bars))
-    return bar_chart(bars, title=f"{metric} of all systems with 95 % intervals", top=top)
+    rows = shown[FINE_TUNED]["n"]
+    return bar_chart(bars, title=f"{metric} of all systems with 95 % intervals over {rows} rows", top=top)
 
 
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
-
-
-def overall(verdicts: Sequence[Mapping[str, Any]]) -> str:
-    """One verdict for all: met only if every one is, not met if one is not."""
-    answers = {verdict["verdict"] for verdict in verdicts}
-    return "not met" if "not met" in answers else "cannot tell" if "cannot tell" in answers else "met"
+def _gains_chart(report: Mapping[str, Any]) -> str:
+    metric = report["primary_metric"]
+    gains = {gain["over"]: gain for gain in report["gains"] if gain["metric"] == metric}
+    lines = [Interval(f"over {system}", gains[system]["estimate"], *ends(gains[system])) for system in SYSTEMS if system in gains]
+    title = f"Gain of the fine-tuned model in {metric} with 95 % intervals over {report['systems'][FINE_TUNED][metric]['n']} rows"
+    return forest_chart(lines, wanted=report["evidence"]["wanted_gain"], title=title)

@@ -42,7 +42,7 @@ def training_section(report: Mapping[str, Any]) -> Iterator[Section]:
     training = report["training"]
     text = (
         f"{training['rows']:,} rows, {training['steps']:,} steps, {training['tokens']:,} tokens in {training['seconds']:,.0f} s; "
-        f"{_learned(training)}. Thin line: training; thick line: validation."
+        f"{_learned(training)}. One training, so none of this has an interval. Thin line: training; thick line: validation."
     )
     yield Section("Training", text, charts=(_loss_chart(report),))
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from fine_tune_pipeline.resources.compute.base import Compute
 
-VECTORS = "vectors.npy"
-"""In the predictions: unit vectors of all training rows, then of all test rows."""
+TRAIN_VECTORS, TEST_VECTORS = "train_vectors.npy", "test_vectors.npy"
+"""In the predictions: unit vectors of the rows, in order; those of the training rows only where a system needed them."""
 
 MOST_TRAINING_ROWS = 2_000
 """So many are embedded for the report alone, chosen by hash: about a minute on one core."""
@@ -35,11 +35,13 @@ class Vectors:
     test: "np.ndarray"
 
 
-def keep_vectors(folder: Path, vectors: "np.ndarray") -> None:
-    """Write the vectors of the training rows, then the test rows, beside the answers."""
+def keep_vectors(folder: Path, *, train: "np.ndarray | None", test: "np.ndarray") -> None:
+    """Write the vectors that the systems looked at beside their answers."""
     import numpy as np
 
-    np.save(folder / VECTORS, vectors, allow_pickle=False)
+    np.save(folder / TEST_VECTORS, test, allow_pickle=False)
+    if train is not None:
+        np.save(folder / TRAIN_VECTORS, train, allow_pickle=False)
 
 
 def vectors_of(
@@ -51,22 +53,26 @@ def vectors_of(
     train: Sequence[Example],
     test: Sequence[Example],
 ) -> Vectors | None:
-    """What the predictions kept, or embedded now; None where no encoder is installed.
+    """What the predictions kept, and what they did not keep embedded now; None where that needs an encoder and none is installed.
 
     Args:
         folder: the program's own; gone afterwards.
     """
-    import numpy as np
-
-    if VECTORS in predictions.manifest.files:
-        kept = np.load(predictions.file(VECTORS), allow_pickle=False)
-        return Vectors(range(len(train)), kept[: len(train)], kept[len(train) :])
+    known, asked = (_kept(predictions, name) for name in (TRAIN_VECTORS, TEST_VECTORS))
+    if known is not None and asked is not None:
+        return Vectors(range(len(train)), known, asked)
     if encoder_version() is None:
         return None
     places = _some([example.id for example in train])
-    vectors = embed_rows(context, compute, folder, [*(train[place] for place in places), *test])
+    vectors = embed_rows(context, compute, folder, [*(train[place] for place in places), *(test if asked is None else ())])
     shutil.rmtree(folder)
-    return Vectors(places, vectors[: len(places)], vectors[len(places) :])
+    return Vectors(places, vectors[: len(places)], vectors[len(places) :] if asked is None else asked)
+
+
+def _kept(predictions: Artifact, name: str) -> "np.ndarray | None":
+    import numpy as np
+
+    return np.load(predictions.file(name), allow_pickle=False) if name in predictions.manifest.files else None
 
 
 def _some(ids: Sequence[str]) -> Sequence[int]:

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fine_tune_pipeline.guide.evaluation.analysis.given import LEVEL, Given, NotAvailable, share, shown
+from fine_tune_pipeline.guide.evaluation.analysis.given import LEVEL, Given, NotAvailable, share
 from fine_tune_pipeline.guide.evaluation.corpus import corpus_bounds, drawn
+from fine_tune_pipeline.guide.evaluation.figure import figure_of
 from fine_tune_pipeline.guide.evaluation.statistics import mean_bounds, two_sided
 from fine_tune_pipeline.guide.objective.measures.item import Corpus, Item
 from fine_tune_pipeline.guide.objective.measures.labels import CONFIDENCE
@@ -71,7 +72,7 @@ def _of_system(given: Given, sure: list[float], right: list[float]) -> dict[str,
     groups = len(set(clusters))
     error = corpus_bounds(calibration_error(pairs), draws, level=level, rows=len(pairs), clusters=groups, low=0.0, high=1.0)
     excess = mean_bounds((pairs[:, 0] - pairs[:, 1]).tolist(), level=level, clusters=clusters, low=-1.0, high=1.0)
-    return {"ece": shown(error), "overconfidence": shown(excess), "bins": _bins(pairs)}
+    return {"ece": figure_of(error), "overconfidence": figure_of(excess), "bins": _bins(pairs)}
 
 
 def _bins(pairs: "NDArray[np.float64]") -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """Which value is taken for which: pairs with their share, and the matrix of the field with the most confusions."""
 
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from typing import Any
 
-from fine_tune_pipeline.guide.evaluation.analysis.given import Given, NotAvailable, share
-from fine_tune_pipeline.guide.evaluation.errors import INVALID, field_values
+from fine_tune_pipeline.guide.evaluation.analysis.given import Given, NotAvailable
+from fine_tune_pipeline.guide.evaluation.errors import INVALID, confusions, field_values
 
 MOST_CLASSES = 20
 """Of a matrix that can still be read; of more, those that take part in the most confusions."""
@@ -24,27 +25,9 @@ def confusion(given: Given) -> dict[str, Any]:
             counted[field][wanted, answered] += 1
     if not counted:
         raise NotAvailable(f"a {given.task.type} task without a closed list of values has nothing to confuse")
-    pairs = [pair for field, cells in counted.items() for pair in _pairs(field, cells)]
+    pairs = [asdict(pair) for pair in confusions(given.test, given.own, task=given.task)]
     worst = max(counted, key=lambda field: sum(times for (wanted, answered), times in counted[field].items() if wanted != answered))
-    return {"pairs": sorted(pairs, key=lambda pair: -pair["rows"]), "matrix": _matrix(worst, counted[worst])}
-
-
-def _pairs(field: str, cells: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
-    of_class = Counter[str]()
-    for (wanted, _), times in cells.items():
-        of_class[wanted] += times
-    return [
-        {
-            "field": field,
-            "wanted": wanted,
-            "given": answered,
-            "rows": times,
-            "of": of_class[wanted],
-            "share": share(times, of_class[wanted]),
-        }
-        for (wanted, answered), times in cells.most_common()
-        if wanted != answered
-    ]
+    return {"pairs": pairs, "matrix": _matrix(worst, counted[worst])}
 
 
 def _matrix(field: str, cells: Counter[tuple[str, str]]) -> dict[str, Any]:

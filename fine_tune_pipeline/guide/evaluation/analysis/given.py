@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
-from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.guide.evaluation.bounds import Bounds
+from fine_tune_pipeline.guide.evaluation.figure import Figure, figure_of
 from fine_tune_pipeline.guide.evaluation.measured import Measured
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, headline_metric
@@ -82,12 +80,6 @@ def row_metric(scores: Scores, metric: str, task: Task) -> str:
     raise NotAvailable("no metric of the report scores every row by itself; let a criterion name one that does")
 
 
-def shown(bounds: Bounds) -> dict[str, Any]:
-    """An estimate with its interval, how many rows it rests on and how it was found; a bound that is not finite is left open."""
-    low, high = (bound if isfinite(bound) else None for bound in (bounds.lower, bounds.upper))
-    return {"estimate": bounds.estimate, "low": low, "high": high, "n": bounds.rows, "method": bounds.method}
-
-
-def share(successes: int, rows: int) -> dict[str, Any]:
+def share(successes: int, rows: int) -> Figure:
     """A share of at least one row, with Wilson's two-sided interval."""
-    return shown(wilson(successes, rows, two_sided(LEVEL)))
+    return figure_of(wilson(successes, rows, two_sided(LEVEL)))

@@ -44,9 +44,9 @@ def label_errors(given: Given) -> dict[str, Any]:
     for field, values in fields.items():
         for doubt in disagreements([row.question for row in rows], values, vectors=vectors, folds=folds):
             place = doubt.place - len(train)
-            line = {"field": field, "given": values[doubt.place], "suggested": doubt.better, "quality": doubt.quality}
+            line = {"field": field, "given": values[doubt.place], "suggested": doubt.better, "probability": doubt.quality}
             lines.append({**given.example(place), **line, "place": place})
-    lines.sort(key=lambda line: line["quality"])
+    lines.sort(key=lambda line: line["probability"])
     places = {line["place"] for line in lines}
     by = "words" if vectors is None else "words and meaning (MiniLM)"
     flagged = share(len(places), len(given.test))

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fine_tune_pipeline.guide.evaluation.analysis.given import LEVEL, Given, NotAvailable, shown
+from fine_tune_pipeline.guide.evaluation.analysis.given import LEVEL, Given, NotAvailable
 from fine_tune_pipeline.guide.evaluation.analysis.power_law import PowerLaw, fitted
 from fine_tune_pipeline.guide.evaluation.clustered import codes
+from fine_tune_pipeline.guide.evaluation.figure import figure_of
 from fine_tune_pipeline.guide.evaluation.statistics import mean_bounds, two_sided
 from fine_tune_pipeline.guide.evaluation.vectors import Vectors
 from fine_tune_pipeline.guide.objective.measures.item import Item
@@ -180,7 +181,7 @@ def _points(given: Given, learned: Learned) -> list[dict[str, Any]]:
     for size, scores in zip(learned.sizes, learned.scores, strict=True):
         by_row = (sign * scores.mean(axis=0)).tolist()
         bounds = mean_bounds(by_row, level=two_sided(LEVEL), clusters=given.scores.clusters, low=kind.low, high=kind.high)
-        found.append({"rows": size, **shown(bounds)})
+        found.append({"rows": size, **figure_of(bounds)})
     return found
 
 

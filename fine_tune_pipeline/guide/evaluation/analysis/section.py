@@ -66,7 +66,7 @@ def _slice_row(line: Part) -> Row:
 def _confusion(title: str, part: Part) -> Iterator[Section]:
     pairs, matrix = part["pairs"], part["matrix"]
     rows = [
-        Row((pair["field"], pair["wanted"], pair["given"], str(pair["rows"]), str(pair["of"]), interval(pair["share"])))
+        Row((pair["field"], pair["wanted"], pair["given"], str(pair["rows"]), str(pair["share"]["n"]), interval(pair["share"])))
         for pair in pairs[:SHOWN_PAIRS]
     ]
     shown = len(matrix["rows"])
@@ -105,14 +105,14 @@ def _texts(line: Part) -> tuple[str, str, str]:
 def _labels(title: str, part: Part) -> Iterator[Section]:
     lines, what_if = part["lines"], part["what_if"]
     rows = [
-        Row((line["id"], short(line["prompt"]), line["field"], line["given"], line["suggested"], number(line["quality"])))
+        Row((line["id"], short(line["prompt"]), line["field"], line["given"], line["suggested"], number(line["probability"])))
         for line in lines[:SHOWN_LABELS]
     ]
     text = (
-        f"Doubted: {_with_rows(part['flagged'])}, by cleanlab over {part['by']} of like rows. Quality is the probability of the label as "
-        "it is given. A doubt is a reason to look, and no row is dropped." + shown_of(len(rows), len(lines), "the least likely")
+        f"Doubted: {_with_rows(part['flagged'])}, by cleanlab over {part['by']} of like rows. The probability is that of the label as it "
+        "is given. A doubt is a reason to look, and no row is dropped." + shown_of(len(rows), len(lines), "the least likely")
     )
-    yield Section(title, text, ("row", "prompt", "field", "label", "like rows say", "quality"), tuple(rows))
+    yield Section(title, text, ("row", "prompt", "field", "label", "like rows say", "probability"), tuple(rows))
     if what_if:
         changed = f"{part['changed']} of {len(what_if)} verdicts would change" if part["changed"] else "no verdict would change"
         said = (

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fine_tune_pipeline.guide.evaluation.analysis.given import LEVEL, Given, NotAvailable, shown
+from fine_tune_pipeline.guide.evaluation.analysis.given import LEVEL, Given, NotAvailable
 from fine_tune_pipeline.guide.evaluation.analysis.p_values import against_rest, more_failures_p, p_below_zero
 from fine_tune_pipeline.guide.evaluation.analysis.topics import topic_names, topics
 from fine_tune_pipeline.guide.evaluation.bounds import Bounds
+from fine_tune_pipeline.guide.evaluation.figure import figure_of
 from fine_tune_pipeline.guide.evaluation.holm import holm
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.guide.evaluation.statistics import two_sided, wilson
@@ -102,11 +103,11 @@ def _judged(given: Given, one: Slice) -> dict[str, Any]:
     return {
         "slice": one.name,
         "rows": len(one.places),
-        "base": shown(part.bounds(given.base, given.metric, level=level, share=wilson)),
-        "fine_tuned": shown(part.bounds(FINE_TUNED, given.metric, level=level, share=wilson)),
-        "gain": shown(gain(level)),
+        "base": figure_of(part.bounds(given.base, given.metric, level=level, share=wilson)),
+        "fine_tuned": figure_of(part.bounds(FINE_TUNED, given.metric, level=level, share=wilson)),
+        "gain": figure_of(gain(level)),
         "gain_p": p_below_zero(gain),
-        "rest": shown(rest(level)),
+        "rest": figure_of(rest(level)),
         "rest_p": _failures_p(given, one.places) if kind.binary and independent else p_below_zero(rest),
         "examples": _examples(given, one.places),
     }

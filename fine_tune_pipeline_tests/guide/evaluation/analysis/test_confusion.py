@@ -14,7 +14,7 @@ def test_a_pair_has_its_share_of_the_rows_of_the_right_value_with_wilsons_interv
     test = fruit(30)
     own = ["plum" if place in (0, 3) else row.completion for place, row in enumerate(test)]
     pair = confusion(given(test, own))["pairs"][0]
-    assert (pair["wanted"], pair["given"], pair["rows"], pair["of"]) == ("apple", "plum", 2, 10)
+    assert (pair["wanted"], pair["given"], pair["rows"], pair["share"]["n"]) == ("apple", "plum", 2, 10)
     interval = binomtest(2, 10).proportion_ci(0.95, method="wilson")
     assert (pair["share"]["low"], pair["share"]["high"]) == pytest.approx((interval.low, interval.high))
 

@@ -21,7 +21,7 @@ def test_planted_wrong_labels_of_the_test_set_are_found_with_the_right_one():
     assert {f"r{place}": (label, TRUTH[place].completion) for place, label in planted.items()}.items() <= said.items()
     assert len(said) <= len(planted) + 2
     assert found["flagged"]["n"] == 120
-    assert [line["quality"] for line in found["lines"]] == sorted(line["quality"] for line in found["lines"])
+    assert [line["probability"] for line in found["lines"]] == sorted(line["probability"] for line in found["lines"])
     assert found["by"] == "words and meaning (MiniLM)"
 
 
