@@ -10,6 +10,7 @@ from fine_tune_pipeline.guide.evaluation.buying import buying_section
 from fine_tune_pipeline.guide.evaluation.cells import ends, interval, number
 from fine_tune_pipeline.guide.evaluation.cost_section import costs_section
 from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, examples_section
+from fine_tune_pipeline.guide.evaluation.iterate.section import next_section
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
 from fine_tune_pipeline.guide.evaluation.summary import summary_section
 from fine_tune_pipeline.guide.evaluation.training_sections import base_models_section, training_section
@@ -32,7 +33,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         _systems,
         _gains,
         costs_section,
-        _next,
+        next_section,
     )
     folded = (
         classes_section,
@@ -116,11 +117,6 @@ def _gains(report: Mapping[str, Any]) -> Iterator[Section]:
         f"a gain of {evidence['smallest_gain']:g} matters to the objective. Dashed in the picture: the gain that is wanted."
     )
     yield Section("Gain of the fine-tuned model", text, columns, tuple(rows), charts=(_gains_chart(report),))
-
-
-def _next(report: Mapping[str, Any]) -> Iterator[Section]:
-    steps = report["next_steps"]
-    yield Section("What to try next", "" if steps else "Nothing stands out in the numbers.", items=tuple(steps))
 
 
 def _measured(report: Mapping[str, Any]) -> Iterator[Section]:

@@ -149,7 +149,7 @@ def test_scores_of_all_systems_are_kept_by_row(world: World):
     assert len(rows) == 7 * 200
     mean = sum(row["exact_match"] for row in rows if row["system"] == "fine_tuned") / 200
     assert mean == pytest.approx(world.report()["exact_match"])
-    assert sorted(artifact.manifest.files) == ["report.html", "report.json", "report.md", "scores.jsonl"]
+    assert sorted(artifact.manifest.files) == ["next_steps.json", "report.html", "report.json", "report.md", "scores.jsonl"]
 
 
 def test_one_test_row_gives_a_report_that_cannot_tell(world: World):
@@ -184,7 +184,9 @@ def test_a_model_that_is_not_good_enough_is_stopped(world: World, own: float, ob
 def test_a_missed_objective_points_to_the_next_base_model(world: World):
     world.compute["right"] = {**RIGHT, "fine_tuned": 0.3}
     world.run(use_case(world.folder), predictions, evaluation_report, raise_on_error=False)
-    assert world.report()["next_steps"][-1].startswith("try a larger base model, qwen3-0.6b (2.2 times the parameters)")
+    last = world.report()["next_steps"][-1]
+    assert (last["id"], last["title"]) == ("other_base", "Try a larger base model, qwen3-0.6b")
+    assert last["why"].startswith("2.2 times the parameters; `exact_match at least 0.6` is not met: 0.320 on 200 rows")
 
 
 def test_the_report_shows_the_base_models_that_were_weighed_without_empty_columns(world: World):

@@ -68,6 +68,19 @@ def test_without_any_effect_families_with_a_hit_are_rare():
     assert hits <= 6
 
 
+def test_columns_that_the_user_did_not_name_are_no_slices():
+    rows = [
+        replace(row, metadata={**row.metadata, "cluster": str(place % 2), "rare": "yes" if place < 10 else "no"})
+        for place, row in enumerate(TEST)
+    ]
+    world = replace(given(rows, [row.completion for row in rows]), columns=frozenset({"channel", "rare"}))
+    assert {line["slice"]: line["rows"] for line in slices(world)["lines"]} == {
+        "channel = mail": 120,
+        "channel = app": 120,
+        "rare = no": 230,
+    }
+
+
 def test_two_names_for_the_same_rows_are_tested_once():
     rows = [replace(row, metadata={**row.metadata, "twin": row.metadata["channel"]}) for row in TEST]
     world = replace(given(rows, [row.completion for row in rows]), columns=frozenset({"channel", "twin"}))
