@@ -133,7 +133,7 @@ def _form_steps(scores: Scores, *, unfinished: float) -> Iterator[str]:
     for name, kind in scores.metrics.items():
         if kind.validity and kind.binary and scores.mean(FINE_TUNED, name) < 0.98:
             share = 1 - scores.mean(FINE_TUNED, name)
-            yield f"{share:.1%} of the answers fail {name}: constrain decoding to the task's form, or train longer."
+            yield f"{share:.1%} of the answers fail {name}: constrain decoding to the task's form (`evaluation.decoding`), or train longer."
             break
     if unfinished > 0.01:
         yield f"{unfinished:.1%} of the answers were cut at the token limit: look for training answers that are shorter than the test's."
