@@ -11,6 +11,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_r
 from fine_tune_pipeline.artifacts.looks import Look, Looks, looked_at
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.analysis.analyse import analysis, figures
 from fine_tune_pipeline.guide.evaluation.buying import growth
 from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict
 from fine_tune_pipeline.guide.evaluation.costs import money_of
@@ -22,6 +23,7 @@ from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS, read_costs
 from fine_tune_pipeline.guide.evaluation.report import Material, base_systems, document, primary_metric
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, check_means, reported_metrics, score_rows, scored, statistics_rows
+from fine_tune_pipeline.guide.evaluation.vectors import vectors_of
 from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memory_verdict, spent, verdicts
 from fine_tune_pipeline.guide.objective.evidence import LOOKS, at_look
 from fine_tune_pipeline.guide.objective.reach import look_text
@@ -83,6 +85,8 @@ def build_report(
     at_level = spec.model_copy(update={"objective": at_look(spec.objective, look.number)})
     material = _material(at_level, task, judged, test=test, answers=answers, scores=scores, inventory=compute.inventory(), look=look)
     report = document(material)
+    vectors = vectors_of(context, compute, folder / "embed", judged.predictions, train=material.train, test=test)
+    report["analysis"] = analysis(material, measured=measured, vectors=vectors, detectable_gain=report["evidence"]["gain"])
     report |= what_next(report, spec, adapter=judged.adapter, base_model=judged.base_model, folder=folder)
     (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -231,6 +235,7 @@ def _metadata(report: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in found.items()
         ],
         "look": report["look"]["number"],
+        **figures(report["analysis"]),
         "level": report["evidence"]["level"],
         "verdicts": [
             {key: verdict[key] for key in ("kind", "criterion", "estimate", "bound", "level", "rows", "verdict", "reason")}

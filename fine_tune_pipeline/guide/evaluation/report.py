@@ -9,7 +9,7 @@ from fine_tune_pipeline.artifacts.looks import Look
 from fine_tune_pipeline.guide.base_model.price import Cost as Money
 from fine_tune_pipeline.guide.evaluation.buying import buying
 from fine_tune_pipeline.guide.evaluation.costs import cost_lines
-from fine_tune_pipeline.guide.evaluation.errors import class_lines, confusions, example_lines, slice_lines
+from fine_tune_pipeline.guide.evaluation.errors import class_lines, confusions, example_lines
 from fine_tune_pipeline.guide.evaluation.figure import SHOWN_LEVEL, Figure, figure_of, finite, share_of
 from fine_tune_pipeline.guide.evaluation.outcome import outcome
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, Cost
@@ -197,14 +197,8 @@ def _errors(material: Material, *, metric: str) -> dict[str, Any]:
         "classes": [line.row() for line in classes],
         "confusions": [asdict(line) for line in confused],
         "examples": [asdict(line) for line in example_lines(scores, material.answers, metric=metric, base=base)],
-        "slices": [line.row() for line in slice_lines(scores, columns=_columns(material.spec), metric=metric, base=base)],
         "unfinished": unfinished,
     }
-
-
-def _columns(spec: UseCaseSpec) -> set[str]:
-    """Metadata columns that the user asked to keep."""
-    return {name for source in (*spec.dataset.sources, *spec.dataset.held_out) for name in source.metadata}
 
 
 def _absent(material: Material) -> dict[str, str]:

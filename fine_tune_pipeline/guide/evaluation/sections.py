@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
+from fine_tune_pipeline.guide.evaluation.analysis.section import analysis_sections
 from fine_tune_pipeline.guide.evaluation.buying import buying_section
 from fine_tune_pipeline.guide.evaluation.cells import ends, interval, number
 from fine_tune_pipeline.guide.evaluation.cost_section import costs_section
-from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, confusions_section, examples_section, slices_section
+from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, examples_section
 from fine_tune_pipeline.guide.evaluation.iterate.section import next_section
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
 from fine_tune_pipeline.guide.evaluation.summary import summary_section
@@ -36,9 +37,8 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
     )
     folded = (
         classes_section,
-        confusions_section,
         examples_section,
-        slices_section,
+        analysis_sections,
         base_models_section,
         training_section,
         _measured,

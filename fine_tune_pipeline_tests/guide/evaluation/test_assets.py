@@ -65,7 +65,13 @@ def test_every_system_answers_every_test_row(world: World):
     assert shown["systems"] == "majority, word_classifier, classifier, base_zero_shot, base_few_shot, base_retrieval, fine_tuned"
     artifact = world.store.current("triage", "predictions")
     systems = ("majority", "word_classifier", "classifier", *RIGHT)
-    assert set(artifact.manifest.files) == {"costs.json", "classifier_half.jsonl", *(f"{system}.jsonl" for system in systems)}
+    assert set(artifact.manifest.files) == {
+        "costs.json",
+        "classifier_half.jsonl",
+        "test_vectors.npy",
+        "train_vectors.npy",
+        *(f"{system}.jsonl" for system in systems),
+    }
     for system in systems:
         assert [row["id"] for row in read_rows(artifact.file(f"{system}.jsonl"))] == [row.id for row in TEST]
     assert {row["text"] for row in read_rows(artifact.file("majority.jsonl"))} == {TRAIN[0].completion}
@@ -242,7 +248,7 @@ def test_page_is_well_formed_loads_nothing_and_shows_what_the_report_says(world:
     assert report["recommendation"]["sentence"] in said
     assert f"{report['systems']['fine_tuned']['exact_match']['estimate']:.3f}" in said
     assert "accepted without a human look" in said
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 7
 
 
 def test_text_of_a_customer_cannot_break_page_or_markdown(world: World):
