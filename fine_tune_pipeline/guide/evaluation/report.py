@@ -109,6 +109,7 @@ def document(material: Material) -> dict[str, Any]:
         "training": material.training.model_dump(mode="json", exclude={"adapter", "curve"}),
         "curve": _thinned(material.curve),
         "review_policy": material.spec.dataset.review.policy,
+        "decoding": material.spec.evaluation.decoding,
         "base_model": {name: material.base.get(name) for name in ("id", "reason", "compared_on", "candidates")},
         "no_interval": NO_INTERVAL,
     }

@@ -119,13 +119,20 @@ def _gains(report: Mapping[str, Any]) -> Iterator[Section]:
     yield Section("Gain of the fine-tuned model", text, columns, tuple(rows), charts=(_gains_chart(report),))
 
 
+DECODED = {
+    "greedy": "decoded greedily",
+    "labels": "each language model by the likeliest of all possible answers",
+    "json_schema": "decoded greedily inside the task's JSON Schema",
+}
+
+
 def _measured(report: Mapping[str, Any]) -> Iterator[Section]:
     evidence = report["evidence"]
     rows = report["n"]
     clusters = f" in {evidence['clusters']} groups of rows that belong together" if evidence["clusters"] < rows else ""
     items = (
         REVIEW_NOTES[report["review_policy"]],
-        f"{rows} held-out rows{clusters}, never seen in training; all systems answered the same rows, decoded greedily.",
+        f"{rows} held-out rows{clusters}, never seen in training; all systems answered the same rows, {DECODED[report['decoding']]}.",
         f"Verdicts use one-sided bounds at level {evidence['level']:g}; all criteria must hold, so their number needs no correction.",
         f"This is look {report['look']['number']} of {LOOKS} at these rows: each spends a part of what may go wrong, so that all "
         "together keep to the level that the objective asks for. Judging the same answers by the same criteria again is no new look.",
