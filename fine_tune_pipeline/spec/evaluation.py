@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from fine_tune_pipeline.spec.base import Section
 from fine_tune_pipeline.spec.judge import JudgeSpec
+from fine_tune_pipeline.spec.safety import SafetySpec
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
@@ -59,6 +60,7 @@ class EvaluationSpec(Section):
     few_shot: list[int] = Field(default=[4, 8], min_length=1, description="Numbers of worked examples tried; validation chooses.")
     validation_rows: int = Field(default=60, ge=10, description="At most so many validation rows choose and compare the baselines.")
     human: HumanSpec = HumanSpec()
+    safety: SafetySpec = SafetySpec()
     judge: JudgeSpec | None = Field(
         default=None, description="A model that judges pairs beside people, calibrated by them; none by default."
     )

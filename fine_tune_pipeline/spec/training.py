@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fine_tune_pipeline.spec.base import Section, unset
+from fine_tune_pipeline.spec.safety import CanarySpec
 
 Auto = Literal["auto"]
 
@@ -113,10 +114,21 @@ class TrainingSpec(Section):
     early_stopping: EarlyStopping | None = Field(
         default=None, description="End when it gets no better, and keep the best; None: always train to the end.", exclude_if=unset
     )
+    canaries: CanarySpec | None = Field(
+        default=None,
+        description="Codes in the training rows that show what the model remembers of single rows; none by default.",
+        exclude_if=unset,
+    )
     checkpoints: CheckpointSpec = CheckpointSpec()
     stall_minutes: float = Field(
         default=30.0, gt=0, description="Without any progress, after which a training says where it stands, ends, and is tried again."
     )
+
+    @model_validator(mode="after")
+    def _canaries_are_learned(self) -> Self:
+        if self.canaries is not None and self.preference is not None:
+            raise ValueError("canaries: a code has no second answer to compare it with; leave canaries or preference away")
+        return self
 
     @model_validator(mode="after")
     def _answers_alone_are_compared(self) -> Self:

@@ -88,7 +88,8 @@ def next_steps(
 
 
 def _is_enough(system: str, scores: Scores, objective: ObjectiveSpec, *, metric: str) -> bool:
-    absolute = [criterion for criterion in (*objective.success, *objective.guards) if criterion.beats is None and criterion.versus is None]
+    judged_here = [criterion for criterion in (*objective.success, *objective.guards) if criterion.metric in scores.metrics]
+    absolute = [criterion for criterion in judged_here if criterion.beats is None and criterion.versus is None]
     asks_for_success = any(criterion in absolute for criterion in objective.success)
     if system not in scores.by_system or not asks_for_success:
         return False

@@ -5,6 +5,7 @@ from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
+from fine_tune_pipeline.guide.evaluation.safety.section import safety_section
 from fine_tune_pipeline.guide.objective.evidence import LOOKS
 from fine_tune_pipeline.pages.charts import Bar, bar_chart, line_chart
 from fine_tune_pipeline.pages.document import Row, Section
@@ -51,6 +52,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         _confusions,
         _examples,
         _slices,
+        safety_section,
         _costs,
         _base_models,
         _training,
