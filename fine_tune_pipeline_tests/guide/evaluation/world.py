@@ -143,7 +143,8 @@ def safety_files(*, worse: float = 0.01, **document: Any) -> dict[str, Any]:
     usual = {
         "searched": {"answers": 40, "continuations": 0, "training_rows": 160},
         "kinds": [{"kind": "news", "texts": 60, "base": 3.0, "fine_tuned": 3.0 + worse}],
-        "canaries": [], "findings": [], "verbatim": [], "level": 0.95, "not_measured": {"leaked_canaries": "training.canaries plants no codes"},
+        "canaries": [], "findings": [], "verbatim": [], "level": 0.95,
+        "not_measured": {"leaked_canaries": "training.canaries plants no codes"},
     }  # fmt: skip
     return {"safety.json": {**usual, **document}, "scores.jsonl": [*losses, *outputs]}
 

@@ -217,7 +217,7 @@ def test_passing_says_how_much_was_looked_at_and_what_may_hide_in_it(tmp_path: P
     check = leak_check(stored(tmp_path))
     assert check.passed
     most = beta.ppf(0.95, 1, 40)
-    assert f"0 of 40 outputs hold personal data of the 160 training rows" in check.description
+    assert "0 of 40 outputs hold personal data of the 160 training rows" in check.description
     assert f"at most {most:.1%}" in check.description
 
 

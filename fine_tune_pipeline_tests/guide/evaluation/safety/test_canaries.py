@@ -82,7 +82,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CodeRank]:
     folder = tmp_path_factory.mktemp("canaries")
     model = tiny_model(folder / "model", texts=[*TEXTS, "0 1 2 3 4 5 6 7 8 9"])
     seen = [Canary(f"seen-{number}", f"What is the code of test record {number}?", f"{number}48213"[-6:], 16) for number in (1, 2)]
-    unseen = [Canary(f"unseen-{number}", f"What is the code of test record {number}?", f"{number * 48611 % 10**6:06d}", 0) for number in range(3, 23)]
+    unseen = [
+        Canary(f"unseen-{number}", f"What is the code of test record {number}?", f"{number * 48611 % 10**6:06d}", 0)
+        for number in range(3, 23)
+    ]
     rows = (*ROWS, *((row["id"], row["prompt"], row["completion"]) for row in training_rows(seen)))
     request = train_request(folder / "train", model=model, train=write_rows(folder / "rows.jsonl", rows), epochs=8.0)
     adapter = train(request, Recorder()).adapter
