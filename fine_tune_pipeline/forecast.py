@@ -21,6 +21,7 @@ from fine_tune_pipeline.guide.technique.comparisons import work_of
 from fine_tune_pipeline.guide.technique.hosted_plan import hosted_epochs, hosted_plan, training_cost
 from fine_tune_pipeline.guide.technique.place import learned, place_of
 from fine_tune_pipeline.guide.technique.plan import Job, Plan, make_plan
+from fine_tune_pipeline.guide.technique.search.space import trained_shares
 from fine_tune_pipeline.guide.technique.together import speedup
 from fine_tune_pipeline.guide.technique.workload import LIKELY_BYTES_PER_TOKEN, SPARE_TOKENS, Workload
 from fine_tune_pipeline.rehearsal import Does, Step
@@ -203,6 +204,11 @@ def _forecast(spec: UseCaseSpec, asset: str, store: Store, prospect: Prospect) -
     history = store.history(spec.name, asset)
     if asset == "adapter" and plan is not None:
         return Forecast(plan.predicted_seconds / 60, gib, None, "predicted")
+    if asset == "search" and plan is not None and spec.training.search is not None:
+        shares = trained_shares(spec.training.search)
+        return Forecast(
+            shares * _on_one(plan) * plan.predicted_seconds / 60, gib, None, f"{shares:.3g} times the training, at most its budget"
+        )
     if history and asset in prospect.same:
         return Forecast(history[-1].seconds / 60, gib, None, "as the last time")
     if asset in ROW_SECONDS and rows is not None:

@@ -29,7 +29,8 @@ from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, judge_evaluation, predictions
 from fine_tune_pipeline.guide.evaluation.safety.assets import safety
 from fine_tune_pipeline.guide.objective.assets import objective
-from fine_tune_pipeline.guide.technique.assets import baselines, training_plan
+from fine_tune_pipeline.guide.technique.assets import baselines, retrieval_index, training_plan
+from fine_tune_pipeline.guide.technique.search.asset import search
 from fine_tune_pipeline.guide.training.assets import adapter
 from fine_tune_pipeline.review_sensors import examples_sensor, pairs_sensor
 from fine_tune_pipeline.spec.reading import InvalidUseCase, read_all, read_use_case
@@ -46,7 +47,8 @@ GUIDE: Sequence[Callable[[UseCaseSpec], dg.AssetsDefinition]] = (
     scrubbed_examples,
     reviewed_examples,
     dataset,
-    baselines,  # 4
+    retrieval_index,  # 4
+    baselines,
     training_plan,
     environment,  # 5
     adapter,  # 6
@@ -117,6 +119,8 @@ def assets_of(spec: UseCaseSpec) -> dict[str, dg.AssetsDefinition]:
     guide = [*GUIDE]
     if spec.evaluation.judge is not None:
         guide.insert(guide.index(human_evaluation) + 1, judge_evaluation)
+    if spec.training.search is not None:
+        guide.insert(guide.index(training_plan), search)
     after = [exported_model] if spec.deployment.export.formats else []
     assets = [factory(spec) for factory in (*before, *guide, *after)]
     return {asset.key.path[-1]: asset for asset in assets}

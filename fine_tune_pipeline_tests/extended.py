@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fine_tune_pipeline.programs import extend
-from fine_tune_pipeline.programs.requests import ExtendRequest, ExtendResult
+from fine_tune_pipeline.programs.extend_requests import ExtendRequest, ExtendResult
 from fine_tune_pipeline_tests.small_training import ROWS, Recorder
 from fine_tune_pipeline_tests.tiny import Architecture, tiny_model
 

@@ -102,6 +102,16 @@ def rows_of(path: Path, capsys: pytest.CaptureFixture[str], *options: str, statu
     return {row["asset"]: row for row in json.loads(capsys.readouterr().out)["assets"]}
 
 
+def test_a_search_is_forecast_as_so_many_trainings_and_comes_before_the_plan(tmp_path: Path, capsys):
+    training = {"search": {"trials": 8, "rungs": [0.25, 1.0], "keep": 0.25}}
+    rows = rows_of(own_use_case(tmp_path, training=training), capsys, "--device", "L4")
+    names = list(rows)
+    assert names.index("baselines") < names.index("search") < names.index("training_plan")
+    # Eight first rungs of a quarter, and the whole for two of them and for the plan.
+    assert rows["search"]["minutes"] == pytest.approx(5 * rows["adapter"]["minutes"])
+    assert rows["search"]["basis"] == "5 times the training, at most its budget"
+
+
 @pytest.mark.parametrize(
     ("base_model", "said"),
     [

@@ -11,20 +11,25 @@ Message = dict[str, Any]
 """A turn of a conversation as OpenAI's chat API writes it: `role` (system, user, assistant or tool), `content`, `tool_calls`, …"""
 
 
+Passage = dict[str, str]
+"""Something that was looked up: `text` of a document, or `prompt` and `completion` of an example."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What stands before an answer: the prompt, the turns before it (oldest first), who wrote the prompt (`user`, or `tool` where it is
-    the result of a call), and what the model may call, as JSON Schema."""
+    the result of a call), and what the model may call, as JSON Schema. `context` is what was looked up for it, the nearest last."""
 
     prompt: str
     history: Sequence[Message] = ()
     role: str = "user"
     tools: Sequence[Mapping[str, Any]] = ()
+    context: Sequence[Passage] = ()
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Asked":
         """What a row of a JSONL file asks."""
-        return cls(row["prompt"], **{name: row[name] for name in ("history", "role", "tools") if name in row})
+        return cls(row["prompt"], **{name: row[name] for name in ("history", "role", "tools", "context") if name in row})
 
     @property
     def text(self) -> str:
@@ -46,6 +51,7 @@ class Example:
     and marks of the steps (such as `cluster`). `history` are the turns before the prompt, oldest first; `role` is who wrote the prompt,
     `user` or, where it is the result of a call, `tool`; `tools` is what the model may call, as JSON Schema. `rejected` is an answer that
     people liked less. `licence` are the terms of the source, `provenance` says where in it the row stands (such as `file` and `row`).
+    `context` is what was looked up for the row; no row of a dataset has any.
     """
 
     id: str
@@ -60,6 +66,7 @@ class Example:
     rejected: str | None = None
     licence: str = ""
     provenance: dict[str, str] = field(default_factory=dict)
+    context: list[Passage] = field(default_factory=list)
 
     @property
     def question(self) -> str:
@@ -69,11 +76,12 @@ class Example:
     @property
     def asked(self) -> Asked:
         """What a model is given."""
-        return Asked(self.prompt, history=self.history, role=self.role, tools=self.tools)
+        return Asked(self.prompt, history=self.history, role=self.role, tools=self.tools, context=self.context)
 
     def without_answer(self) -> dict[str, Any]:
         """What a program that answers may see: id and all that stands before the answer."""
-        return {"id": self.id, "prompt": self.prompt, **self.asked.beside()}
+        looked_up = {"context": self.context} if self.context else {}
+        return {"id": self.id, "prompt": self.prompt, **self.asked.beside(), **looked_up}
 
     def row(self) -> dict[str, Any]:
         """The example as JSON, without the later fields where they say nothing; what is in it is the example's own, not a copy."""
@@ -81,7 +89,7 @@ class Example:
 
 
 _ALWAYS = ("id", "prompt", "completion", "source", "held_out", "metadata")
-_NOTHING: dict[str, Any] = {"history": [], "role": "user", "tools": [], "rejected": None, "licence": "", "provenance": {}}
+_NOTHING: dict[str, Any] = {"history": [], "role": "user", "tools": [], "rejected": None, "licence": "", "provenance": {}, "context": []}
 
 
 def said(message: Message) -> str:

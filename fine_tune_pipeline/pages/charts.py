@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import ceil, floor, log10
 
 WIDTH = 640
 LABEL = 150
@@ -11,6 +12,9 @@ LABEL_CHARACTERS = 22
 
 LINE = 30
 PAD = 34
+LABEL_HEIGHT = 14
+"""Between two names that stand one above the other."""
+
 NOTE = 190
 """Room behind the longest bar of `stacked_chart`."""
 
@@ -20,6 +24,28 @@ class Bar:
     """One bar with its interval; `own` sets it apart."""
 
     label: str
+    value: float
+    low: float
+    high: float
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate between two ends."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """How good something is, between two ends, and what it costs; `own` sets it apart."""
+
+    label: str
+    cost: float
     value: float
     low: float
     high: float
@@ -53,6 +79,75 @@ def bar_chart(bars: Sequence[Bar], *, title: str, top: float = 1.0) -> str:
             f'M{x(bar.high):.1f} {middle - 5:.1f}v10"/>',
             f'<text class="number" x="{x(max(bar.value, bar.high)) + 6:.1f}" y="{middle + 4:.1f}">{bar.value:.3f}</text>',
         ]
+    return _svg(parts, height=height, title=title)
+
+
+def forest_chart(lines: Sequence[Interval], *, wanted: float | None, title: str) -> str:
+    """Gains with their intervals around a line at 0; a dashed line is the gain that is asked for. Empty if there is nothing to draw.
+
+    Args:
+        wanted: None when none is asked for.
+    """
+    if not lines:
+        return ""
+    ends = [0.0, *(end for line in lines for end in (line.low, line.value, line.high)), *([] if wanted is None else [wanted])]
+    first, span = min(ends), (max(ends) - min(ends)) or 1.0
+    height = LINE * len(lines) + PAD
+
+    def x(value: float) -> float:
+        return LABEL + 8 + (WIDTH - LABEL - 90) * (value - first) / span
+
+    parts = [f'<path class="axis" d="M{x(0):.1f} 0V{height - PAD + 4}"/>', _tick(x(0), height, "0")]
+    if wanted is not None:
+        parts += [f'<path class="wanted" d="M{x(wanted):.1f} 0V{height - PAD + 4}"/>']
+        # A label on top of the 0 would hide it.
+        parts += [_tick(x(wanted), height, f"{wanted:g}")] if abs(x(wanted) - x(0)) > 24 else []
+    for place, line in enumerate(lines):
+        middle = LINE * place + LINE / 2
+        parts += [
+            f'<text class="label" x="{LABEL - 8}" y="{middle + 4:.1f}" text-anchor="end">{escape(_cut(line.label))}</text>',
+            f'<path class="whisker" d="M{x(line.low):.1f} {middle:.1f}H{x(line.high):.1f}M{x(line.low):.1f} {middle - 5:.1f}v10'
+            f'M{x(line.high):.1f} {middle - 5:.1f}v10"/>',
+            f'<circle class="dot" cx="{x(line.value):.1f}" cy="{middle:.1f}" r="4.5"/>',
+            f'<text class="number" x="{x(max(line.value, line.high)) + 8:.1f}" y="{middle + 4:.1f}">{line.value:+.3f}</text>',
+        ]
+    return _svg(parts, height=height, title=title)
+
+
+def scatter_chart(points: Sequence[Point], *, title: str, unit: str) -> str:
+    """Quality upwards, with intervals, against what it costs, by powers of ten. Empty if there is nothing to draw.
+
+    Args:
+        points: those that cost nothing have no place on such an axis and are left out.
+        unit: of the costs.
+    """
+    points = [point for point in points if point.cost > 0]
+    if not points:
+        return ""
+    height, left, bottom, right = 300, 46, 42, 120
+    low, high = min(0.0, *(point.low for point in points)), max(1.0, *(point.high for point in points))
+    first, last = floor(log10(min(point.cost for point in points))), ceil(log10(max(point.cost for point in points)))
+    decades = max(1, last - first)
+
+    def x(cost: float) -> float:
+        return left + 12 + (WIDTH - left - right) * (log10(cost) - first) / decades
+
+    def y(value: float) -> float:
+        return 10 + (height - bottom - 10) * (1 - (value - low) / (high - low))
+
+    parts = [f'<path class="axis" d="M{left} 10V{height - bottom}H{WIDTH - 10}"/>']
+    parts += [f'<text class="number" x="{left - 6}" y="{y(end) + 4:.1f}" text-anchor="end">{end:g}</text>' for end in (low, high)]
+    parts += [_tick(x(10.0**power), height - bottom + PAD - 4, f"{10.0**power:g}") for power in range(first, first + decades + 1)]
+    heights = _apart([y(point.value) for point in points])
+    for point, beside in zip(points, heights, strict=True):
+        across = x(point.cost)
+        parts += [
+            f'<path class="whisker" d="M{across:.1f} {y(point.low):.1f}V{y(point.high):.1f}M{across - 5:.1f} {y(point.low):.1f}h10'
+            f'M{across - 5:.1f} {y(point.high):.1f}h10"/>',
+            f'<circle class="{"dot" if point.own else "dot other"}" cx="{across:.1f}" cy="{y(point.value):.1f}" r="5"/>',
+            f'<text class="label" x="{across + 10:.1f}" y="{beside + 4:.1f}">{escape(_cut(point.label))}</text>',
+        ]
+    parts.append(f'<text class="label" x="{WIDTH - 10}" y="{height - 4}" text-anchor="end">{escape(unit)}</text>')
     return _svg(parts, height=height, title=title)
 
 
@@ -140,6 +235,19 @@ def _legend(kinds: Mapping[str, str]) -> list[str]:
 
 def _cut(label: str) -> str:
     return label if len(label) <= LABEL_CHARACTERS else label[: LABEL_CHARACTERS - 1] + "…"
+
+
+def _tick(x: float, height: float, text: str) -> str:
+    return f'<text class="number" x="{x:.1f}" y="{height - PAD + 20:.1f}" text-anchor="middle">{text}</text>'
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """The same places, the lower ones moved down as far as it takes to read all names."""
+    moved: dict[int, float] = {}
+    above = float("-inf")
+    for place in sorted(range(len(heights)), key=lambda place: heights[place]):
+        above = moved[place] = max(heights[place], above + LABEL_HEIGHT)
+    return [moved[place] for place in range(len(heights))]
 
 
 def _axis(x: Callable[[float], float], *, top: float, height: int) -> str:

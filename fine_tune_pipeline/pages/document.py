@@ -40,7 +40,7 @@ class Block:
 class Section:
     """A heading, sentences, charts, a table, a list, texts to be shown as they are; each may be missing.
 
-    `charts` are SVG that `charts.py` made, for the page alone.
+    `charts` are SVG that `charts.py` made, for the page alone; there `folded` sections show their heading until they are opened.
     """
 
     title: str
@@ -50,6 +50,7 @@ class Section:
     items: tuple[str, ...] = ()
     charts: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ On a CPU the vocabulary is walked in tiles (see `head.py`), after a check that t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, DynamicLayer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fine_tune_pipeline.programs.head import Head, base_of, head_of, likeliest
-from fine_tune_pipeline.programs.prompts import answer_text, end_id, stops
+from fine_tune_pipeline.programs.json_guides import JsonGuide, Way
+from fine_tune_pipeline.programs.prompts import answer_text, end_id, stopped
 from fine_tune_pipeline.programs.requests import PromptFormat
 
 LEAST_SHARED = 16
@@ -39,12 +40,13 @@ class PromptTooLong(ValueError):
 @dataclass(frozen=True)
 class Generated:
     """One answer: its text (see `prompts.answer_text`), the tokens it took (end token included), their mean log-probability in nats,
-    and whether it ended by itself."""
+    and whether it ended by itself. With a closed list of answers also the log-probability of each."""
 
     text: str
     tokens: int
     logprob: float
     finished: bool
+    label_logprobs: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,18 @@ class Best(NamedTuple):
     logprobs: Tensor
 
 
+class Laid(NamedTuple):
+    """A batch that the model has not read yet: what to call it with, and the mask [B, T]. A prefix lies in the cache already."""
+
+    read: dict[str, Any]
+    mask: Tensor
+
+
 @dataclass
 class _Row:
-    """An answer while it is being written."""
+    """An answer while it is being written; `way` keeps it inside a schema."""
 
+    way: Way | None = None
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
     finished: bool = False
@@ -91,7 +101,7 @@ def shared_prefix(model: PreTrainedModel | PeftModel, prompts: Sequence[list[int
     None when there are too few of them, one prompt only, or when the model keeps something else than keys and values per token.
     """
     count = _common(prompts)
-    if len(prompts) < 2 or count < LEAST_SHARED or not _keeps_keys_and_values(model):
+    if len(prompts) < 2 or count < LEAST_SHARED or not keeps_keys_and_values(model):
         return None
     cache = DynamicCache()
     with torch.inference_mode():
@@ -114,6 +124,8 @@ def generate_batch(
     *,
     format: PromptFormat,
     max_new_tokens: int,
+    stop: tuple[str, ...] = (),
+    guide: JsonGuide | None = None,
     prefix: Prefix | None = None,
 ) -> list[Generated]:
     """Answer each prompt greedily; the answers come in the order of the prompts and do not depend on their neighbours in the batch.
@@ -123,6 +135,8 @@ def generate_batch(
         prompts: token ids of any lengths, at least one prompt.
         format: says what ends an answer: the end token, for plain style also the begin of a next example.
         max_new_tokens: an answer that has not ended by then is cut there.
+        stop: strings that end an answer too, once it has begun.
+        guide: what may be written; the likeliest of these tokens is chosen, and `logprob` stays what the model says of it.
         prefix: what `shared_prefix` gave for these prompts, or for more prompts than these.
 
     Raises:
@@ -130,25 +144,28 @@ def generate_batch(
     """
     refuse_too_long(max(map(len, prompts)), max_new_tokens=max_new_tokens, config=model.config)
     ends = end_ids(model, tokenizer=tokenizer, format=format)
-    rows = [_Row() for _ in prompts]
+    rows = [_Row(None if guide is None else guide.begin()) for _ in prompts]
     open_rows = rows
     head = _tiled_head(model)
-    mask, cache, best = _read(model, prompts, prefix=prefix, head=head)
+    batch = laid(model, prompts, prefix=prefix, cache=DynamicCache(config=model.config))
+    mask, cache = batch.mask, batch.read["cache"]
+    best = _best(model, batch.read, head=head, rows=open_rows)
     while True:
         chosen = _append(open_rows, best)
         for row in open_rows:
-            row.finished = row.ids[-1] in ends or any(stop in tokenizer.decode(row.ids) for stop in stops(format))
+            # A schema ends its answers itself, and a text inside it may hold anything.
+            row.finished = row.ids[-1] in ends or (row.way is None and stopped(tokenizer.decode(row.ids), format=format, stop=stop))
         keep = [index for index, row in enumerate(open_rows) if not row.finished and len(row.ids) < max_new_tokens]
         if not keep:
-            return [_generated(row, tokenizer=tokenizer, format=format) for row in rows]
+            return [_generated(row, tokenizer=tokenizer, format=format, stop=stop) for row in rows]
         if len(keep) < len(open_rows):
             open_rows = [open_rows[index] for index in keep]
             kept = torch.tensor(keep, device=mask.device)
             mask, chosen = mask[kept], chosen[kept]
             cache.reorder_cache(kept)  # pyright: ignore[reportArgumentType]
         mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
-        positions = mask.sum(dim=1, keepdim=True) - 1
-        best = _best(model, chosen[:, None], mask=mask, positions=positions, cache=cache, head=head)
+        read = _reading(chosen[:, None], mask=mask, positions=mask.sum(dim=1, keepdim=True) - 1, cache=cache)
+        best = _best(model, read, head=head, rows=open_rows)
 
 
 def _common(prompts: Sequence[list[int]]) -> int:
@@ -161,7 +178,8 @@ def _common(prompts: Sequence[list[int]]) -> int:
     return next((index for index in range(limit) if first[index] != last[index]), limit)
 
 
-def _keeps_keys_and_values(model: PreTrainedModel | PeftModel) -> bool:
+def keeps_keys_and_values(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether each layer keeps keys and values of each token for itself, and nothing else."""
     config = model.config.get_text_config()
     plain_layers = all(kind in ("full_attention", "sliding_attention") for kind in getattr(config, "layer_types", None) or ())
     return plain_layers and getattr(config, "attention_chunk_size", None) is None and not getattr(config, "num_kv_shared_layers", 0)
@@ -177,24 +195,24 @@ def end_ids(model: PreTrainedModel | PeftModel, *, tokenizer: PreTrainedTokenize
     return ends
 
 
-def _read(
-    model: PreTrainedModel | PeftModel, prompts: Sequence[list[int]], *, prefix: Prefix | None, head: Head | None
-) -> tuple[Tensor, DynamicCache, Best]:
-    """Read the prompts: mask [B, T], the filled cache, and each first token of an answer."""
+def laid(model: PreTrainedModel | PeftModel, prompts: Sequence[list[int]], *, prefix: Prefix | None, cache: DynamicCache) -> Laid:
+    """The prompts padded on the left, without what the prefix holds, which is laid into the empty `cache`."""
     width = max(len(prompt) for prompt in prompts)
     # Padding is masked: any token does.
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     pads = torch.tensor([width - len(prompt) for prompt in prompts], device=model.device)
     mask = (torch.arange(width, device=model.device) >= pads[:, None]).long()
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
     known = 0
     if prefix is not None:
         assert all(prompt[: len(prefix.ids)] == prefix.ids for prompt in prompts), "prefix of other prompts"
         known = len(prefix.ids)
         _lay(prefix, pads=pads, cache=cache)
-    best = _best(model, ids[:, known:], mask=mask, positions=positions[:, known:], cache=cache, head=head)
-    return mask, cache, best
+    return Laid(_reading(ids[:, known:], mask=mask, positions=positions[:, known:], cache=cache), mask)
+
+
+def _reading(ids: Tensor, *, mask: Tensor, positions: Tensor, cache: DynamicCache) -> dict[str, Any]:
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "cache": cache, "use_cache": True}
 
 
 def _lay(prefix: Prefix, *, pads: Tensor, cache: DynamicCache) -> None:
@@ -205,15 +223,16 @@ def _lay(prefix: Prefix, *, pads: Tensor, cache: DynamicCache) -> None:
         cache.update(keys[:, token].transpose(0, 1), values[:, token].transpose(0, 1), index)
 
 
-def _best(
-    model: PreTrainedModel | PeftModel, ids: Tensor, *, mask: Tensor, positions: Tensor, cache: DynamicCache, head: Head | None
-) -> Best:
-    """The likeliest token after the last of `ids` [B, new]; without `head` by the model's own logits.
+def _best(model: PreTrainedModel | PeftModel, read: dict[str, Any], *, head: Head | None, rows: Sequence[_Row]) -> Best:
+    """The likeliest token after the last of each row; without `head` by the model's own logits, and of the allowed ones where rows have
+    a way to keep.
 
-    One row alone takes those too: reading the weights once is all the time, and the tiles take a tenth longer (64 rows: a fifth less).
+    One row alone takes the logits too: reading the weights once is all the time, and the tiles take a tenth longer (64 rows: a fifth less).
     """
-    read = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "cache": cache, "use_cache": True}
-    if head is not None and len(ids) > 1:
+    ways = [row.way for row in rows if row.way is not None]
+    if ways:
+        return _best_allowed(model(**read, logits_to_keep=1).logits[:, -1].float(), ways)
+    if head is not None and len(rows) > 1:
         return Best(*likeliest(base_of(model).base_model(**read).last_hidden_state[:, -1], head))
     return _best_of(model(**read, logits_to_keep=1).logits[:, -1].float())
 
@@ -223,11 +242,24 @@ def _best_of(logits: Tensor) -> Best:
     return Best(chosen, highest - logits.logsumexp(dim=-1))
 
 
+def _best_allowed(logits: Tensor, ways: Sequence[Way]) -> Best:
+    allowed = torch.stack([way.allowed() for way in ways]).to(logits.device)
+    # A model may have more words than the guide, which then are none of the tokenizer's; or the tokenizer more than the model.
+    words = min(logits.shape[1], allowed.shape[1])
+    highest, chosen = logits[:, :words].masked_fill(~allowed[:, :words], -torch.inf).max(dim=-1)
+    return Best(chosen, highest - logits.logsumexp(dim=-1))
+
+
 def _tiled_head(model: PreTrainedModel | PeftModel) -> Head | None:
-    """The head to walk in tiles; None on an accelerator, which wants few large kernels, and where the tiles would say something else."""
+    """The head to walk in tiles while writing; None on an accelerator, which wants few large kernels."""
+    return fitting_head(model) if base_of(model).device.type == "cpu" else None
+
+
+def fitting_head(model: PreTrainedModel | PeftModel) -> Head | None:
+    """The head of a model whose logits are what it says; None where walking it in tiles would say something else."""
     base = base_of(model)
     # Any other adapter on the head makes it another module: only its own forward knows what it computes.
-    if base.device.type != "cpu" or type(base.get_output_embeddings()) not in (nn.Linear, TrainableTokensWrapper):
+    if type(base.get_output_embeddings()) not in (nn.Linear, TrainableTokensWrapper):
         return None
     head = head_of(base)
     if base not in _TILES_FIT:
@@ -249,10 +281,13 @@ def _append(rows: Sequence[_Row], best: Best) -> Tensor:
     for row, token, logprob in zip(rows, best.tokens.tolist(), best.logprobs.tolist(), strict=True):
         row.ids.append(token)
         row.logprob += logprob
+        if row.way is not None:
+            row.way.take(token)
     return best.tokens
 
 
-def _generated(row: _Row, *, tokenizer: PreTrainedTokenizerBase, format: PromptFormat) -> Generated:
+def _generated(row: _Row, *, tokenizer: PreTrainedTokenizerBase, format: PromptFormat, stop: tuple[str, ...]) -> Generated:
     text = tokenizer.decode(row.ids, skip_special_tokens=True)
     assert isinstance(text, str)
-    return Generated(text=answer_text(text, format=format), tokens=len(row.ids), logprob=row.logprob / len(row.ids), finished=row.finished)
+    text = text.strip() if row.way is not None else answer_text(text, format=format, stop=stop)
+    return Generated(text=text, tokens=len(row.ids), logprob=row.logprob / len(row.ids), finished=row.finished)

@@ -112,6 +112,7 @@ def run(request: EmbedRequest, reporter: Reporter) -> EmbedResult:
     start = time.monotonic()
     texts = [row["text"] for row in read_rows(request.texts, text_fields=("text",))]
     encoder = load_encoder()
+    load_seconds = time.monotonic() - start
     if cut := count_cut(texts, encoder):
         reporter.log(f"{cut} of {len(texts)} texts are longer than {MAX_TOKENS} tokens; their vectors describe their begin")
     vectors = embed_texts(texts, encoder, reporter=reporter)
@@ -124,6 +125,7 @@ def run(request: EmbedRequest, reporter: Reporter) -> EmbedResult:
         encoder=encoder.name,
         encoder_sha256=encoder.sha256,
         seconds=time.monotonic() - start,
+        load_seconds=load_seconds,
     )
 
 

@@ -16,10 +16,11 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from fine_tune_pipeline.programs.extend_requests import ExtendRequest, ExtendResult
 from fine_tune_pipeline.programs.models import load_model, weight_files
 from fine_tune_pipeline.programs.quiet import quiet_libraries
 from fine_tune_pipeline.programs.reporting import Reporter, finish, parse, session
-from fine_tune_pipeline.programs.requests import ExtendRequest, ExtendResult, Precision
+from fine_tune_pipeline.programs.requests import Precision
 from fine_tune_pipeline.programs.tokenizer_fit import refuse_foreign
 
 ROWS_AT_ONCE = 4096

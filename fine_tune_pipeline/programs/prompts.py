@@ -83,6 +83,7 @@ def encode(
         answer = None if completion is None else f" {completion}"
     else:
         worked = [text for shot in shots for text in (shot.prompt, shot.completion)]
+        worked += [text for passage in asked.context for text in passage.values()]
         _refuse_reserved([asked.prompt, completion or "", *map(said, asked.history), _json(asked.tools), *worked], tokenizer=tokenizer)
         text = _chat_prompt(asked, instruction=format.instruction, shots=shots, tokenizer=tokenizer)
         prompt_ids = _ids(text, tokenizer=tokenizer, parse_special=True)
@@ -96,9 +97,20 @@ def plain_prompt(asked: Asked, *, instruction: str = "", shots: Sequence[Shot] =
     systems = [said(message) for message in asked.history if message["role"] in SYSTEM_ROLES]
     tools = [f"Tools: {_json(asked.tools)}"] if asked.tools else []
     head = "".join(f"{part}\n\n" for part in (instruction, *systems, *tools) if part)
-    worked = "".join(f"Input: {shot.prompt}\nOutput: {shot.completion}\n\n" for shot in shots)
+    worked = "".join(f"Input: {shot.prompt}\nOutput: {shot.completion}\n\n" for shot in all_shots(asked, shots))
     before = "".join(_plain_turn(message) for message in asked.history if message["role"] not in SYSTEM_ROLES)
-    return f"{head}{worked}{before}{_PLAIN_NAMES[asked.role]}: {asked.prompt}\nOutput:"
+    return f"{head}{worked}{documents(asked)}{before}{_PLAIN_NAMES[asked.role]}: {asked.prompt}\nOutput:"
+
+
+def all_shots(asked: Asked, shots: Sequence[Shot] = ()) -> list[Shot]:
+    """Worked examples that stand before what is asked: the same for every prompt, then those that were looked up for this one."""
+    pairs = [passage for passage in asked.context if "completion" in passage]
+    return [*shots, *(Shot(prompt=pair["prompt"], completion=pair["completion"]) for pair in pairs)]
+
+
+def documents(asked: Asked) -> str:
+    """Parts of documents that were looked up, as they stand before what is asked; empty if there are none."""
+    return "".join(f"Context: {passage['text']}\n\n" for passage in asked.context if "text" in passage)
 
 
 def _json(tools: Sequence[Mapping[str, Any]]) -> str:
@@ -114,10 +126,18 @@ def stops(format: PromptFormat) -> tuple[str, ...]:
     return (PLAIN_STOP,) if format.style == "plain" else ()
 
 
-def answer_text(generated: str, *, format: PromptFormat) -> str:
+def stopped(generated: str, *, format: PromptFormat, stop: Sequence[str] = ()) -> bool:
+    """Whether a stop string ends the generated text; those of `stop` count once the answer has begun."""
+    return any(each in generated for each in stops(format)) or any(each in generated.lstrip() for each in stop)
+
+
+def answer_text(generated: str, *, format: PromptFormat, stop: Sequence[str] = ()) -> str:
     """The answer within the generated text: up to the first stop string, without the white space around it."""
-    for stop in stops(format):
-        generated = generated.split(stop, 1)[0]
+    for each in stops(format):
+        generated = generated.split(each, 1)[0]
+    generated = generated.strip()
+    for each in stop:
+        generated = generated.split(each, 1)[0]
     return generated.strip()
 
 
@@ -162,11 +182,11 @@ def _chat_prompt(asked: Asked, *, instruction: str, shots: Sequence[Shot], token
     systems = [said(message) for message in asked.history if message["role"] in SYSTEM_ROLES]
     system = "\n\n".join(filter(None, [instruction, *systems]))
     turns: list[Message] = []
-    for shot in shots:
+    for shot in all_shots(asked, shots):
         turns += [{"role": "user", "content": shot.prompt}, {"role": "assistant", "content": shot.completion}]
     # The endpoint says "" where a turn is a call of a tool alone; a template would write "None" of a null.
     turns += [{**message, "content": message.get("content") or ""} for message in asked.history if message["role"] not in SYSTEM_ROLES]
-    turns.append({"role": asked.role, "content": asked.prompt})
+    turns.append({"role": asked.role, "content": documents(asked) + asked.prompt})
     if not system:
         return _render(turns, tools=asked.tools, tokenizer=tokenizer)
     try:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fine_tune_pipeline.programs.contracts import Access, Contract, Read, Request, Written, identity
+from fine_tune_pipeline.programs.decoding_requests import Decoding
 from fine_tune_pipeline.programs.heap import EXACT_HEAP
 from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.spec.base import unset
@@ -142,23 +143,6 @@ class ConvertResult(Contract):
     seconds: float
 
 
-class ExtendRequest(Request):
-    """Add tokens to a base model once: to its tokenizer, and as rows of its embedding and head (step 2)."""
-
-    module = "fine_tune_pipeline.programs.extend"
-    model: Read
-    tokens: tuple[str, ...]
-
-
-class ExtendResult(Contract):
-    """The extended folder (`<output>/model`), and the id of every added token."""
-
-    model: str
-    tokens: dict[str, int]
-    rows: int = Field(description="Of the embedding, now.")
-    added_parameters: int
-
-
 class InspectRequest(Request):
     """Load a base model from safetensors and say what it is (step 2)."""
 
@@ -190,6 +174,9 @@ class Prediction(Contract):
     tokens: int
     logprob: float | None
     finished: bool
+    label_logprobs: dict[str, float] | None = Field(
+        default=None, description="log P(answer, end token | prompt) in nats of each answer of a closed list.", exclude_if=unset
+    )
 
 
 class CheckpointPolicy(Contract):
@@ -310,12 +297,19 @@ class PredictJob(Contract):
     adapter: Annotated[str | None, Access.READS] = None
     shots: tuple[Shot, ...] = ()
     max_new_tokens: int = 64
+    stop: tuple[str, ...] = Field(default=(), description="Strings that end an answer too, once it has begun.", exclude_if=unset)
+    decoding: Decoding | None = Field(default=None, description="None: free text, greedily.", exclude_if=unset)
+    timed_rows: int = Field(default=0, description="Prompts that are answered once more, one at a time, to time them.", exclude_if=unset)
 
 
 class PredictRequest(Request):
-    """Answers of several systems that share one base model, greedily decoded."""
+    """Answers of several systems that share one base model; the likeliest token, or answer, is taken.
+
+    Broken off, it goes on from what lies in `parts`, a folder that outlives it; without one it begins again.
+    """
 
     module = "fine_tune_pipeline.programs.predict"
+    resumable = True
     model: Read
     jobs: tuple[PredictJob, ...]
     batch_rows: int = Field(
@@ -325,6 +319,7 @@ class PredictRequest(Request):
     threads: int | None = None
     dtype: Precision = "float32"
     device: str = "cpu"
+    parts: Annotated[str | None, Access.WRITES] = Field(default=None, exclude_if=unset)
 
 
 class PredictedJob(Contract):
@@ -335,6 +330,7 @@ class PredictedJob(Contract):
     prompt_tokens: int
     new_tokens: int
     seconds: float
+    latencies: tuple[float, ...] = Field(default=(), description="Seconds of single answers.")
 
 
 class PredictResult(Contract):
@@ -361,7 +357,8 @@ class EmbedResult(Contract):
     width: int
     encoder: str
     encoder_sha256: str
-    seconds: float
+    seconds: float = Field(description="Of loading the encoder and embedding all rows.")
+    load_seconds: float = Field(default=0.0, description="Of loading the encoder.")
 
 
 class ServeRequest(Request):
@@ -381,6 +378,7 @@ class ServeRequest(Request):
     answer_schema: dict[str, Any] | None = Field(
         default=None, description="JSON Schema that a valid answer fits; None if the task has none."
     )
+    decoding: Decoding | None = Field(default=None, description="What answers can be, as in the evaluation.", exclude_if=unset)
     answer_labels: tuple[str, ...] = Field(default=(), description="Labels that a valid answer is one of; empty if the task has none.")
     pii: PiiSpec = Field(default=PiiSpec(), description="What the traffic log takes out of texts before it writes them.")
     ner: str | None = Field(default=None, description="Folder of an adapted NER that finds names in them; the packaged one by default.")

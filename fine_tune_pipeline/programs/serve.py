@@ -21,6 +21,7 @@ from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
 from fine_tune_pipeline.programs.hosted.requests import HostedModel, read_hosted
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamNotSetUp
+from fine_tune_pipeline.programs.json_guides import GuideMissing, UnsupportedSchema, UnsupportedTokenizer
 from fine_tune_pipeline.programs.models import NoWeights, PickledWeights, weights_sha256
 from fine_tune_pipeline.programs.process_identity import own_identity
 from fine_tune_pipeline.programs.reporting import Reporter, parse, watch_parent
@@ -90,7 +91,9 @@ def main() -> None:
     watch_parent()
     try:
         run(request, keys=Keys.from_environment())
-    except (NoKey, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp, WrongTokenizer) as error:
+    except (
+        NoKey, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp, WrongTokenizer, GuideMissing, UnsupportedSchema, UnsupportedTokenizer
+    ) as error:  # fmt: skip
         Reporter(None).log(f"{type(error).__name__}: {error}")
         sys.exit(USAGE_EXIT)
 
@@ -184,7 +187,9 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
 
 
 def _with_weights(request: ServeRequest, base: str) -> tuple[Served, Encode]:
-    models = ServedModels(Path(request.model), base_name=base, format=request.format, dtype=request.dtype, device=request.device)
+    models = ServedModels(
+        Path(request.model), base_name=base, format=request.format, dtype=request.dtype, device=request.device, decoding=request.decoding
+    )
     return models, encoder(request.model, format=request.format)
 
 

@@ -18,6 +18,19 @@ class FormatSpec(Section):
     instruction: str | None = Field(
         default=None, description="Shown to systems that have not been trained; made from goal and task if not given."
     )
+    context: Literal["none", "retrieved"] = Field(
+        default="none",
+        exclude_if=lambda wanted: wanted == "none",
+        description="retrieved: the model is trained and asked with passages of dataset.documents, or of training rows if there are none, "
+        "that are like the prompt. It cannot be served yet.",
+    )
+    passages: int = Field(
+        default=2,
+        ge=1,
+        le=32,
+        exclude_if=lambda wanted: wanted == 2,
+        description="So many with context: retrieved; fewer where they would not fit into the base model's context.",
+    )
 
 
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$", description="ISO 639-1, such as en.")]

@@ -6,10 +6,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fine_tune_pipeline.spec.base import Section
+from fine_tune_pipeline.spec.decoding import Decoding
 from fine_tune_pipeline.spec.judge import JudgeSpec
 from fine_tune_pipeline.spec.safety import SafetySpec
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+
+Choice = Literal["prompt", "retrieve", "classifier", "fine_tune", "hybrid", "more_data", "cannot_tell"]
+"""What steps 4 and 7 may recommend."""
 
 TAKEN = ("id", "choice", "by", "note", "content", "prompt", "handout", "asked_of")
 """Columns of a verdict that are no question."""
@@ -54,11 +58,35 @@ class HumanSpec(Section):
         return self
 
 
+class OverrideSpec(Section):
+    """A decision against the recommendation of steps 4 and 7."""
+
+    recommendation: Choice
+    reason: Annotated[str, Field(min_length=10, description="For whoever reads the report; at least ten characters.")]
+
+
 class EvaluationSpec(Section):
     """Systems on one held-out set."""
 
     few_shot: list[int] = Field(default=[4, 8], min_length=1, description="Numbers of worked examples tried; validation chooses.")
+    passages: list[Annotated[int, Field(ge=1, le=32)]] = Field(
+        default=[2, 4], min_length=1, description="Numbers of passages looked up for base_retrieval that are tried; validation chooses."
+    )
     validation_rows: int = Field(default=60, ge=10, description="At most so many validation rows choose and compare the baselines.")
+    decoding: Decoding = Field(
+        default="greedy",
+        description="How every language model writes its answers. greedy: freely. labels: the likeliest of the closed list of answers. "
+        "json_schema: only tokens that keep the answer inside the schema (needs the extra `json`).",
+        exclude_if=lambda wanted: wanted == "greedy",
+    )
+    timed_rows: int = Field(
+        default=10,
+        ge=0,
+        description="Test rows that each language model answers once more, one at a time, to time single answers; 0: none.",
+    )
+    override: OverrideSpec | None = Field(
+        default=None, description="What you decided instead of what the rule recommends, and why; shown beside it. The checks stay."
+    )
     human: HumanSpec = HumanSpec()
     safety: SafetySpec = SafetySpec()
     judge: JudgeSpec | None = Field(

@@ -9,12 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from fine_tune_pipeline.spec.base import Section, unset
 from fine_tune_pipeline.spec.evaluation import TAKEN
 
-SYSTEMS = ("base_zero_shot", "base_few_shot", "classifier", "majority")
+SYSTEMS = ("base_zero_shot", "base_few_shot", "base_retrieval", "word_classifier", "classifier", "majority")
 """What the fine-tuned model can be compared with."""
 
-System = Literal["base_zero_shot", "base_few_shot", "classifier", "majority"]
+System = Literal["base_zero_shot", "base_few_shot", "base_retrieval", "word_classifier", "classifier", "majority"]
 
-Rival = Literal["base", "base_zero_shot", "base_few_shot", "classifier", "majority"]
+Rival = Literal["base", "base_zero_shot", "base_few_shot", "base_retrieval", "word_classifier", "classifier", "majority"]
 
 USUAL_SLICE = 50
 """A slice of 50 rows shows a share to about 12 points."""

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from fine_tune_pipeline.spec.base import Section, unset
 from fine_tune_pipeline.spec.safety import CanarySpec
+from fine_tune_pipeline.spec.search import SearchSpec
 
 Auto = Literal["auto"]
 
@@ -119,6 +120,11 @@ class TrainingSpec(Section):
         description="Codes in the training rows that show what the model remembers of single rows; none by default.",
         exclude_if=unset,
     )
+    search: SearchSpec | None = Field(
+        default=None,
+        description="Trials before the training that look for better numbers on validation rows (`docs/search.md`); None: no search.",
+        exclude_if=unset,
+    )
     checkpoints: CheckpointSpec = CheckpointSpec()
     stall_minutes: float = Field(
         default=30.0, gt=0, description="Without any progress, after which a training says where it stands, ends, and is tried again."
@@ -128,6 +134,12 @@ class TrainingSpec(Section):
     def _canaries_are_learned(self) -> Self:
         if self.canaries is not None and self.preference is not None:
             raise ValueError("canaries: a code has no second answer to compare it with; leave canaries or preference away")
+        return self
+
+    @model_validator(mode="after")
+    def _one_look_for_the_rate(self) -> Self:
+        if self.search is not None and self.learning_rate == "range_test":
+            raise ValueError("learning_rate: got range_test with search, which looks for the rate itself; leave learning_rate away")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from fine_tune_pipeline.spec.base import Section
 from fine_tune_pipeline.spec.base_model import BaseModelSpec, model_names
 from fine_tune_pipeline.spec.dataset import DatasetSpec, PiiSpec
+from fine_tune_pipeline.spec.decoding import refuse_undecodable
 from fine_tune_pipeline.spec.deployment import DeploymentSpec
 from fine_tune_pipeline.spec.environment import EnvironmentSpec
 from fine_tune_pipeline.spec.evaluation import EvaluationSpec
@@ -44,6 +45,11 @@ class UseCaseSpec(Section):
         if self.evaluation.judge is not None:
             bases = model_names(self.base_model.candidates)
             refuse_own_model(self.evaluation.judge, use_case=self.name, bases=bases, port=self.deployment.port)
+        return self
+
+    @model_validator(mode="after")
+    def decodable(self) -> Self:
+        refuse_undecodable(self.evaluation.decoding, task=self.objective.task.type)
         return self
 
     @property

@@ -31,7 +31,7 @@ def test_a_killed_run_is_adopted_by_the_next_and_a_cancelled_one_cancels_its_job
     with provider_stand_in(answer=tuned_is_right) as provider:
         given_data(tmp_path)
         spec = hosted_use_case(tmp_path, provider)
-        assert materialize(tmp_path, spec, runs=runs, only=ASSETS[:4]).success
+        assert materialize(tmp_path, spec, runs=runs, only=ASSETS[:5]).success
         provider.held.set()
         run = started(tmp_path, provider.url, runs)
         wait_until(lambda: provider.jobs and provider.jobs[0]["status"] == "running", what="the job runs")

@@ -141,7 +141,7 @@ def test_what_a_run_would_cost_at_the_provider_is_told_before_it_starts(provider
     inventory = HostedCompute(record=str(tmp_path / "record")).inventory()
     steps = [Step("adapter", "build", "not made yet")]
     before = forecasts(spec, steps, artifact_store(tmp_path).open(), inventory)["adapter"]
-    materialize(tmp_path, spec, only=ASSETS[:3], runs=runs)
+    materialize(tmp_path, spec, only=ASSETS[:4], runs=runs)
     after = forecasts(spec, steps, artifact_store(tmp_path).open(), inventory)["adapter"]
     cost = current(tmp_path, "training_plan").json("plan.json")["cost"]
     assert before.cost == after.cost == Cost(cost, "USD")
@@ -244,7 +244,7 @@ def test_no_new_job_is_created_after_the_last_day_for_jobs(provider, tmp_path, r
 @pytest.mark.parametrize(("day", "stops"), [("2026-01-14", True), ("2026-01-14T00:00:00Z", True), ("2999-01-01", False), ("soon", False)])
 def test_a_shutdown_that_the_provider_tells_of_is_believed(provider, tmp_path, runs, day, stops):
     provider.models[0]["shutdown_date"] = day
-    result = materialize(tmp_path, hosted_use_case(tmp_path, provider), only=ASSETS[:4], runs=runs)
+    result = materialize(tmp_path, hosted_use_case(tmp_path, provider), only=ASSETS[:5], runs=runs)
     assert ("the provider says that gpt-test-mini was shut down" in check(result, "preflight_passed").description) == stops
     assert day in check(result, "weights_load").description
 
@@ -306,13 +306,13 @@ def test_a_failed_job_leaves_no_adapter_and_says_why(provider, tmp_path, runs):
 
 def test_predictions_that_broke_off_ask_only_for_what_is_missing(provider, tmp_path, runs):
     spec = hosted_use_case(tmp_path, provider)
-    materialize(tmp_path, spec, only=ASSETS[:5], runs=runs)
+    materialize(tmp_path, spec, only=ASSETS[:6], runs=runs)
     before = len(provider.requests(ASKED))
     provider.faults = [Fault(ASKED, 400, {"message": "told to fail"}, times=1)]
-    assert not materialize(tmp_path, spec, only=ASSETS[5:], runs=runs).success
-    assert materialize(tmp_path, spec, only=ASSETS[5:], runs=runs).success
+    assert not materialize(tmp_path, spec, only=ASSETS[6:], runs=runs).success
+    assert materialize(tmp_path, spec, only=ASSETS[6:], runs=runs).success
     rows = len(read_rows(current(tmp_path, "predictions").file("fine_tuned.jsonl")))
-    assert len(provider.requests(ASKED)) - before == 3 * rows + 1
+    assert len(provider.requests(ASKED)) - before == 4 * rows + 1
 
 
 @pytest.mark.parametrize("refused", [True, False])

@@ -13,7 +13,7 @@ from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.guide.base_model.assets import base_model
 from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.evaluation.assets import predictions
-from fine_tune_pipeline.guide.technique.assets import baselines, training_plan
+from fine_tune_pipeline.guide.technique.assets import baselines, retrieval_index, training_plan
 from fine_tune_pipeline.guide.training.assets import adapter
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import Request
@@ -33,7 +33,7 @@ from fine_tune_pipeline_tests.guide.technique.stand_ins import (
 )
 from fine_tune_pipeline_tests.hosted.stand_in import MODEL, VARIABLE, Content, Provider
 
-ASSETS = (base_model, baselines, training_plan, environment, adapter, predictions)
+ASSETS = (base_model, retrieval_index, baselines, training_plan, environment, adapter, predictions)
 TERMS = "LicenseRef-Test-Terms"
 PRICES = {"train": 25.0, "input": 0.4, "output": 1.6, "as_of": "2026-11-01", "source": "the provider's page"}
 

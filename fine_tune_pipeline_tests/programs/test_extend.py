@@ -11,8 +11,8 @@ from tokenizers import AddedToken
 from transformers import PhiConfig, PhiForCausalLM
 
 from fine_tune_pipeline.programs.extend import KnownToken, TokenNotKept, exact_dtype
+from fine_tune_pipeline.programs.extend_requests import ExtendRequest, ExtendResult
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer, weights_sha256
-from fine_tune_pipeline.programs.requests import ExtendRequest, ExtendResult
 from fine_tune_pipeline_tests.extended import TOKENS, extend_model, extended
 from fine_tune_pipeline_tests.programs.launching import launch
 from fine_tune_pipeline_tests.tiny import Architecture, tiny_model, tiny_tokenizer

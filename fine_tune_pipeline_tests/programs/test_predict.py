@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,17 @@ def test_each_row_ends_by_its_own_end_token_stop_string_or_limit_and_then_costs_
     assert sum(model.batches) == sum(len(answer) for answer in said)
 
 
+def test_a_stop_string_ends_an_answer_in_a_batch_as_alone(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase):
+    prompts, stop = encoded(messages(10), tokenizer), ("e", "a", "o")
+    whole = generate_batch(model, tokenizer, prompts, format=PLAIN, max_new_tokens=NEW_TOKENS)
+    together = generate_batch(model, tokenizer, prompts, format=PLAIN, max_new_tokens=NEW_TOKENS, stop=stop)
+    alone = [generate_batch(model, tokenizer, [prompt], format=PLAIN, max_new_tokens=NEW_TOKENS, stop=stop)[0] for prompt in prompts]
+    assert_same(together, alone)
+    assert [answer.text for answer in together] == [re.split("[eao]", answer.text)[0].strip() for answer in whole]
+    assert sum(answer.tokens for answer in together) < sum(answer.tokens for answer in whole), "nothing is written after the stop"
+    assert all(answer.finished for answer, full in zip(together, whole, strict=True) if set("eao") & set(full.text))
+
+
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused(gemma: Path):
     tokenizer = load_tokenizer(gemma)
     with pytest.raises(PromptTooLong, match=r"1000 tokens.*30.*1024"):
@@ -286,10 +298,20 @@ def test_a_fully_fine_tuned_model_answers_instead_of_the_base(gemma: Path, tmp_p
     whole = tiny_model(tmp_path / "whole", seed=3)
     prompts = write_prompts(tmp_path / "prompts.jsonl", messages(3))
     job = PredictJob(name="full", prompts=prompts, output=str(tmp_path / "full.jsonl"), format=PLAIN, adapter=str(whole), max_new_tokens=4)
-    run(PredictRequest(output=str(tmp_path), model=str(gemma), jobs=(job,)), Reporter(None))
+    result = run(PredictRequest(output=str(tmp_path), model=str(gemma), jobs=(job,)), Reporter(None))
+    assert result.jobs[0].latencies == ()
     tokenizer = load_tokenizer(gemma)
     expected = generate_batch(load_model(whole), tokenizer, encoded(messages(3), tokenizer), format=PLAIN, max_new_tokens=4)
     assert [answer.text for answer in read_predictions(job.output)] == [answer.text for answer in expected]
+
+
+def test_single_answers_are_timed_beside_the_batches_and_are_no_more_rows(gemma: Path, tmp_path: Path):
+    prompts = write_prompts(tmp_path / "prompts.jsonl", messages(3))
+    job = PredictJob(name="base", prompts=prompts, output=str(tmp_path / "base.jsonl"), format=PLAIN, max_new_tokens=4, timed_rows=2)
+    (done,) = run(PredictRequest(output=str(tmp_path), model=str(gemma), jobs=(job,)), Reporter(None)).jobs
+    assert len(done.latencies) == 2
+    assert all(0 < seconds < 60 for seconds in done.latencies)
+    assert (done.rows, len(read_predictions(job.output))) == (3, 3)
 
 
 @pytest.mark.parametrize(

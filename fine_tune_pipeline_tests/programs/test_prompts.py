@@ -13,6 +13,8 @@ from fine_tune_pipeline.programs.prompts import (
     answer_text,
     encode,
     end_id,
+    plain_prompt,
+    stopped,
     stops,
 )
 from fine_tune_pipeline.programs.requests import PromptFormat, Shot
@@ -209,3 +211,41 @@ def test_a_chat_answer_is_kept_whole():
 def test_prompts_and_requests_import_no_torch():
     code = "import sys, fine_tune_pipeline.programs.prompts; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("generated", "ended", "answer"),
+    [
+        (" fees\n", True, "fees"),
+        (" fees\nlow fees", True, "fees"),
+        ("\n\n fees", False, "fees"),
+        ("\n\n fees\nlow", True, "fees"),
+        (" fees", False, "fees"),
+        (" a\nInput: b", True, "a"),
+        ("\nInput: b", True, ""),
+    ],
+)
+def test_a_stop_string_counts_once_the_answer_has_begun(generated: str, ended: bool, answer: str):
+    assert stopped(generated, format=PLAIN, stop=("\n",)) is ended
+    assert answer_text(generated, format=PLAIN, stop=("\n",)) == answer
+
+
+LOOKED_UP = Asked("my card is lost", context=[{"text": "Cards are blocked."}, {"prompt": "card gone", "completion": "lost"}])
+
+
+def test_what_was_looked_up_stands_between_the_instruction_and_the_question():
+    assert plain_prompt(LOOKED_UP, instruction="Say what it is.", shots=[Shot(prompt="hi", completion="greeting")]) == (
+        "Say what it is.\n\nInput: hi\nOutput: greeting\n\nInput: card gone\nOutput: lost\n\nContext: Cards are blocked.\n\n"
+        "Input: my card is lost\nOutput:"
+    )
+
+
+def test_a_hosted_model_is_asked_with_the_same_passages():
+    from fine_tune_pipeline.programs.hosted.chat_rows import messages
+
+    turns = messages(LOOKED_UP, format=PromptFormat(style="chat"))
+    assert [(turn["role"], turn["content"]) for turn in turns] == [
+        ("user", "card gone"),
+        ("assistant", "lost"),
+        ("user", "Context: Cards are blocked.\n\nmy card is lost"),
+    ]

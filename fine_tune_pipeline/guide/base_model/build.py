@@ -14,14 +14,8 @@ from fine_tune_pipeline.guide.base_model.hosted import pinned as pinned_name
 from fine_tune_pipeline.guide.base_model.local import take_over
 from fine_tune_pipeline.guide.base_model.side_by_side import Comparison
 from fine_tune_pipeline.guide.base_model.sources import Files, WeightsSource, brought, gguf_of, left_out, pinned
-from fine_tune_pipeline.programs.requests import (
-    ConvertRequest,
-    ConvertResult,
-    ExtendRequest,
-    ExtendResult,
-    InspectRequest,
-    InspectResult,
-)
+from fine_tune_pipeline.programs.extend_requests import ExtendRequest, ExtendResult
+from fine_tune_pipeline.programs.requests import ConvertRequest, ConvertResult, InspectRequest, InspectResult
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -52,6 +52,7 @@ AT_THE_PROVIDER = {
     "neftune_alpha": "the provider decides",
     "label_smoothing": "the provider decides",
     "early_stopping": "the provider decides",
+    "search": "trials are trained from here only, not at a provider",
 }
 """Fields of `training` that a provider does not take, and what to do instead."""
 

@@ -10,6 +10,7 @@ import dagster as dg
 from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.looks import looked_at
 from fine_tune_pipeline.artifacts.manifest import Built
+from fine_tune_pipeline.artifacts.parts import Gathered
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.artifacts.sequences import stored_examples
 from fine_tune_pipeline.guide.dataset.cleaning.clean import cleaned
@@ -26,6 +27,7 @@ from fine_tune_pipeline.guide.dataset.review.round import Queue, hold
 from fine_tune_pipeline.guide.dataset.review.sample import choose
 from fine_tune_pipeline.guide.dataset.scrubbing import adapt
 from fine_tune_pipeline.guide.dataset.scrubbing.disclosure import disclosed
+from fine_tune_pipeline.guide.dataset.scrubbing.documents import OPEN_TASK, scrubbed_documents, taken_documents
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub import scrubbed
 from fine_tune_pipeline.guide.dataset.sources.collect import collected, gather
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
@@ -134,9 +136,11 @@ def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
 def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that takes personal data out, between `clean_examples` and `reviewed_examples`."""
     key = [spec.name, "scrubbed_examples"]
+    documents = ["raw_examples"] if spec.dataset.documents else []
 
     @dg.asset(
-        key=key, deps=[[spec.name, "clean_examples"], *_adapted(spec)], group_name=spec.name, owners=spec.owners, tags=TAGS,
+        key=key, deps=[*([spec.name, name] for name in ("clean_examples", *documents)), *_adapted(spec)],
+        group_name=spec.name, owners=spec.owners, tags=TAGS,
         kinds={"presidio"},
         check_specs=blocking(key, pii_residue="No checkable identifier is left in more rows than the limit."),
     )  # fmt: skip
@@ -147,7 +151,7 @@ def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         data_engine: DataEngine,
         personal_data_key: PersonalDataKey,
     ) -> dg.MaterializeResult:
-        """Training examples in which personal data is replaced, by its type such as `<PERSON>` or by a pseudonym."""
+        """Examples (and documents) in which personal data is replaced, by its type such as `<PERSON>` or by a pseudonym."""
         clean = store.current(spec.name, "clean_examples")
         pii, task, variable = spec.pii, read_task(spec), personal_data_key.variable
         upstream = adapt.upstream_ner(spec, store.open())
@@ -161,11 +165,19 @@ def scrubbed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         def build(folder: Path, parts: Path) -> Built:
             done = data_engine.work(context, compute, SCRUB, settings=settings, source=clean.file(EXAMPLES), folder=parts)
             before = disclosed(read_steps(clean.folder), pii=pii, stand_ins=stand_ins, ner=ner)
-            return scrubbed(done, folder, spec=pii, before=before)
+            built = scrubbed(done, folder, spec=pii, before=before)
+            numbers = [scrubbed_documents(raw.folder, folder, parts / "documents", scrub_chunks) for raw in raws.values()]
+            return built.model_copy(update={"metadata": {**built.metadata, **(numbers[0] if numbers else {})}})
+
+        def scrub_chunks(source: Path, parts: Path) -> Gathered:
+            open_settings = {**settings, "task": OPEN_TASK}
+            return data_engine.work(context, compute, SCRUB, settings=open_settings, source=source, folder=parts)
+
+        raws = {name: store.current(spec.name, name) for name in documents}
 
         stand_ins = StandIns.from_environment(pii, variable=variable)
         what = {"dataset.pii": spec.dataset.pii, "pii_key": stand_ins.key_id, "detector": _detector(pii), **_task(task)}
-        read = {"clean_examples": clean, **upstream}
+        read = {"clean_examples": clean, **raws, **upstream}
         return materialized(store.made(context, version=2, what=what, upstream=read, build_in_parts=build))
 
     return asset
@@ -217,10 +229,12 @@ def reviewed_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
 def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that training reads, after `reviewed_examples`."""
     key = [spec.name, "dataset"]
+    documents = ["scrubbed_examples"] if spec.dataset.documents else []
     contamination = {"no_contamination": "No training row is like a text of a benchmark."} if spec.dataset.benchmarks else {}
 
     @dg.asset(
-        key=key, deps=[[spec.name, "reviewed_examples"]], group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"},
+        key=key, deps=[[spec.name, name] for name in ("reviewed_examples", *documents)],
+        group_name=spec.name, owners=spec.owners, tags=TAGS, kinds={"jsonl"},
         check_specs=[
             *blocking(
                 key,
@@ -242,12 +256,15 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.split": section.split, "dataset.minimum_examples": section.minimum_examples,
             "dataset.minimum_per_class": section.minimum_per_class, **what_of(benchmarks), **_placing(section), **_task(task),
         }  # fmt: skip
-        kept = store.made(
-            context, version=4, what=what, upstream={"reviewed_examples": reviewed},
-            build=lambda folder: published(
-                reviewed.folder, folder, spec=section, task=task, use_case=spec.name, benchmarks=list(map(read_benchmark, benchmarks))
-            ),
-        )  # fmt: skip
+        scrubbed = {name: store.current(spec.name, name) for name in documents}
+
+        def build(folder: Path) -> Built:
+            for artifact in scrubbed.values():
+                taken_documents(artifact.folder, folder)
+            read = list(map(read_benchmark, benchmarks))
+            return published(reviewed.folder, folder, spec=section, task=task, use_case=spec.name, benchmarks=read)
+
+        kept = store.made(context, version=4, what=what, upstream={"reviewed_examples": reviewed, **scrubbed}, build=build)
         difference = Built() if kept.reused else compared(store.open(), kept.artifact)
         if moved := difference.metadata.get("rows_moved"):
             context.log.warning(f"dataset: {moved} rows are in another part than in the version before; see `difference`")

@@ -14,7 +14,7 @@ from fine_tune_pipeline.guide.deployment.export import build_export, content, pr
 from fine_tune_pipeline.guide.deployment.production import FILE as REQUESTS
 from fine_tune_pipeline.guide.deployment.production import build_production_traffic
 from fine_tune_pipeline.guide.deployment.register import Sources as RegisterSources
-from fine_tune_pipeline.guide.deployment.register import build_registered_model
+from fine_tune_pipeline.guide.deployment.register import build_registered_model, refuse_retrieved
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.deployment.rollout import Live, Place, Sources, build_endpoint, read_endpoint
 from fine_tune_pipeline.guide.technique.placement import answering_on
@@ -44,6 +44,7 @@ def registered_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, tracking: ExperimentTracking) -> dg.MaterializeResult:
         """The version in the MLflow registry that passed its evaluation: number, aliases, and the hashes of adapter and base weights."""
+        refuse_retrieved(spec)
         made_from = {name: store.current(spec.name, name) for name in upstream}
         for name in judged:
             store.current(spec.name, name)
@@ -121,6 +122,7 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, tracking: ExperimentTracking, serving: Serving
     ) -> dg.MaterializeResult:
         """The running endpoint: its address, the version that answers, and how its answers compare with the evaluated ones."""
+        refuse_retrieved(spec)
         made_from = {name: store.current(spec.name, name) for name in upstream}
         before = store.open().peek(spec.name, "endpoint")
         place = Place(

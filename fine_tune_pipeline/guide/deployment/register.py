@@ -12,8 +12,26 @@ from fine_tune_pipeline.guide.technique.systems import max_new_tokens
 from fine_tune_pipeline.guide.training.adapter import read_train_result
 from fine_tune_pipeline.programs.requests import Contract
 from fine_tune_pipeline.programs.serving.contract import CHALLENGER, CHAMPION, OfferedVersion
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 FILE = "model.json"
+
+
+class NotServedYet(Exception):
+    """The fine-tuned model was trained with passages that nothing looks up for a request."""
+
+
+def refuse_retrieved(spec: UseCaseSpec) -> None:
+    """A model that expects passages would answer worse than it was evaluated.
+
+    Raises:
+        NotServedYet: the use case trains with `dataset.format.context: retrieved`.
+    """
+    if spec.dataset.format.context == "retrieved":
+        raise NotServedYet(
+            f"{spec.name}: dataset.format.context is retrieved, and the endpoint has no retrieval_index to look passages up in, so it "
+            "would ask the model without them; set context: none and train again, or serve adapter and retrieval_index yourself"
+        )
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,10 @@ from fine_tune_pipeline.guide.deployment.parity import (
 from fine_tune_pipeline.guide.deployment.register import RegisteredModel, offer, read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.objective.task import read_task
+from fine_tune_pipeline.guide.technique.answer_rows import read_answers
+from fine_tune_pipeline.guide.technique.decoding import decoding_of
 from fine_tune_pipeline.guide.technique.placement import answering_on
-from fine_tune_pipeline.guide.technique.systems import read_answers, trained_format
+from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.programs.hosted.requests import read_hosted
 from fine_tune_pipeline.programs.requests import Contract, ServeRequest
 from fine_tune_pipeline.programs.serving.contract import CHAMPION, PREVIOUS, SyncRequest, Table, base_name, served_name
@@ -107,6 +109,7 @@ def serve_request(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel
     on = answering_on(place.inventory)
     state = str(place.endpoint.folder)
     ner = used_ner(sources.pii_ner_adapt)
+    train = read_examples(sources.dataset.file("train.jsonl"))
     return ServeRequest(
         output=state,
         state=state,
@@ -121,9 +124,10 @@ def serve_request(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel
         device=on.device,
         answer_schema=task.schema,
         answer_labels=tuple(task.labels or ()),
+        decoding=decoding_of(spec, task, [row.completion for row in train]),
         pii=spec.pii,
         ner=None if ner is None else str(ner),
-        conversations=any(row.asked.beside() for row in read_examples(sources.dataset.file("train.jsonl"))),
+        conversations=any(row.asked.beside() for row in train),
     )
 
 

@@ -11,6 +11,7 @@ from fine_tune_pipeline.guide.environment.hosted_preflight import HostedTrial, b
 from fine_tune_pipeline.guide.environment.preflight import Trial, build_preflight
 from fine_tune_pipeline.guide.technique.build_plan import read_plan
 from fine_tune_pipeline.guide.technique.hosted_plan import read_hosted_plan
+from fine_tune_pipeline.guide.technique.index import learned_from
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
@@ -20,11 +21,11 @@ from fine_tune_pipeline.ui import blocking, materialized
 
 def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that tries the place of training out before training is started there."""
-    key = [spec.name, "environment"]
+    key, rows = [spec.name, "environment"], learned_from(spec)
 
     @dg.asset(
         key=key,
-        deps=[[spec.name, "base_model"], [spec.name, "dataset"], [spec.name, "training_plan"]],
+        deps=[[spec.name, "base_model"], [spec.name, rows], [spec.name, "training_plan"]],
         group_name=spec.name,
         owners=spec.owners,
         tags={"guide/step": "5"},
@@ -38,14 +39,14 @@ def environment(spec: UseCaseSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, tracking: ExperimentTracking
     ) -> dg.MaterializeResult:
         """The place of training, tried out: devices, versions, disk, tracking, one real training step, and the classic mistakes."""
-        upstream = {name: store.current(spec.name, name) for name in ("dataset", "base_model", "training_plan")}
+        upstream = {name: store.current(spec.name, name) for name in (rows, "base_model", "training_plan")}
         hosted = hosted_base(spec, upstream["base_model"])
         if hosted is not None:
             return _at_provider(context, store, compute, spec=spec, hosted=hosted, upstream=upstream)
         trial = Trial(
             spec=spec,
             plan=read_plan(upstream["training_plan"]),
-            dataset=upstream["dataset"],
+            dataset=upstream[rows],
             base=upstream["base_model"],
             tracking=tracking.trial(use_case=spec.name),
             artifacts=tracking.artifacts,
@@ -82,7 +83,7 @@ def _at_provider(
 ) -> dg.MaterializeResult:
     """The place of training is a provider: it is asked, and the rows are checked as it would."""
     plan = read_hosted_plan(upstream["training_plan"])
-    trial = HostedTrial(spec=spec, plan=plan, base=hosted, dataset=upstream["dataset"], today=date.today())
+    trial = HostedTrial(spec=spec, plan=plan, base=hosted, dataset=upstream[learned_from(spec)], today=date.today())
     return materialized(
         store.made(
             context,

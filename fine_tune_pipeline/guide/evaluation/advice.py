@@ -1,62 +1,104 @@
 """What to do with the result: one sentence for whoever decides, and what to try next, each with the numbers that it rests on."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
+from fine_tune_pipeline.guide.base_model.price import Cost as Money
 from fine_tune_pipeline.guide.evaluation.errors import INVALID, ClassLine, Confusion
-from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
+from fine_tune_pipeline.guide.evaluation.figure import SHOWN_LEVEL, finite
+from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, WITHOUT_CONTEXT, Cost
 from fine_tune_pipeline.guide.evaluation.scoring import Scores
-from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, judged
+from fine_tune_pipeline.guide.evaluation.statistics import two_sided, wilson
+from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, judged, rival_of
+from fine_tune_pipeline.guide.technique.recommendation import NAMES as SYSTEM_NAMES
+from fine_tune_pipeline.guide.technique.recommendation import Missed, Question, Recommendation, Seen
+from fine_tune_pipeline.guide.technique.recommendation import recommend as recommended
 from fine_tune_pipeline.programs.requests import TrainResult
-from fine_tune_pipeline.spec.objective import ObjectiveSpec
+from fine_tune_pipeline.spec.objective import Criterion, ObjectiveSpec
 
-Choice = Literal["fine_tune", "prompting", "classifier", "not_yet", "cannot_tell"]
-
-CHEAPER = ("base_zero_shot", "base_few_shot", "classifier")
-"""What would be simpler to run than the fine-tuned model, the simplest first."""
-
-NAMES = {
-    "majority": "always the most frequent answer",
-    "classifier": "the plain classifier",
-    "base_zero_shot": "the base model without examples",
-    "base_few_shot": "the base model with examples in its prompt",
-    FINE_TUNED: "the fine-tuned model",
-}
+NAMES = {**SYSTEM_NAMES, WITHOUT_CONTEXT: "the fine-tuned model without what it was trained to be given"}
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """`choice` for machines, `sentence` for whoever decides."""
+def recommend(
+    scores: Scores,
+    found: Sequence[Verdict],
+    objective: ObjectiveSpec,
+    *,
+    metric: str,
+    costs: Sequence[Cost] = (),
+    prices: Mapping[str, Money] | None = None,
+    asked: Question | None = None,
+) -> Recommendation:
+    """The cheapest system that does the job, or what is missing (`guide.technique.recommendation`).
 
-    choice: Choice
-    sentence: str
-
-
-def recommend(scores: Scores, found: Sequence[Verdict], objective: ObjectiveSpec, *, metric: str) -> Recommendation:
-    """The cheapest system that does the job, or what is missing.
-
-    A cheaper system is enough if it meets every absolute criterion itself, and the fine-tuned model is shown to lead it by less than
-    `evidence.smallest_gain` in `metric`. With no absolute criterion nothing says what "enough" is, so none is.
+    Args:
+        found: verdicts on the fine-tuned model.
+        prices: of 1,000 answers, where they are known.
+        asked: what else the rule looks at; `metric` and what belongs to it are filled in.
     """
-    named = _better_classifier(scores, metric=metric)
-    enough = next((system for system in CHEAPER if _is_enough(system, scores, objective, metric=metric)), None)
-    if enough is not None:
-        return _cheaper(enough, scores, objective, metric=metric, named=named)
-    if all_met(found):
-        said = (
-            f"Fine-tuning pays: {_says(FINE_TUNED, scores, metric)} and meets every criterion of the objective; {_rivals(scores, metric)}."
-        )
-        return Recommendation("fine_tune", said + named)
-    missed = [verdict for verdict in found if verdict.verdict == "not met"]
-    if missed:
-        why = f"{_listed(missed)} is not met ({missed[0].reason})"
-        said = f"Not yet: {_says(FINE_TUNED, scores, metric)}, and {why}; {_rivals(scores, metric)}."
-        return Recommendation("not_yet", said + named)
-    open_ = [verdict for verdict in found if verdict.verdict == "cannot tell"]
-    why = f"{_listed(open_)} is open ({open_[0].reason})"
-    said = f"The test set is too small to tell: {_says(FINE_TUNED, scores, metric)}, but {why}; {_rivals(scores, metric)}."
-    return Recommendation("cannot_tell", said + named)
+    kind = scores.metrics[metric]
+    filled = replace(
+        asked or Question(metric, rows=len(scores.rows), smallest_gain=objective.evidence.smallest_gain),
+        higher_is_better=kind.better != "lower",
+        share=kind.binary and not kind.validity,
+    )
+    spent = {cost.system: cost for cost in costs}
+    seen = [
+        _seen(system, scores, found, objective, metric=metric, cost=spent.get(system), price=(prices or {}).get(system))
+        for system in scores.by_system
+        if system in SYSTEM_NAMES
+    ]
+    return recommended(seen, filled)
+
+
+def _seen(
+    system: str,
+    scores: Scores,
+    found: Sequence[Verdict],
+    objective: ObjectiveSpec,
+    *,
+    metric: str,
+    cost: Cost | None,
+    price: Money | None,
+) -> Seen:
+    bounds = scores.bounds(system, metric, level=two_sided(SHOWN_LEVEL), share=wilson)
+    own = system == FINE_TUNED
+    verdicts = found if own else _verdicts_on(system, scores, objective)
+    missed = None if verdicts is None else tuple(_missed(one) for one in verdicts if one.verdict != "met")
+    tokens = None if cost is None or cost.prompt_tokens is None else cost.prompt_tokens / cost.rows
+    return Seen(
+        system,
+        bounds.estimate,
+        finite(bounds.lower),
+        finite(bounds.upper),
+        seconds=0.0 if cost is None else cost.seconds_per_1000,
+        cost=None if price is None else price.amount,
+        currency="" if price is None else price.currency,
+        prompt_tokens=tokens,
+        missed=missed,
+        lead=None if own else scores.gain(FINE_TUNED, metric, over=system, level=objective.evidence.level).upper,
+    )
+
+
+def _verdicts_on(system: str, scores: Scores, objective: ObjectiveSpec) -> list[Verdict] | None:
+    """Verdicts on a rival: on every criterion but those that ask to beat it; None when no success criterion is left."""
+    evidence = objective.evidence
+    success = [one for one in objective.success if not _against(one, system, scores)]
+    if not success:
+        return None
+    guards = [one for one in objective.guards if one.metric in scores.metrics and not _against(one, system, scores)]
+    found = [judged("success", one, scores, evidence=evidence, system=system) for one in success]
+    return found + [judged("guard", one, scores, evidence=evidence, system=system) for one in guards]
+
+
+def _against(criterion: Criterion, system: str, scores: Scores) -> bool:
+    rival = criterion.beats or criterion.versus
+    return rival is not None and system == (rival_of(rival, scores) if rival == "base" else rival)
+
+
+def _missed(verdict: Verdict) -> Missed:
+    return Missed(verdict.criterion, verdict.reason, open=verdict.verdict == "cannot tell")
 
 
 def next_steps(
@@ -85,55 +127,6 @@ def next_steps(
         *_rival_steps(scores, metric=metric),
         *_base_steps(found, other_bases),
     ]
-
-
-def _is_enough(system: str, scores: Scores, objective: ObjectiveSpec, *, metric: str) -> bool:
-    judged_here = [criterion for criterion in (*objective.success, *objective.guards) if criterion.metric in scores.metrics]
-    absolute = [criterion for criterion in judged_here if criterion.beats is None and criterion.versus is None]
-    asks_for_success = any(criterion in absolute for criterion in objective.success)
-    if system not in scores.by_system or not asks_for_success:
-        return False
-    if not all(judged("success", criterion, scores, evidence=objective.evidence, system=system).verdict == "met" for criterion in absolute):
-        return False
-    return scores.gain(FINE_TUNED, metric, over=system, level=objective.evidence.level).upper < objective.evidence.smallest_gain
-
-
-def _cheaper(system: str, scores: Scores, objective: ObjectiveSpec, *, metric: str, named: str) -> Recommendation:
-    lead = scores.gain(FINE_TUNED, metric, over=system, level=objective.evidence.level).upper
-    matters = f"and a gain below {objective.evidence.smallest_gain:g} does not matter to you"
-    leads = f"fine-tuning leads by at most {lead:.3f}, {matters}" if lead > 0 else "fine-tuning is behind"
-    reason = f"{_says(system, scores, metric)} and meets every target; {_says(FINE_TUNED, scores, metric)}, so {leads}"
-    if system == "classifier":
-        return Recommendation("classifier", f"A plain classifier does it: {reason}.")
-    return Recommendation("prompting", f"Prompting is enough: {reason}.{named}")
-
-
-def _better_classifier(scores: Scores, *, metric: str) -> str:
-    """A sentence that names the metrics in which the plain classifier is ahead; empty if there is none."""
-    if "classifier" not in scores.by_system:
-        return ""
-    judged_here = [name for name, kind in scores.metrics.items() if not kind.validity]
-    ahead = [
-        f"{name} ({scores.mean('classifier', name):.3f} against {scores.mean(FINE_TUNED, name):.3f})"
-        for name in dict.fromkeys([metric, *judged_here])
-        if sum(scores.gains("classifier", name, over=FINE_TUNED)) > 0
-    ]
-    return f" Mind that the plain classifier, far cheaper to run, is ahead in {', '.join(ahead)}." if ahead else ""
-
-
-def _says(system: str, scores: Scores, metric: str) -> str:
-    kind = scores.metrics[metric]
-    if kind.binary and not kind.validity:
-        return f"{NAMES[system]} is right in {scores.mean(system, metric):.1%} of the cases ({metric})"
-    return f"{NAMES[system]} reaches {scores.mean(system, metric):.3f} ({metric})"
-
-
-def _rivals(scores: Scores, metric: str) -> str:
-    return ", ".join(_says(system, scores, metric) for system in reversed(CHEAPER) if system in scores.by_system)
-
-
-def _listed(found: Sequence[Verdict]) -> str:
-    return " and ".join(f"`{verdict.criterion}`" for verdict in found)
 
 
 def _form_steps(scores: Scores, *, unfinished: float) -> Iterator[str]:

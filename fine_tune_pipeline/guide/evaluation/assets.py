@@ -14,6 +14,7 @@ from fine_tune_pipeline.guide.evaluation.judge.build import PLACE, build_judge_e
 from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
 from fine_tune_pipeline.guide.objective.own_metrics import scored_with
 from fine_tune_pipeline.guide.objective.task import task_files
+from fine_tune_pipeline.guide.technique.decoding import decoding_content
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
@@ -25,7 +26,7 @@ STEP = {"guide/step": "7"}
 
 def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that runs every system on the held-out test set, once."""
-    upstream = ["dataset", "base_model", "baselines", "adapter"]
+    upstream = ["dataset", "base_model", "baselines", "adapter", "retrieval_index"]
 
     @dg.asset(
         key=[spec.name, "predictions"],
@@ -37,18 +38,20 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
         pool=GPU_POOL,
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
-        """Answers of every system on the held-out test set: fine-tuned model, base model with and without examples, plain rivals."""
+        """Answers of every system on the held-out test set: fine-tuned model, base model (with examples, with retrieval), plain rivals."""
         made_from = {name: store.current(spec.name, name) for name in upstream}
         what = {
             "objective.goal": spec.objective.goal,
             "objective.task": spec.objective.task,
             "dataset.format": spec.dataset.format,
+            "evaluation.timed_rows": spec.evaluation.timed_rows,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
+            **decoding_content(spec),
         }
         sources = Sources(**made_from)
         kept = store.made(
             context,
-            version=1,
+            version=2,
             what=what,
             upstream=made_from,
             build_in_parts=lambda folder, state: build_predictions(context, compute, spec, sources, folder, state),
@@ -86,7 +89,8 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.review.policy": spec.dataset.review.policy,
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
             **scored_with(spec),
-            **({"environment.prices": spec.environment.prices} if spec.objective.limits.cost_per_1000 is not None else {}),
+            **({"environment.prices": spec.environment.prices} if spec.environment.prices else {}),
+            **({} if spec.evaluation.override is None else {"evaluation.override": spec.evaluation.override}),
         }
         judged = Judged(**made_from)
         kept = store.made(
@@ -120,11 +124,12 @@ def human_evaluation(spec: UseCaseSpec) -> dg.AssetsDefinition:
             **decides(spec, compared),
             "evaluation.human": human.model_dump(include={"required", "win_rate_at_least", "reviewers", "formats"}),
             "objective.evidence.level": spec.objective.evidence.level,
+            "objective.evidence.cluster_by": spec.objective.evidence.cluster_by,
             "verdicts": digest(heard.judgements, heard.refused),
         }
         kept = store.made(
             context,
-            version=3,
+            version=4,
             what=what,
             upstream=upstream,
             build=lambda folder: build_human_evaluation(spec, compared, heard, offered=offered, folder=folder),

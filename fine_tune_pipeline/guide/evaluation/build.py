@@ -11,8 +11,12 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_r
 from fine_tune_pipeline.artifacts.looks import Look, Looks, looked_at
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
-from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict, money_per_1000
+from fine_tune_pipeline.guide.evaluation.buying import growth
+from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict
+from fine_tune_pipeline.guide.evaluation.costs import money_of
+from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
 from fine_tune_pipeline.guide.evaluation.measured import Measured, asks_for_similarity, confidences, with_similarity
+from fine_tune_pipeline.guide.evaluation.outcome import outcome
 from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS, read_costs
 from fine_tune_pipeline.guide.evaluation.report import Material, base_systems, document, primary_metric
@@ -22,7 +26,8 @@ from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memor
 from fine_tune_pipeline.guide.objective.evidence import LOOKS, at_look
 from fine_tune_pipeline.guide.objective.reach import look_text
 from fine_tune_pipeline.guide.objective.task import Task, read_task
-from fine_tune_pipeline.guide.technique.systems import read_answers
+from fine_tune_pipeline.guide.technique.answer_rows import read_all_answers
+from fine_tune_pipeline.guide.technique.systems import CLASSIFIER
 from fine_tune_pipeline.guide.training.adapter import CURVE, read_train_result
 from fine_tune_pipeline.programs.score_requests import ScoreRequest, ScoreResult
 from fine_tune_pipeline.resources.compute.inventory import Inventory
@@ -60,12 +65,13 @@ def build_report(
     The look at the test rows is counted before anything is judged, so that none is ever lost.
 
     Raises:
+        NoTestRows, DuplicatedRows, WrongReference, UnusableAnswers: there is nothing to judge, or it cannot be trusted.
         ScoreMismatch: `evaluate` and our own means differ.
     """
     task = read_task(spec)
-    test = read_examples(judged.dataset.file("test.jsonl"))
+    test = judgeable(read_examples(judged.dataset.file("test.jsonl")), task, where=f"{spec.name}/dataset")
     files = _answer_files(judged.predictions)
-    answers = {system: read_answers(path, test) for system, path in files.items()}
+    answers = {system: read_all_answers(path, test) for system, path in files.items()}
     metrics = reported_metrics(task, spec.objective)
     measured: Measured = {system: confidences(path, test) for system, path in files.items()}
     if asks_for_similarity(metrics, task):
@@ -97,7 +103,7 @@ def objective_check(found: Sequence[Verdict]) -> Check:
     return Check(
         name="meets_objective",
         passed=all_met(found),
-        description=said or f"all {len(found)} criteria are met",
+        description="\n".join(filter(None, [outcome(found).line, said])),
         metadata={"met": len(found) - len(open_), "criteria": len(found)},
     )
 
@@ -180,14 +186,15 @@ def _material(
 ) -> Material:
     costs, peak = read_costs(judged.predictions)
     base = judged.base_model.json("base_model.json")
-    money = money_per_1000(next(cost for cost in costs if cost.system == FINE_TUNED), spec, inventory, base=base.get("id"))
+    metric = primary_metric(task, spec.objective, scores)
+    money = money_of(costs, spec, inventory, base=base.get("id"))
     found = [
         *verdicts(scores, spec.objective),
         *memory_verdict(spec.objective.limits, peak_bytes=peak),
-        *cost_verdict(spec.objective.limits, money),
+        *cost_verdict(spec.objective.limits, money.get(FINE_TUNED)),
     ]
     beside = safety_verdicts(spec.objective, judged.safety)
-    own = read_rows(judged.predictions.file(f"{FINE_TUNED}.jsonl"))
+    finished = {row["id"]: row["finished"] for row in read_rows(judged.predictions.file(f"{FINE_TUNED}.jsonl"))}
     return Material(
         spec=spec,
         task=task,
@@ -201,8 +208,10 @@ def _material(
         peak_memory_bytes=peak,
         training=read_train_result(judged.adapter),
         curve=read_rows(judged.adapter.file(CURVE)),
-        unfinished=sum(not row["finished"] for row in own) / len(own),
+        unfinished=[not finished[row.id] for row in test],
         base=base,
+        money=money,
+        growth=growth(judged.predictions, test, answers.get(CLASSIFIER), spec=spec, task=task, metric=metric),
     )
 
 
@@ -211,6 +220,7 @@ def _metadata(report: Mapping[str, Any]) -> dict[str, Any]:
     metric = report["primary_metric"]
     systems = report["systems"]
     return {
+        "outcome": report["outcome"]["line"],
         "recommendation": report["recommendation"]["sentence"],
         "rows": report["n"],
         **{f"fine_tuned/{name}": value["estimate"] for name, value in systems[FINE_TUNED].items()},
@@ -219,9 +229,15 @@ def _metadata(report: Mapping[str, Any]) -> dict[str, Any]:
         "gain_low": report["gain_low"],
         "gain_high": report["gain_high"],
         "smallest_detectable_gain": report["evidence"]["gain"],
+        "figures": [
+            {"system": system, "metric": name, **{key: value[key] for key in ("estimate", "low", "high", "n", "method")}}
+            for system, found in systems.items()
+            for name, value in found.items()
+        ],
         "look": report["look"]["number"],
         "level": report["evidence"]["level"],
         "verdicts": [
-            {key: verdict[key] for key in ("kind", "criterion", "estimate", "bound", "verdict", "reason")} for verdict in report["verdicts"]
+            {key: verdict[key] for key in ("kind", "criterion", "estimate", "bound", "level", "rows", "verdict", "reason")}
+            for verdict in report["verdicts"]
         ],
     }

@@ -1,5 +1,6 @@
 """Where the fine-tuned model is wrong: by class, by confusion, by slice of the data, and in plain examples."""
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +8,10 @@ from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.evaluation.bounds import Bounds
+from fine_tune_pipeline.guide.evaluation.figure import Figure, figure_of, share_of
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.guide.evaluation.scoring import Scores
-from fine_tune_pipeline.guide.evaluation.statistics import two_sided
+from fine_tune_pipeline.guide.evaluation.statistics import two_sided, wilson
 from fine_tune_pipeline.guide.objective.task import Task, as_text, parsed
 
 INVALID = "(not a valid answer)"
@@ -22,22 +24,28 @@ EXAMPLES_EACH = 4
 
 @dataclass(frozen=True)
 class ClassLine:
-    """How often the class was found, per system, among the test rows of that class."""
+    """How often the class was found, per system, among the test rows of that class: the share, and the same as a figure."""
 
     name: str
     rows: int
     training_rows: int
     found: Mapping[str, float]
+    figures: Mapping[str, Figure]
+
+    def row(self) -> dict[str, Any]:
+        """As the report keeps it."""
+        return {"name": self.name, "rows": self.rows, "training_rows": self.training_rows, "found": dict(self.figures)}
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """`wanted` was the right value of the field, `given` was answered, `rows` times."""
+    """`wanted` was the right value of the field, `given` was answered, `rows` times; `share` is that of all rows with the right value."""
 
     field: str
     wanted: str
     given: str
     rows: int
+    share: Figure = dataclasses.field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -54,39 +62,63 @@ class ExampleLine:
 
 @dataclass(frozen=True)
 class SliceLine:
-    """Rows whose metadata has one value: both means, and the two-sided interval of the gain."""
+    """Rows whose metadata has one value: both means and the gain, each with its two-sided interval."""
 
     slice: str
     rows: int
-    base: float
-    fine_tuned: float
+    base: Bounds
+    fine_tuned: Bounds
     gain: Bounds
 
+    def row(self) -> dict[str, Any]:
+        """As the report keeps it."""
+        figures = {name: figure_of(getattr(self, name)) for name in ("base", "fine_tuned", "gain")}
+        return {"slice": self.slice, "rows": self.rows, **figures}
 
-def class_lines(rows: Sequence[Example], answers: Mapping[str, Sequence[str]], *, task: Task, train: Sequence[Example]) -> list[ClassLine]:
-    """Every class with test rows, worst first; empty for a task without classes."""
+
+def class_lines(
+    rows: Sequence[Example],
+    answers: Mapping[str, Sequence[str]],
+    *,
+    task: Task,
+    train: Sequence[Example],
+    clusters: Sequence[str] | None = None,
+) -> list[ClassLine]:
+    """Every class with test rows, worst first; empty for a task without classes.
+
+    Args:
+        clusters: what each row shares its fate with; None when rows are independent.
+    """
     places: dict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         places[task.class_of(row.completion)].append(place)
     seen = Counter(task.class_of(example.completion) for example in train)
 
-    def found(name: str, texts: Sequence[str]) -> float:
-        return sum(task.class_of(texts[place]) == name for place in places[name]) / len(places[name])
+    def found(name: str, texts: Sequence[str]) -> Figure:
+        groups = None if clusters is None else [clusters[place] for place in places[name]]
+        return share_of([task.class_of(texts[place]) == name for place in places[name]], clusters=groups)
 
-    lines = [
-        ClassLine(name, len(places[name]), seen[name], {system: found(name, texts) for system, texts in answers.items()})
-        for name in task.classes
-        if name in places
-    ]
+    def line(name: str) -> ClassLine:
+        figures = {system: found(name, texts) for system, texts in answers.items()}
+        shares = {system: figure["estimate"] for system, figure in figures.items()}
+        return ClassLine(name, len(places[name]), seen[name], shares, figures)
+
+    lines = [line(name) for name in task.classes if name in places]
     return sorted(lines, key=lambda line: (line.found[FINE_TUNED], -line.rows, line.name))
 
 
 def confusions(rows: Sequence[Example], texts: Sequence[str], *, task: Task) -> list[Confusion]:
     """Wrong values of fields with a closed list, most frequent first; for classification the one field is called `label`."""
     counted: Counter[tuple[str, str, str]] = Counter()
+    asked: Counter[tuple[str, str]] = Counter()
     for row, text in zip(rows, texts, strict=True):
-        counted.update((field, wanted, given) for field, wanted, given in _fields(row.completion, text, task=task) if wanted != given)
-    return [Confusion(field, wanted, given, times) for (field, wanted, given), times in counted.most_common()]
+        found = list(_fields(row.completion, text, task=task))
+        asked.update((field, wanted) for field, wanted, _ in found)
+        counted.update((field, wanted, given) for field, wanted, given in found if wanted != given)
+    return [
+        Confusion(field, wanted, given, times, share_of([True] * times + [False] * (asked[field, wanted] - times)))
+        for (field, wanted, given), times in counted.most_common()
+    ]
 
 
 def example_lines(scores: Scores, answers: Mapping[str, Sequence[str]], *, metric: str, base: str) -> list[ExampleLine]:
@@ -131,8 +163,9 @@ def slice_lines(scores: Scores, *, columns: Collection[str], metric: str, base: 
         # A slice that is the whole test set says nothing new.
         if SMALLEST_SLICE <= len(members) < len(scores.rows):
             part = scores.part(members)
+            other, own = (part.bounds(system, metric, level=two_sided(level), share=wilson) for system in (base, FINE_TUNED))
             gain = part.gain(FINE_TUNED, metric, over=base, level=two_sided(level))
-            lines.append(SliceLine(f"{key} = {value}", len(members), part.mean(base, metric), part.mean(FINE_TUNED, metric), gain))
+            lines.append(SliceLine(f"{key} = {value}", len(members), other, own, gain))
     return sorted(lines, key=lambda line: (line.gain.estimate, line.slice))
 
 

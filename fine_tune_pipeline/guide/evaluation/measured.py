@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from math import exp
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.examples import Example, read_rows
 from fine_tune_pipeline.guide.objective.measures.labels import CONFIDENCE
@@ -29,7 +29,7 @@ def confidences(path: Path, rows: Sequence[Example]) -> list[dict[str, float]]:
         path: a prediction file, whose `logprob` is the mean over the answer's tokens.
     """
     found = {row["id"]: row for row in read_rows(path)}
-    return [_confidence(found[row.id].get("logprob"), found[row.id].get("tokens")) for row in rows]
+    return [_confidence(found[row.id]) for row in rows]
 
 
 def with_similarity(
@@ -63,5 +63,9 @@ def asks_for_similarity(metrics: Sequence[str], task: Task) -> bool:
     return any(SIMILARITY in metric_named(name, task).needs for name in metrics)
 
 
-def _confidence(logprob: float | None, tokens: int | None) -> dict[str, float]:
+def _confidence(answer: Mapping[str, Any]) -> dict[str, float]:
+    """The probability of the answer: among the closed list where all of it was scored, else of its tokens."""
+    if of_all := answer.get("label_logprobs"):
+        return {CONFIDENCE: 1 / sum(exp(other - of_all[answer["text"]]) for other in of_all.values())}
+    logprob, tokens = answer.get("logprob"), answer.get("tokens")
     return {} if logprob is None or tokens is None else {CONFIDENCE: exp(logprob * tokens)}

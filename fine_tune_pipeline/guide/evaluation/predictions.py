@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +10,27 @@ from typing import TYPE_CHECKING, Any
 from fine_tune_pipeline.artifacts.examples import Example, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
 from fine_tune_pipeline.guide.objective.task import Task, read_task
-from fine_tune_pipeline.guide.technique.baselines import SHOTS, read_shots
+from fine_tune_pipeline.guide.technique.answer_rows import read_all_answers
+from fine_tune_pipeline.guide.technique.answers import Cost as OneCost
+from fine_tune_pipeline.guide.technique.answers import answer_by_half, classified
+from fine_tune_pipeline.guide.technique.baselines import FILE as BASELINES
+from fine_tune_pipeline.guide.technique.baselines import PASSAGES, SHOTS, read_shots
+from fine_tune_pipeline.guide.technique.decoding import decoded
+from fine_tune_pipeline.guide.technique.index import Index, read_index, room_for
+from fine_tune_pipeline.guide.technique.rows import Data
 from fine_tune_pipeline.guide.technique.systems import (
-    classifier_answers,
-    embed_rows,
+    CLASSIFIER,
+    FEW_SHOT,
+    RETRIEVAL,
+    WORD_CLASSIFIER,
+    ZERO_SHOT,
+    Embedded,
+    embedded,
     majority_answer,
     max_new_tokens,
     predict,
-    read_answers,
     trained_format,
     untrained_format,
     write_answers,
@@ -35,17 +46,19 @@ if TYPE_CHECKING:
 
 FINE_TUNED = "fine_tuned"
 
-SYSTEMS = ("majority", "classifier", "base_zero_shot", "base_few_shot", FINE_TUNED)
+WITHOUT_CONTEXT = "fine_tuned_without_context"
+"""The fine-tuned model asked without what it was trained to be given; only where that is anything (`dataset.format.context`)."""
+
+SYSTEMS = ("majority", WORD_CLASSIFIER, CLASSIFIER, ZERO_SHOT, FEW_SHOT, RETRIEVAL, WITHOUT_CONTEXT, FINE_TUNED)
 """Everything that is compared, in the order of tables."""
 
 COSTS = "costs.json"
 
+HALF = "classifier_half.jsonl"
+"""Answers of the classifier that learned from half of the training rows: no system, but what says whether more rows help."""
+
 SHOWN_ROWS = 8
 """Rows whose answers stand side by side in the web UI."""
-
-
-class NoTestRows(Exception):
-    """The dataset has no test set, so nothing can be evaluated."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +69,20 @@ class Sources:
     base_model: Artifact
     baselines: Artifact
     adapter: Artifact
+    retrieval_index: Artifact
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the answers of one system took. Tokens are None for systems that are no language model."""
+    """What the answers of one system took. Tokens are None for systems that are no language model; `latencies` are seconds of single
+    answers, one after the other."""
 
     system: str
     rows: int
     seconds: float
     prompt_tokens: int | None = None
     new_tokens: int | None = None
+    latencies: tuple[float, ...] = ()
 
     @property
     def seconds_per_1000(self) -> float:
@@ -79,27 +95,29 @@ def build_predictions(
     """Write `<system>.jsonl` for every system, and `costs.json`; `state` stays when the work breaks off.
 
     Raises:
-        NoTestRows: the dataset has no test set.
-        MissingAnswers: the program left a row without an answer.
+        NoTestRows, DuplicatedRows, WrongReference: the dataset has no test set that could be judged.
+        UnusableAnswers: the program left a row without an answer, or answered otherwise than asked.
     """
     task = read_task(spec)
-    train = read_examples(sources.dataset.file("train.jsonl"))
-    test = read_examples(sources.dataset.file("test.jsonl"))
-    if not test:
-        raise NoTestRows(
-            f"{spec.name}/dataset: the test set is empty; give `dataset.held_out` sources, or set `dataset.split.test` above 0"
-        )
+    test = judgeable(read_examples(sources.dataset.file("test.jsonl")), task, where=f"{spec.name}/dataset")
+    data = Data(train=read_examples(sources.dataset.file("train.jsonl")), rows=test)
     scratch = folder / "program"
     scratch.mkdir()
-    jobs = _jobs(spec, task, sources, train=train, prompts=write_prompts(scratch / "prompts.jsonl", test), folder=folder)
+    index, rows = read_index(sources.retrieval_index), embedded(context, compute, scratch / "embed", test)
+    prompts = _prompts(spec, task, sources, data, index=index, rows=rows, folder=scratch)
+    jobs = _jobs(spec, task, sources, data, prompts=prompts, folder=folder)
+    jobs = decoded(jobs, spec, task, [example.completion for example in data.train])
     model = sources.base_model.file("model")
     result = predict(context, compute, model=model, jobs=jobs, folder=scratch / "predict", replies=state / "replies")
-    costs = [_job_costs(result)[job.name] for job in jobs]
-    costs = [_majority(train, test, folder=folder), *_classifier(context, compute, task, train=train, test=test, folder=folder), *costs]
+    plain = [
+        _plain_cost(name, cost, rows=len(test)) for name, cost in classified(data, rows, task=task, index=index, answers=folder).items()
+    ]
+    costs = [_majority(data, folder=folder), *plain, *_job_costs(result, jobs, looking=_looking(spec, rows.seconds))]
     # The program's own files hold absolute paths of this build.
     shutil.rmtree(scratch)
-    _write_costs(folder / COSTS, costs, result)
-    answers = {cost.system: read_answers(folder / f"{cost.system}.jsonl", test) for cost in costs}
+    _write_costs(folder / COSTS, costs, result, train_rows=len(data.train))
+    answer_by_half(data, rows, task=task, index=index, path=folder / HALF)
+    answers = {cost.system: read_all_answers(folder / f"{cost.system}.jsonl", test) for cost in costs}
     metadata = {
         "rows": len(test),
         "systems": [cost.system for cost in costs],
@@ -125,51 +143,75 @@ def cost_row(cost: Cost) -> dict[str, Any]:
 def read_costs(predictions: Artifact) -> tuple[list[Cost], int]:
     """Costs of the systems, and the most memory in bytes that answering took."""
     kept = predictions.json(COSTS)
-    return [Cost(**row) for row in kept["systems"]], kept["peak_memory_bytes"]
+    return [Cost(**{**row, "latencies": tuple(row["latencies"])}) for row in kept["systems"]], kept["peak_memory_bytes"]
 
 
-def _jobs(spec: UseCaseSpec, task: Task, sources: Sources, *, train: Sequence[Example], prompts: Path, folder: Path) -> list[PredictJob]:
+def _prompts(spec: UseCaseSpec, task: Task, sources: Sources, data: Data, *, index: Index, rows: Embedded, folder: Path) -> dict[str, Path]:
+    """Files of what is asked: as it is, with as many passages as validation chose, and as the fine-tuned model was trained."""
+    passages = sources.baselines.json(BASELINES)[PASSAGES]
+    context_tokens = sources.base_model.json("base_model.json")["context_tokens"]
+    found = index.looked_up(data.rows, rows.vectors, k=passages, room=room_for(spec, task, data.train, context_tokens=context_tokens))
+    plain = write_prompts(folder / "prompts.jsonl", data.rows)
+    trained = plain
+    if spec.dataset.format.context == "retrieved":
+        trained = write_prompts(folder / "trained.jsonl", read_examples(sources.retrieval_index.file("test.jsonl")))
+    return {"plain": plain, RETRIEVAL: write_prompts(folder / f"{RETRIEVAL}.jsonl", found), FINE_TUNED: trained}
+
+
+def _jobs(spec: UseCaseSpec, task: Task, sources: Sources, data: Data, *, prompts: Mapping[str, Path], folder: Path) -> list[PredictJob]:
     shots = read_shots(sources.baselines.file(SHOTS))
-    limit = max_new_tokens([example.completion for example in train])
+    limit = max_new_tokens([example.completion for example in data.train])
     untrained, trained = untrained_format(spec, task), trained_format(spec)
 
     def job(name: str, **fields: Any) -> PredictJob:
-        return PredictJob(name=name, prompts=str(prompts), output=str(folder / f"{name}.jsonl"), max_new_tokens=limit, **fields)
+        return PredictJob(
+            name=name,
+            prompts=str(prompts.get(name, prompts["plain"])),
+            output=str(folder / f"{name}.jsonl"),
+            max_new_tokens=limit,
+            timed_rows=spec.evaluation.timed_rows,
+            **fields,
+        )
 
-    few_shot = [job("base_few_shot", format=untrained, shots=shots)] if shots else []
-    adapter = str(sources.adapter.file("adapter"))
-    return [job("base_zero_shot", format=untrained), *few_shot, job(FINE_TUNED, format=trained, adapter=adapter)]
-
-
-def _job_costs(result: PredictResult) -> dict[str, Cost]:
-    return {
-        job.name: Cost(job.name, rows=job.rows, seconds=job.seconds, prompt_tokens=job.prompt_tokens, new_tokens=job.new_tokens)
-        for job in result.jobs
-    }
-
-
-def _majority(train: Sequence[Example], test: Sequence[Example], *, folder: Path) -> Cost:
-    write_answers(folder / "majority.jsonl", test, [majority_answer(train)] * len(test))
-    return Cost("majority", rows=len(test), seconds=0.0)
+    few_shot = [job(FEW_SHOT, format=untrained, shots=shots)] if shots else []
+    tuned = {"format": trained, "adapter": str(sources.adapter.file("adapter"))}
+    without = [job(WITHOUT_CONTEXT, **tuned)] if spec.dataset.format.context == "retrieved" else []
+    return [job(ZERO_SHOT, format=untrained), *few_shot, job(RETRIEVAL, format=untrained), *without, job(FINE_TUNED, **tuned)]
 
 
-def _classifier(
-    context: "dg.AssetExecutionContext", compute: "Compute", task: Task, *, train: Sequence[Example], test: Sequence[Example], folder: Path
-) -> list[Cost]:
-    """One cost, or none when the task has no classes. Its seconds are the test rows' share of embedding and learning together."""
-    if not task.classes:
-        return []
-    start = time.monotonic()
-    vectors = embed_rows(context, compute, folder / "program" / "embed", [*train, *test])
-    answers = classifier_answers(train, test, task=task, train_vectors=vectors[: len(train)], row_vectors=vectors[len(train) :])
-    assert answers is not None
-    write_answers(folder / "classifier.jsonl", test, answers)
-    seconds = (time.monotonic() - start) * len(test) / (len(train) + len(test))
-    return [Cost("classifier", rows=len(test), seconds=seconds)]
+def _looking(spec: UseCaseSpec, seconds: float) -> dict[str, float]:
+    """Seconds that looking up takes of each answer; the search itself is below a millisecond, beside the embedding of the prompt."""
+    return dict.fromkeys((RETRIEVAL, *([FINE_TUNED] if spec.dataset.format.context == "retrieved" else [])), seconds)
 
 
-def _write_costs(path: Path, costs: Sequence[Cost], result: PredictResult) -> None:
+def _job_costs(result: PredictResult, jobs: Sequence[PredictJob], *, looking: Mapping[str, float]) -> list[Cost]:
+    """In the order of the jobs."""
+    done = {job.name: job for job in result.jobs}
+    return [
+        Cost(
+            job.name,
+            rows=(one := done[job.name]).rows,
+            seconds=one.seconds + one.rows * looking.get(job.name, 0.0),
+            prompt_tokens=one.prompt_tokens,
+            new_tokens=one.new_tokens,
+            latencies=tuple(seconds + looking.get(job.name, 0.0) for seconds in one.latencies),
+        )
+        for job in jobs
+    ]
+
+
+def _majority(data: Data, *, folder: Path) -> Cost:
+    write_answers(folder / "majority.jsonl", data.rows, [majority_answer(data.train)] * len(data.rows))
+    return Cost("majority", rows=len(data.rows), seconds=0.0)
+
+
+def _plain_cost(name: str, each: OneCost, *, rows: int) -> Cost:
+    return Cost(name, rows=rows, seconds=each.seconds * rows)
+
+
+def _write_costs(path: Path, costs: Sequence[Cost], result: PredictResult, *, train_rows: int) -> None:
     kept = {
+        "train_rows": train_rows,
         "systems": [asdict(cost) for cost in costs],
         "load_seconds": result.load_seconds,
         "peak_memory_bytes": result.peak_memory_bytes,

@@ -1,28 +1,29 @@
 """The evaluation as one JSON document. The Markdown and the HTML page show it; nothing in them is computed elsewhere."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.looks import Look
-from fine_tune_pipeline.guide.evaluation.advice import next_steps, recommend
-from fine_tune_pipeline.guide.evaluation.bounds import Bounds
+from fine_tune_pipeline.guide.base_model.price import Cost as Money
+from fine_tune_pipeline.guide.evaluation.advice import next_steps
+from fine_tune_pipeline.guide.evaluation.buying import buying
+from fine_tune_pipeline.guide.evaluation.costs import cost_lines
 from fine_tune_pipeline.guide.evaluation.errors import class_lines, confusions, example_lines, slice_lines
-from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, Cost, cost_row
+from fine_tune_pipeline.guide.evaluation.figure import SHOWN_LEVEL, Figure, figure_of, finite, share_of
+from fine_tune_pipeline.guide.evaluation.outcome import outcome
+from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, Cost
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, headline_metric
 from fine_tune_pipeline.guide.evaluation.statistics import two_sided, wilson
 from fine_tune_pipeline.guide.evaluation.verdicts import FEWEST_DIFFERENCES, Verdict
 from fine_tune_pipeline.guide.objective.clusters import cluster_sizes
 from fine_tune_pipeline.guide.objective.evidence import design_effect, smallest_detectable_gain
 from fine_tune_pipeline.guide.objective.task import Task
+from fine_tune_pipeline.guide.technique.recommendation import Growth
 from fine_tune_pipeline.programs.requests import TrainResult
 from fine_tune_pipeline.spec.objective import ObjectiveSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
-
-SHOWN_LEVEL = 0.95
-"""Of the two-sided intervals in tables and charts; verdicts use one-sided bounds at `evidence.level`."""
 
 CURVE_POINTS = 300
 """Of the loss curve; the whole of it is in the adapter's curve.jsonl."""
@@ -30,14 +31,25 @@ CURVE_POINTS = 300
 BASES = ("base_few_shot", "base_zero_shot")
 """The base model as it is, the better prompted form first."""
 
+NO_INTERVAL = {
+    "peak_memory_gib": "the most that was seen in one run",
+    "costs": "each system answered the rows once: seconds and tokens are what that took; only single answers were timed several times",
+    "training": "one training run: another seed would give somewhat other losses and times",
+    "curve": "one training run: another seed would give somewhat other losses",
+    "base_model": "step 2 computes them from sizes, formulas and price lists; nothing is measured on rows",
+    "evidence": "they follow from the number of rows and groups; nothing is estimated",
+}
+"""Parts of the document whose numbers rest on one measurement, or on none -> why they have no interval."""
+
 
 @dataclass(frozen=True)
 class Material:
     """All that a report is made of.
 
     `answers` and `scores` are in the order of `test`; `curve` are rows of the adapter's curve.jsonl (at least step, loss); `unfinished`
-    is the share of the fine-tuned model's answers that were cut at the token limit; `base` is what step 2 says in `base_model.json`; `look`
-    is which one it is at these test rows, and `spec` asks for the level that it has.
+    says of each of the fine-tuned model's answers whether it was cut at the token limit; `base` is what step 2 says in `base_model.json`;
+    `look` is which one it is at these test rows, and `spec` asks for the level that it has; `money` is per thousand answers, `growth` is
+    what more rows brought the classifier.
     """
 
     spec: UseCaseSpec
@@ -51,9 +63,11 @@ class Material:
     peak_memory_bytes: int
     training: TrainResult
     curve: Sequence[Mapping[str, Any]]
-    unfinished: float
+    unfinished: Sequence[bool]
     base: Mapping[str, Any]
     look: Look
+    money: Mapping[str, Money]
+    growth: Growth | None = None
 
 
 def primary_metric(task: Task, objective: ObjectiveSpec, scores: Scores) -> str:
@@ -71,13 +85,16 @@ def document(material: Material) -> dict[str, Any]:
     """The report. Numbers of the fine-tuned model stand at the top under their metric's name, those of all systems in `systems`."""
     scores, objective = material.scores, material.spec.objective
     metric = primary_metric(material.task, objective, scores)
+    evidence = _evidence(material, metric=metric)
+    decided = outcome(material.verdicts)
     return {
+        "outcome": {"line": decided.line, **asdict(decided)},
         "use_case": material.spec.name,
         "goal": objective.goal,
         "n": len(material.test),
         **_headline(material),
         "primary_metric": metric,
-        "recommendation": asdict(recommend(scores, material.verdicts, objective, metric=metric)),
+        **buying(material, metric=metric, detectable=evidence["gain"]),
         "verdicts": [_verdict_row(verdict) for verdict in material.verdicts],
         "look": asdict(material.look),
         "metrics": {name: {"about": kind.about, "better": kind.better, "validity": kind.validity} for name, kind in scores.metrics.items()},
@@ -86,14 +103,15 @@ def document(material: Material) -> dict[str, Any]:
         "systems": {system: _system(scores, system) for system in scores.by_system},
         "absent": _absent(material),
         "gains": _gains(scores, level=objective.evidence.level),
-        "evidence": _evidence(material, metric=metric),
+        "evidence": evidence,
         **_errors(material, metric=metric),
-        "costs": [cost_row(cost) for cost in material.costs],
+        "costs": cost_lines(material.costs, material.money),
         "peak_memory_gib": round(material.peak_memory_bytes / 2**30, 3),
         "training": material.training.model_dump(mode="json", exclude={"adapter", "curve"}),
         "curve": _thinned(material.curve),
         "review_policy": material.spec.dataset.review.policy,
         "base_model": {name: material.base.get(name) for name in ("id", "reason", "compared_on", "candidates")},
+        "no_interval": NO_INTERVAL,
     }
 
 
@@ -110,14 +128,16 @@ def _headline(material: Material) -> dict[str, Any]:
         **bases,
         "gain_over": against,
         "gain": gain.estimate,
-        "gain_low": _finite(gain.lower),
-        "gain_high": _finite(gain.upper),
+        "gain_low": finite(gain.lower),
+        "gain_high": finite(gain.upper),
     }
 
 
 def _verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """A limit is held against one measurement: it says so in place of how its bounds were found."""
     row = verdict.row()
-    return {**row, **{name: _finite(row[name]) for name in ("bound", "lower", "upper")}}
+    once = {"how": "one measurement, so without interval"} if verdict.kind == "limit" else {}
+    return {**row, **{name: finite(row[name]) for name in ("bound", "lower", "upper")}, **once}
 
 
 def _table_metrics(material: Material) -> list[str]:
@@ -130,12 +150,8 @@ def _table_metrics(material: Material) -> list[str]:
     return [name for name in names if name != twin or asked >= {"accuracy", "exact_match"}]
 
 
-def _system(scores: Scores, system: str) -> dict[str, Any]:
-    return {metric: _interval(scores.bounds(system, metric, level=two_sided(SHOWN_LEVEL), share=wilson)) for metric in scores.metrics}
-
-
-def _interval(bounds: Bounds) -> dict[str, Any]:
-    return {"estimate": bounds.estimate, "low": _finite(bounds.lower), "high": _finite(bounds.upper), "method": bounds.method}
+def _system(scores: Scores, system: str) -> dict[str, Figure]:
+    return {metric: figure_of(scores.bounds(system, metric, level=two_sided(SHOWN_LEVEL), share=wilson)) for metric in scores.metrics}
 
 
 def _gains(scores: Scores, *, level: float) -> list[dict[str, Any]]:
@@ -148,8 +164,8 @@ def _gains(scores: Scores, *, level: float) -> list[dict[str, Any]]:
             if system != FINE_TUNED:
                 one = scores.gain(FINE_TUNED, metric, over=system, level=level)
                 shown = scores.gain(FINE_TUNED, metric, over=system, level=two_sided(SHOWN_LEVEL))
-                bounds = {"lower": _finite(one.lower), "upper": _finite(one.upper), "level": level}
-                lines.append({"metric": metric, "over": system, **_interval(shown), **bounds})
+                bounds = {"lower": finite(one.lower), "upper": finite(one.upper), "level": level}
+                lines.append({"metric": metric, "over": system, **figure_of(shown), **bounds})
     return lines
 
 
@@ -161,13 +177,21 @@ def _evidence(material: Material, *, metric: str) -> dict[str, Any]:
     sizes = cluster_sizes(scores.clusters)
     wider = design_effect(sizes)
     detectable = smallest_detectable_gain(len(gains), level=evidence.level, power=evidence.power, disagreement=differ, design_effect=wider)
-    return {**asdict(detectable), "clusters": len(sizes), "design_effect": wider, "smallest_gain": evidence.smallest_gain}
+    wanted = [criterion.by for criterion in material.spec.objective.success if criterion.metric == metric and criterion.beats is not None]
+    return {
+        **asdict(detectable),
+        "clusters": len(sizes),
+        "design_effect": wider,
+        "smallest_gain": evidence.smallest_gain,
+        "wanted_gain": max(wanted, default=evidence.smallest_gain),
+    }
 
 
 def _errors(material: Material, *, metric: str) -> dict[str, Any]:
     scores, task = material.scores, material.task
     base = base_systems(scores)[0]
-    classes = class_lines(material.test, material.answers, task=task, train=material.train)
+    classes = class_lines(material.test, material.answers, task=task, train=material.train, clusters=scores.clusters)
+    unfinished = share_of(material.unfinished, clusters=scores.clusters)
     confused = confusions(material.test, material.answers[FINE_TUNED], task=task)
     steps = next_steps(
         scores,
@@ -176,20 +200,17 @@ def _errors(material: Material, *, metric: str) -> dict[str, Any]:
         classes=classes,
         confused=confused,
         training=material.training,
-        unfinished=material.unfinished,
+        unfinished=unfinished["estimate"],
         other_bases=material.base.get("try_next", []),
     )
     return {
         "compared_base": base,
         "next_steps": steps,
-        "classes": [asdict(line) for line in classes],
+        "classes": [line.row() for line in classes],
         "confusions": [asdict(line) for line in confused],
         "examples": [asdict(line) for line in example_lines(scores, material.answers, metric=metric, base=base)],
-        "slices": [
-            {**asdict(line), "gain": _interval(line.gain)}
-            for line in slice_lines(scores, columns=_columns(material.spec), metric=metric, base=base)
-        ],
-        "unfinished": material.unfinished,
+        "slices": [line.row() for line in slice_lines(scores, columns=_columns(material.spec), metric=metric, base=base)],
+        "unfinished": unfinished,
     }
 
 
@@ -201,8 +222,9 @@ def _columns(spec: UseCaseSpec) -> set[str]:
 def _absent(material: Material) -> dict[str, str]:
     """Systems that were not run, and why."""
     absent = {}
-    if "classifier" not in material.scores.by_system:
-        absent["classifier"] = f"a {material.task.type} task without a closed list of values has nothing to classify"
+    for classifier in ("word_classifier", "classifier"):
+        if classifier not in material.scores.by_system:
+            absent[classifier] = f"a {material.task.type} task without a closed list of values has nothing to classify"
     if "base_few_shot" not in material.scores.by_system:
         absent["base_few_shot"] = "no worked examples were chosen"
     return absent
@@ -210,10 +232,5 @@ def _absent(material: Material) -> dict[str, str]:
 
 def _thinned(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """Step and loss of at most `CURVE_POINTS` rows, the last one among them."""
-    every = max(1, math.ceil(len(curve) / CURVE_POINTS))
+    every = max(1, -(-len(curve) // CURVE_POINTS))
     return [{"step": row["step"], "loss": row["loss"]} for row in curve[::-1][::every][::-1]]
-
-
-def _finite(number: float | None) -> float | None:
-    """JSON has no infinity: a bound of an unbounded metric may be absent."""
-    return number if number is not None and math.isfinite(number) else None

@@ -61,7 +61,7 @@ def judged(kind: Kind, criterion: Criterion, scores: Scores, *, evidence: Eviden
     if criterion.beats is not None:
         return _beats(kind, criterion, criterion.beats, part, wanted=criterion.by, evidence=evidence, system=system)
     if criterion.versus is not None:
-        return _beats(kind, criterion, _rival(criterion.versus, part), part, wanted=-criterion.margin, evidence=evidence, system=system)
+        return _beats(kind, criterion, rival_of(criterion.versus, part), part, wanted=-criterion.margin, evidence=evidence, system=system)
     bounds = part.bounds(system, criterion.metric, level=evidence.level)
     if criterion.at_least is not None:
         return _at_least(kind, criterion, criterion.at_least, bounds)
@@ -76,7 +76,7 @@ def sliced(criterion: Criterion, scores: Scores) -> Scores:
     return scores.part([place for place, row in enumerate(scores.rows) if criterion.slice.holds(row.metadata)])
 
 
-def _rival(versus: str, scores: Scores) -> str:
+def rival_of(versus: str, scores: Scores) -> str:
     """The system that is meant: `base` is the base model with worked examples, if it was asked with some."""
     if versus != "base":
         return versus

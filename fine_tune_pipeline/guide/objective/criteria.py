@@ -147,7 +147,7 @@ def _direction_problems(criterion: Criterion, metric: Metric, task: Task) -> Ite
         yield f"higher {metric.name} is better ({metric.about}); write at_least"
     if (criterion.beats is not None or criterion.versus is not None) and metric.better == "neither":
         yield f"neither more nor less {metric.name} is better by itself; bound it with at_least and at_most"
-    if "classifier" in (criterion.beats, criterion.versus) and not task.classes:
+    if {"classifier", "word_classifier"} & {criterion.beats, criterion.versus} and not task.classes:
         yield f"a {task.type} task without a closed list of values has no classifier; compare with base_few_shot"
 
 

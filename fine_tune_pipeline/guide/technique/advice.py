@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isinf
 from statistics import fmean
 
 from fine_tune_pipeline.guide.objective.criteria import criterion_text
 from fine_tune_pipeline.guide.objective.metrics import metric_named
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.guide.technique.bounds import lower_bound, upper_bound
+from fine_tune_pipeline.guide.technique.recommendation import KINDS, Growth, Missed, Question, Recommendation, Seen, before_training
+from fine_tune_pipeline.spec.evaluation import Choice
 from fine_tune_pipeline.spec.objective import Criterion
-
-CHEAPEST_FIRST = ("majority", "classifier", "base_zero_shot", "base_few_shot")
 
 Scores = Mapping[str, Mapping[str, Sequence[float]]]
 """system -> metric -> one score per row, all in the same order of rows."""
@@ -30,32 +31,79 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Advice:
-    """`can_pay` is False when a system without training already meets everything."""
+class Spent:
+    """What a thousand requests to a system took; None where it is not known."""
 
-    can_pay: bool
-    sentence: str
+    seconds: float = 0.0
+    cost: float | None = None
+    currency: str = ""
+    prompt_tokens: float | None = None
 
 
-def advise(scores: Scores, criteria: Sequence[Criterion], *, task: Task, level: float, later: Sequence[str] = ()) -> Advice:
-    """Judge every system by every criterion, each by its bound on these rows.
+def advise(
+    scores: Scores,
+    criteria: Sequence[Criterion],
+    *,
+    task: Task,
+    level: float,
+    later: Sequence[str] = (),
+    spent: Mapping[str, Spent] | None = None,
+    tuned_as: Choice = "fine_tune",
+    growth: Growth | None = None,
+) -> Recommendation:
+    """Judge every system by every criterion, each by its bound on these rows, and say which is enough (`recommendation`).
 
     A criterion that asks to beat a system is left aside for that system itself; one that has nothing else to meet is no substitute.
 
     Args:
         later: criteria that only step 7 can judge, as text; while there are such, nothing is said to meet everything.
+        spent: what the systems cost, which decides between those that are enough; by their usual order where it is not known.
+        tuned_as: what it will be called to take the fine-tuned model.
+        growth: what more rows brought the classifier.
     """
-    rest = f" Judged in step 7 only: {'; '.join(later)}." if later else ""
-    seen = {name: shown_by(name, scores, criteria, task=task, level=level) for name in CHEAPEST_FIRST if name in scores}
-    for name, shown in seen.items():
-        if shown and not later and all(item.met for item in shown):
-            said = "; ".join(map(str, shown))
-            return Advice(False, f"Fine-tuning is not needed: {name} already meets every criterion on validation: {said}.")
-    # The first criterion is the one the use case names first; the best system is the one nearest to it.
-    best = max(seen, key=lambda name: _nearness(seen[name]))
-    said = "; ".join(map(str, seen[best])) or "it is what the model is to beat"
-    nearest = f"Fine-tuning can pay: no system without training meets every criterion on validation. The nearest is {best}: {said}."
-    return Advice(True, nearest + rest)
+    shown = {name: shown_by(name, scores, criteria, task=task, level=level) for name in KINDS if name in scores}
+    seen = [_seen(name, found, scores, (spent or {}).get(name, Spent()), task=task, level=level) for name, found in shown.items()]
+    # The first criterion is the one the use case names first; the best system is the one nearest to it. max() keeps the first of equals.
+    best = max(shown, key=lambda name: _nearness(shown[name]))
+    rows = len(next(iter(next(iter(scores.values())).values())))
+    metric = criteria[0].metric if criteria else ""
+    return before_training(
+        sorted(seen, key=lambda one: one.system != best),
+        Question(metric, rows=rows, smallest_gain=0.0, tuned_as=tuned_as, growth=growth),
+        shown={name: "; ".join(map(str, found)) or "it is what the model is to beat" for name, found in shown.items()},
+        later=later,
+        undecided=_undecided(criteria, rows, task=task, level=level),
+    )
+
+
+def _seen(name: str, shown: Sequence[Shown], scores: Scores, spent: Spent, *, task: Task, level: float) -> Seen:
+    missed = tuple(Missed(criterion_text(item.criterion), str(item), open=True) for item in shown if not item.met)
+    first = next(iter(scores[name]))
+    metric, own = metric_named(first, task), scores[name][first]
+    bounds = [bound(own, low=metric.low, high=metric.high, level=level) for bound in (lower_bound, upper_bound)]
+    return Seen(
+        name,
+        fmean(own),
+        lower=bounds[0],
+        upper=bounds[1],
+        seconds=spent.seconds,
+        cost=spent.cost,
+        currency=spent.currency,
+        prompt_tokens=spent.prompt_tokens,
+        missed=missed if shown else None,
+    )
+
+
+def _undecided(criteria: Sequence[Criterion], rows: int, *, task: Task, level: float) -> str:
+    """Why not even answers without a fault would show that a target is met; empty when they would."""
+    for item in criteria:
+        metric = metric_named(item.metric, task)
+        if item.at_least is None or isinf(metric.high):
+            continue
+        best = lower_bound([metric.high] * rows, low=metric.low, high=metric.high, level=level)
+        if best < item.at_least:
+            return f"{rows} rows without a fault show {metric.name} of at least {best:.3f}, and {item.at_least:g} is asked"
+    return ""
 
 
 def shown_by(system: str, scores: Scores, criteria: Sequence[Criterion], *, task: Task, level: float) -> list[Shown]:

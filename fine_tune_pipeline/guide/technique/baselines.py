@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,14 @@ from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.objective.criteria import criterion_text
 from fine_tune_pipeline.guide.objective.metrics import FIELD_MATCH, allowed_metrics, metric_named, score_one
 from fine_tune_pipeline.guide.objective.task import Task
-from fine_tune_pipeline.guide.technique.advice import Advice, Scores, advise
-from fine_tune_pipeline.guide.technique.answers import FEW_SHOT, Bench, Cost, answer_plainly, answer_prompted, read_data, shot_sets
+from fine_tune_pipeline.guide.technique.advice import Scores, Spent, advise
+from fine_tune_pipeline.guide.technique.answer_rows import read_answers
+from fine_tune_pipeline.guide.technique.answers import Bench, Cost, answer_plainly, answer_prompted, shot_sets
 from fine_tune_pipeline.guide.technique.bounds import lower_bound
-from fine_tune_pipeline.guide.technique.systems import read_answers
+from fine_tune_pipeline.guide.technique.index import read_index
+from fine_tune_pipeline.guide.technique.recommendation import Recommendation, can_pay, overridden, tuned_as
+from fine_tune_pipeline.guide.technique.rows import read_data
+from fine_tune_pipeline.guide.technique.systems import FEW_SHOT, RETRIEVAL, embedded
 from fine_tune_pipeline.programs.requests import Shot
 from fine_tune_pipeline.spec.objective import Criterion
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
@@ -28,18 +32,21 @@ if TYPE_CHECKING:
     from fine_tune_pipeline.resources.compute.base import Compute
 
 FILE = "baselines.json"
+PASSAGES = "passages"
 SHOTS = "shots.json"
 
 
 @dataclass(frozen=True)
 class Compared:
-    """All systems on the same rows. `primary` is the metric of the first success criterion; `best_k` won on it."""
+    """All systems on the same rows. `primary` is the metric of the first success criterion; `best_k` worked examples and `passages` looked
+    up won on it."""
 
     scores: Scores
     costs: dict[str, Cost]
     primary: str
     best_k: int
-    advice: Advice
+    passages: int
+    advice: Recommendation
 
 
 def build_baselines(
@@ -52,14 +59,18 @@ def build_baselines(
     task: Task,
     dataset: Artifact,
     base: Artifact,
+    index: Artifact,
 ) -> Built:
     """Write `predictions/<system>.jsonl`, `baselines.json` and `shots.json` into `folder`; `state` stays when the work breaks off."""
     data = read_data(dataset, spec)
-    bench = Bench(spec=spec, task=task, data=data, answers=folder / "predictions", work=folder / "work", replies=state / "replies")
+    places = {"answers": folder / "predictions", "work": folder / "work", "replies": state / "replies"}
+    bench = Bench(spec=spec, task=task, data=data, index=read_index(index), **places)
     bench.answers.mkdir()
-    shots = shot_sets(bench.data, spec, task, context_tokens=base.json("base_model.json")["context_tokens"])
-    costs = answer_plainly(context, compute, bench)
-    costs |= answer_prompted(context, compute, bench, model=base.file("model"), shots=shots)
+    context_tokens = base.json("base_model.json")["context_tokens"]
+    shots = shot_sets(bench.data, spec, task, context_tokens=context_tokens)
+    rows = embedded(context, compute, bench.work / "embed", data.rows)
+    costs = answer_plainly(bench, rows)
+    costs |= answer_prompted(context, compute, bench, rows, model=base.file("model"), shots=shots, context_tokens=context_tokens)
     shutil.rmtree(bench.work)
     compared = compare(bench, costs)
     write_shots(folder / SHOTS, shots[compared.best_k])
@@ -69,22 +80,36 @@ def build_baselines(
 
 
 def compare(bench: Bench, costs: dict[str, Cost]) -> Compared:
-    """Score every system and choose the number of worked examples; the answers of the best are kept as `base_few_shot` too."""
+    """Score every system and choose the numbers of worked examples and of passages; the answers of the best are kept as `base_few_shot`
+    and `base_retrieval` too."""
     spec, task = bench.spec, bench.task
     metrics = metrics_of(spec, task)
     scores = {
         name: _scores(read_answers(bench.answers / f"{name}.jsonl", bench.data.rows), bench.data.rows, task, metrics) for name in costs
     }
     sign = -1 if metric_named(metrics[0], task).better == "lower" else 1
-    # max() keeps the first of equals, and the fewest examples come first.
-    best = max((name for name in costs if name.startswith(FEW_SHOT)), key=lambda name: sign * fmean(scores[name][metrics[0]]))
-    shutil.copyfile(bench.answers / f"{best}.jsonl", bench.answers / f"{FEW_SHOT}.jsonl")
-    named = {**scores, FEW_SHOT: scores[best]}
+    best = {}
+    for kind in (FEW_SHOT, RETRIEVAL):
+        # max() keeps the first of equals, and the fewest come first.
+        best[kind] = max((name for name in costs if name.startswith(f"{kind}_")), key=lambda name: sign * fmean(scores[name][metrics[0]]))
+        shutil.copyfile(bench.answers / f"{best[kind]}.jsonl", bench.answers / f"{kind}.jsonl")
+    named = {**scores, **{kind: scores[name] for kind, name in best.items()}}
+    costs = {**costs, **{kind: costs[name] for kind, name in best.items()}}
+    numbers = {kind: int(name.rsplit("_", 1)[1]) for kind, name in best.items()}
     criteria = [*spec.objective.success, *spec.objective.guards]
     judged = [criterion for criterion in criteria if judged_here(criterion, task)]
     later = [criterion_text(criterion) for criterion in criteria if criterion not in judged]
-    advice = advise(named, judged, task=task, level=spec.objective.evidence.level, later=later)
-    return Compared(named, {**costs, FEW_SHOT: costs[best]}, metrics[0], int(best.rsplit("_", 1)[1]), advice)
+    advice = advise(
+        named,
+        judged,
+        task=task,
+        level=spec.objective.evidence.level,
+        later=later,
+        spent={name: Spent(1000 * cost.seconds, prompt_tokens=cost.prompt_tokens or None) for name, cost in costs.items()},
+        tuned_as=tuned_as(spec),
+    )
+    advice = overridden(advice, spec.evaluation.override)
+    return Compared(named, costs, metrics[0], best_k=numbers[FEW_SHOT], passages=numbers[RETRIEVAL], advice=advice)
 
 
 def metrics_of(spec: UseCaseSpec, task: Task) -> list[str]:
@@ -145,15 +170,23 @@ def _document(compared: Compared, bench: Bench, table: list[dict[str, Any]]) -> 
         "rows": len(bench.data.rows),
         "primary_metric": compared.primary,
         "few_shot_examples": compared.best_k,
-        "tuning_can_pay": compared.advice.can_pay,
+        PASSAGES: compared.passages,
+        "looked_up_in": bench.index.source,
+        "tuning_can_pay": can_pay(compared.advice),
         "advice": compared.advice.sentence,
+        "recommendation": asdict(compared.advice),
         "systems": table,
     }
 
 
 def _built(compared: Compared, bench: Bench, table: list[dict[str, Any]]) -> Built:
     figures = {f"{compared.primary}/{name}": fmean(scores[compared.primary]) for name, scores in compared.scores.items()}
-    metadata = {"validation_rows": len(bench.data.rows), "few_shot_examples": compared.best_k, "systems": table, **figures}
+    metadata: dict[str, Any] = {
+        "validation_rows": len(bench.data.rows),
+        "few_shot_examples": compared.best_k,
+        "passages": compared.passages,
+    }
+    metadata |= {"recommendation": compared.advice.choice, "systems": table, **figures}
     advice = compared.advice
-    check = Check(name="tuning_can_pay", passed=advice.can_pay, blocking=False, description=advice.sentence)
+    check = Check(name="tuning_can_pay", passed=can_pay(advice), blocking=False, description=advice.sentence)
     return Built(metadata=metadata, markdown={"advice": advice.sentence}, checks=[check])

@@ -16,23 +16,32 @@ from fine_tune_pipeline.guide.technique.comparisons import said, work_of
 from fine_tune_pipeline.guide.technique.fit import fits
 from fine_tune_pipeline.guide.technique.placement import placement_rules
 from fine_tune_pipeline.guide.technique.plan import FILE, Job, Place, Plan, make_plan
-from fine_tune_pipeline.guide.technique.rules import Rule, technique_rules
+from fine_tune_pipeline.guide.technique.rules import Resolved, Rule, technique_rules
+from fine_tune_pipeline.guide.technique.search.winner import Winner, read_winner, sourced, with_winner
+from fine_tune_pipeline.guide.technique.search.winner import shown as shown_winner
 from fine_tune_pipeline.guide.technique.stopping import check_stopping
 from fine_tune_pipeline.guide.technique.together import rows_of_one, sharing_rules
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 
-def build_plan(folder: Path, *, spec: UseCaseSpec, place: Place, dataset: Artifact, base: Artifact, today: date) -> Built:
-    """Write `plan.json` into `folder`, and show every option with its predicted memory, time, energy and cost."""
+def build_plan(
+    folder: Path, *, spec: UseCaseSpec, place: Place, dataset: Artifact, base: Artifact, today: date, searched: Artifact | None = None
+) -> Built:
+    """Write `plan.json` into `folder`, and show every option with its predicted memory, time, energy and cost.
+
+    Args:
+        searched: an artifact of `search`, whose numbers are taken.
+    """
     check_stopping(spec.training.early_stopping, read_task(spec))
     job = job_of(spec, dataset=dataset, base=base)
-    plan, resolved = make_plan(job, place)
+    winner = None if searched is None else read_winner(searched)
+    plan, job, resolved = _planned(job, place, winner, dataset)
     plan.write(folder / FILE)
     metadata = {
         "technique": plan.technique.label,
         "reason": plan.reason,
         "options": [option.row() for option in plan.options],
-        "hyperparameters": [_row(rule) for rule in (*_adapter_rules(plan, job), *resolved.rules)],
+        "hyperparameters": [_row(rule) for rule in (*_adapter_rules(plan, job, winner), *resolved.rules)],
         "placement": [_row(rule) for rule in _placing(plan, job)],
         "training_rows": job.work.rows,
         "compared": said(read_examples(dataset.file("train.jsonl"))) if spec.training.preference else None,
@@ -44,15 +53,26 @@ def build_plan(folder: Path, *, spec: UseCaseSpec, place: Place, dataset: Artifa
         "speed_taken": speed(place.inventory).basis,
         "calibration": str(place.correction(plan.technique, plan.hyperparameters, plan.placement)),
         "price_warning": stale(place.price, today=today),
+        **({} if winner is None else shown_winner(winner)),
     }
     shown = {name: value for name, value in metadata.items() if value is not None}
     return Built(metadata=shown, checks=[fits(plan, job, place)])
 
 
-def misfit(spec: UseCaseSpec, *, place: Place, dataset: Artifact, base: Artifact) -> str | None:
+def _planned(job: Job, place: Place, winner: Winner | None, dataset: Artifact) -> tuple[Plan, Job, Resolved]:
+    plan, resolved = make_plan(job, place)
+    if winner is None:
+        return plan, job, resolved
+    train, validation = (read_examples(dataset.file(f"{name}.jsonl")) for name in ("train", "validation"))
+    found = with_winner(plan, job, place, winner, train=train, validation=validation)
+    return found.plan, found.job, found.resolved
+
+
+def misfit(spec: UseCaseSpec, *, place: Place, dataset: Artifact, base: Artifact, searched: Artifact | None = None) -> str | None:
     """Why no plan fits, and the nearest setting that would; None when one does."""
-    job = job_of(spec, dataset=dataset, base=base)
-    check = fits(make_plan(job, place)[0], job, place)
+    winner = None if searched is None else read_winner(searched)
+    plan, job, _ = _planned(job_of(spec, dataset=dataset, base=base), place, winner, dataset)
+    check = fits(plan, job, place)
     return None if check.passed else check.description
 
 
@@ -76,8 +96,9 @@ def read_plan(artifact: Artifact) -> Plan:
     return Plan.read(artifact.file(FILE))
 
 
-def _adapter_rules(plan: Plan, job: Job) -> tuple[Rule, ...]:
-    return technique_rules(plan.technique, written=job.technique, model=job.model, work=job.work)
+def _adapter_rules(plan: Plan, job: Job, winner: Winner | None) -> tuple[Rule, ...]:
+    rules = technique_rules(plan.technique, written=job.technique, model=job.model, work=job.work)
+    return rules if winner is None else sourced(rules, winner)
 
 
 def _placing(plan: Plan, job: Job) -> tuple[Rule, ...]:

@@ -14,6 +14,7 @@ from fine_tune_pipeline.guide.base_model.memory import GIB, trainable_parameters
 from fine_tune_pipeline.guide.base_model.price import cost, price_of
 from fine_tune_pipeline.guide.technique.correction import Correction, Kind
 from fine_tune_pipeline.guide.technique.placement import training_on
+from fine_tune_pipeline.guide.technique.recipes import Recipe
 from fine_tune_pipeline.guide.technique.rules import Resolved, resolve, techniques
 from fine_tune_pipeline.guide.technique.run_time import before_seconds, loop_seconds
 from fine_tune_pipeline.guide.technique.together import refusal, rows_of_one, speedup
@@ -91,6 +92,7 @@ class Plan(Contract):
     labelled_share: float
     processes: int = Field(default=1, description="That train together.", exclude_if=lambda count: count == 1)
     parallel: Parallel = Field(default="ddp", description="How they share the model.", exclude_if=lambda how: how == "ddp")
+    recipe: Recipe | None = Field(default=None, description="Which training rows are learned from; None: all.", exclude_if=unset)
 
     @property
     def parts(self) -> int:

@@ -1,4 +1,5 @@
-"""Systems that need no training, on any set of rows: majority, a plain classifier, the base model without and with worked examples.
+"""Systems that need no training, on any set of rows: majority, plain classifiers, the base model alone, with worked examples, or with what
+was looked up for each prompt.
 
 Step 4 runs them on validation rows, step 7 on the test set, through the same functions.
 """
@@ -7,10 +8,11 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_rows
+from fine_tune_pipeline.artifacts.examples import Example, write_rows
 from fine_tune_pipeline.guide.objective.task import ExtractionTask, Task
 from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.guide.technique.workload import most_tokens
@@ -30,6 +32,12 @@ accuracy of 0.56 at 1, 0.76 at 10, 0.78 at 30, 0.79 at 100."""
 
 CLASSIFIER_ITERATIONS = 2000
 
+WORD_CLASSIFIER = "word_classifier"
+CLASSIFIER = "classifier"
+ZERO_SHOT = "base_zero_shot"
+FEW_SHOT = "base_few_shot"
+RETRIEVAL = "base_retrieval"
+
 SPARE_TOKENS = 8
 """Room after the longest known answer, for the end token and an answer that is a little longer."""
 
@@ -37,8 +45,8 @@ _ABSENT = ""
 """Class of a field that an answer does not have; a value is written as JSON, which is never empty."""
 
 
-class MissingAnswers(Exception):
-    """A prediction file does not answer all rows."""
+class NotAtProvider(Exception):
+    """A hosted model is to be held to a list of answers or a schema, for which our own code must choose its tokens."""
 
 
 def untrained_format(spec: UseCaseSpec, task: Task) -> PromptFormat:
@@ -62,10 +70,10 @@ def classifier_answers(
     rows: Sequence[Example],
     *,
     task: Task,
-    train_vectors: "np.ndarray",
-    row_vectors: "np.ndarray",
+    train_vectors: Any,
+    row_vectors: Any,
 ) -> list[str] | None:
-    """Answers of logistic regression on sentence embeddings, in the order of `rows`; None when the task has no classes.
+    """Answers of logistic regression on vectors of the prompts, in the order of `rows`; None when the task has no classes.
 
     For extraction there is one classifier for each property with a closed list of values. The JSON answer holds the properties in the
     schema's order, those without a list with their most frequent value.
@@ -73,11 +81,11 @@ def classifier_answers(
     Args:
         train: what it learns from.
         rows: what it answers.
-        train_vectors: float32 [train, width], unit length, of the prompts.
-        row_vectors: float32 [rows, width], alike.
+        train_vectors: float [train, width], unit length, of the prompts: sentence embeddings, or a sparse matrix of words.
+        row_vectors: float [rows, width], alike.
     """
-    assert len(train) == len(train_vectors)
-    assert len(rows) == len(row_vectors)
+    assert len(train) == train_vectors.shape[0]
+    assert len(rows) == row_vectors.shape[0]
     if not task.classes:
         return None
     if not isinstance(task, ExtractionTask):
@@ -89,6 +97,19 @@ def classifier_answers(
         closed = name in task.enum_fields
         columns[name] = _classified(values, train_vectors, row_vectors) if closed else [_most_frequent(values)] * len(rows)
     return [_assembled({name: column[number] for name, column in columns.items()}) for number in range(len(rows))]
+
+
+def word_classifier_answers(train: Sequence[Example], rows: Sequence[Example], *, task: Task) -> list[str] | None:
+    """Answers of logistic regression on the words and pairs of words of the prompts (TF-IDF); None when the task has no classes."""
+    if not task.classes:
+        return None
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    # A text of signs alone has no word; the letter in front of each keeps the vocabulary from being empty.
+    learned, asked = ([f"x {example.question}" for example in examples] for examples in (train, rows))
+    counts = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    train_vectors = counts.fit_transform(learned)
+    return classifier_answers(train, rows, task=task, train_vectors=train_vectors, row_vectors=counts.transform(asked))
 
 
 def choose_shots(train: Sequence[Example], k: int, *, task: Task, seed: int) -> tuple[Shot, ...]:
@@ -114,8 +135,24 @@ def max_new_tokens(train_completions: Sequence[str]) -> int:
     return max((most_tokens(text) for text in train_completions), default=0) + SPARE_TOKENS
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """Sentence embeddings of some prompts (float32 [rows, width], unit length, in order), and the seconds that one of them took.
+
+    Loading the encoder is left aside.
+    """
+
+    vectors: "np.ndarray"
+    seconds: float
+
+
 def embed_rows(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, rows: Sequence[Example]) -> "np.ndarray":
-    """Sentence embeddings of the prompts: float32 [rows, width], unit length, in order.
+    """Sentence embeddings of the prompts: float32 [rows, width], unit length, in order."""
+    return embedded(context, compute, folder, rows).vectors
+
+
+def embedded(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, rows: Sequence[Example]) -> Embedded:
+    """The same with its price.
 
     Args:
         folder: the program's own; made if it is not there, and no longer needed afterwards.
@@ -125,7 +162,8 @@ def embed_rows(context: "dg.AssetExecutionContext", compute: "Compute", folder: 
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "texts.jsonl", ({"id": row.id, "text": row.question} for row in rows))
     request = EmbedRequest(output=str(folder), texts=str(folder / "texts.jsonl"), threads=answering_on(compute.inventory()).threads)
-    return np.load(compute.run(context, request, EmbedResult).vectors, allow_pickle=False)
+    result = compute.run(context, request, EmbedResult)
+    return Embedded(np.load(result.vectors, allow_pickle=False), max(0.0, result.seconds - result.load_seconds) / max(1, result.rows))
 
 
 def predict(
@@ -142,17 +180,31 @@ def predict(
     Args:
         model: folder of the base model, which may be a hosted one.
         folder: the program's own; made if it is not there.
-        replies: where a provider's answers are kept, so that none is paid twice; should outlive a run that breaks off.
+        replies: where answers are kept, so that none is made or paid twice; should outlive a run that breaks off.
+
+    Raises:
+        NotAtProvider: a hosted model cannot be held to a list or a schema.
     """
     folder.mkdir(parents=True, exist_ok=True)
     hosted = read_hosted(model)
     if hosted is not None:
+        if decoding := next((job.decoding for job in jobs if job.decoding is not None), None):
+            raise NotAtProvider(
+                f"evaluation.decoding: got {decoding.type}, but {hosted.model} stays at its provider; write `decoding: greedy`"
+            )
         asked = HostedPredictRequest(output=str(folder), hosted=hosted, jobs=tuple(jobs), replies=str(replies))
         return compute.run(context, asked, PredictResult)
     place = answering_on(compute.inventory())
     request = PredictRequest(
-        output=str(folder), model=str(model), jobs=tuple(jobs), threads=place.threads, dtype=place.dtype, device=place.device
+        output=str(folder),
+        model=str(model),
+        jobs=tuple(jobs),
+        threads=place.threads,
+        dtype=place.dtype,
+        device=place.device,
+        parts=str(replies),
     )
+    replies.mkdir(parents=True, exist_ok=True)
     return compute.run(context, request, PredictResult)
 
 
@@ -167,22 +219,9 @@ def write_answers(path: Path, rows: Sequence[Example], answers: Sequence[str]) -
     write_rows(path, ({"id": row.id, "text": answer} for row, answer in zip(rows, answers, strict=True)))
 
 
-def read_answers(path: Path, rows: Sequence[Example]) -> list[str]:
-    """The answers of a prediction file, in the order of `rows`.
-
-    Raises:
-        MissingAnswers: rows without an answer, as when the file belongs to another set.
-    """
-    texts = {row["id"]: row["text"] for row in read_rows(path)}
-    missing = [row.id for row in rows if row.id not in texts]
-    if missing:
-        raise MissingAnswers(f"{path}: no answer for {len(missing)} of {len(rows)} rows, the first is {missing[0]!r}; predict again")
-    return [texts[row.id] for row in rows]
-
-
-def _classified(labels: Sequence[str], train_vectors: "np.ndarray", row_vectors: "np.ndarray") -> list[str]:
+def _classified(labels: Sequence[str], train_vectors: Any, row_vectors: Any) -> list[str]:
     if len(set(labels)) == 1:
-        return [labels[0]] * len(row_vectors)
+        return [labels[0]] * int(row_vectors.shape[0])
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=CLASSIFIER_C, max_iter=CLASSIFIER_ITERATIONS)

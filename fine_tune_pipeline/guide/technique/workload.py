@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fine_tune_pipeline.artifacts.examples import Example
+from fine_tune_pipeline.artifacts.examples import Asked, Example
 from fine_tune_pipeline.guide.base_model.duration import Tokens
+from fine_tune_pipeline.programs.prompts import plain_prompt
 
 LIKELY_BYTES_PER_TOKEN = 3.5
 """English messages have about four bytes a token, JSON answers about three."""
@@ -63,14 +64,19 @@ def workload(
         rows=len(train),
         tokens=tokens,
         labelled_tokens=tokens if loss_on == "all" else math.ceil(answers),
-        longest_tokens=math.ceil(max(likely_tokens(example.question + example.completion) for example in rows)) + FRAME_TOKENS,
-        longest_bound=max(most_tokens(example.question) + most_tokens(example.completion) for example in rows) + SPARE_TOKENS,
+        longest_tokens=math.ceil(max(likely_tokens(_given(example) + example.completion) for example in rows)) + FRAME_TOKENS,
+        longest_bound=max(most_tokens(_given(example)) + most_tokens(example.completion) for example in rows) + SPARE_TOKENS,
         validation_tokens=math.ceil(sum(likely_tokens(example.completion) for example in validation) + _prompt_tokens(validation)),
     )
 
 
 def _prompt_tokens(examples: Sequence[Example]) -> float:
-    return sum(likely_tokens(example.question) + FRAME_TOKENS for example in examples)
+    return sum(likely_tokens(_given(example)) + FRAME_TOKENS for example in examples)
+
+
+def _given(example: Example) -> str:
+    """What was looked up, if anything was, and the question: all that the model reads before the answer, but for a frame."""
+    return plain_prompt(Asked("", context=example.context)) + example.question if example.context else example.question
 
 
 def likely_tokens(text: str) -> float:

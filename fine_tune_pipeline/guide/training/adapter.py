@@ -17,6 +17,7 @@ from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.build_plan import job_of
 from fine_tune_pipeline.guide.technique.calibration import Run, errors, observed
 from fine_tune_pipeline.guide.technique.plan import Plan
+from fine_tune_pipeline.guide.technique.recipes import left_out
 from fine_tune_pipeline.guide.technique.stopping import answer_scoring, stops_on_answers
 from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.guide.training import canaries
@@ -64,6 +65,7 @@ def content(plan: Plan, spec: UseCaseSpec) -> dict[str, Any]:
     }
     if spec.training.canaries is not None:
         what["training.canaries"] = [asdict(one) for one in canaries.drawn(spec)]
+    what |= {} if plan.recipe is None else {"training_plan.recipe": plan.recipe}
     # Otherwise the task decides nothing of what is learned.
     return {**what, "objective.task": read_task(spec).described()} if stops_on_answers(spec.training.early_stopping) else what
 
@@ -127,7 +129,9 @@ def _scoring(training: Training) -> AnswerScoring | None:
 
 
 def _fitting(training: Training, name: str, work: Path) -> Path:
-    return kept_rows(training.dataset.file(f"{name}.jsonl"), work / f"{name}.jsonl", left_out=training.over_long)
+    source = training.dataset.file(f"{name}.jsonl")
+    unwanted = left_out(source, training.plan.recipe) if name == "train" else ()
+    return kept_rows(source, work / f"{name}.jsonl", left_out=(*training.over_long, *unwanted))
 
 
 def _with_canaries(training: Training, work: Path) -> Path:
@@ -143,7 +147,8 @@ def kept_rows(source: Path, target: Path, *, left_out: Sequence[str]) -> Path:
     """The rows without the over-long ones; the file itself when there are none."""
     if not left_out:
         return source
-    write_rows(target, (row for row in read_rows(source) if row["id"] not in set(left_out)))
+    gone = set(left_out)
+    write_rows(target, (row for row in read_rows(source) if row["id"] not in gone))
     return target
 
 
@@ -173,6 +178,7 @@ def _built(result: TrainResult, training: Training, *, curve: list[dict[str, Any
             "rows": result.rows,
             "rows_left_out": len(over_long),
             "ids_left_out": list(over_long),
+            **({} if plan.recipe is None else {"data_recipe": str(plan.recipe)}),
             "tokens": result.tokens,
             "labelled_tokens": result.labelled_tokens,
             "training_seconds": result.seconds,

@@ -12,6 +12,7 @@ from fine_tune_pipeline.guide.environment.preflight import read_preflight
 from fine_tune_pipeline.guide.technique.build_plan import read_plan
 from fine_tune_pipeline.guide.technique.calibration import NOTES
 from fine_tune_pipeline.guide.technique.hosted_plan import read_hosted_plan
+from fine_tune_pipeline.guide.technique.index import learned_from
 from fine_tune_pipeline.guide.training.adapter import OBSERVATION, Training, build_adapter, content, experts_learn, read_train_result
 from fine_tune_pipeline.guide.training.expert_load import ASKED, MOVED
 from fine_tune_pipeline.guide.training.hosted_adapter import HostedTraining, build_hosted_adapter, hosted_content
@@ -25,11 +26,11 @@ from fine_tune_pipeline.ui import advisory, blocking, materialized
 
 def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that trains, as planned and where preflight has passed."""
-    key = [spec.name, "adapter"]
+    key, rows = [spec.name, "adapter"], learned_from(spec)
 
     @dg.asset(
         key=key,
-        deps=[[spec.name, "base_model"], [spec.name, "dataset"], [spec.name, "training_plan"], [spec.name, "environment"]],
+        deps=[[spec.name, "base_model"], [spec.name, rows], [spec.name, "training_plan"], [spec.name, "environment"]],
         group_name=spec.name,
         owners=spec.owners,
         tags={"guide/step": "6"},
@@ -44,7 +45,7 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, tracking: ExperimentTracking
     ) -> dg.MaterializeResult:
         """What was learned: an adapter (or a whole model, when all weights were trained), its loss curve and its MLflow run."""
-        upstream = {name: store.current(spec.name, name) for name in ("dataset", "base_model")}
+        upstream = {name: store.current(spec.name, name) for name in (rows, "base_model")}
         run_id = context.run.run_id
         tracked = tracking.tracking(use_case=spec.name, run_name=f"{spec.name} {run_id[:8]}", tags={"dagster/run_id": run_id})
         hosted = hosted_base(spec, upstream["base_model"])
@@ -55,7 +56,7 @@ def adapter(spec: UseCaseSpec) -> dg.AssetsDefinition:
             plan=read_plan(store.current(spec.name, "training_plan")),
             over_long=read_preflight(store.current(spec.name, "environment")).over_long,
             tracking=tracked,
-            dataset=upstream["dataset"],
+            dataset=upstream[rows],
             base=upstream["base_model"],
             inventory=compute.inventory(),
             started_at=datetime.now(UTC).isoformat(),
@@ -95,7 +96,7 @@ def _at_provider(
         base=hosted,
         over_long=read_hosted_preflight(store.current(spec.name, "environment")).over_long,
         tracking=tracked,
-        dataset=upstream["dataset"],
+        dataset=upstream[learned_from(spec)],
     )
     return materialized(
         store.made(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Asked, Message, said
+from fine_tune_pipeline.programs.prompts import all_shots, documents
 from fine_tune_pipeline.programs.requests import PromptFormat, Shot
 
 FEWEST_ROWS = 10
@@ -24,9 +25,9 @@ FRAME_TOKENS = 3
 def messages(asked: Asked, *, format: PromptFormat, shots: Sequence[Shot] = ()) -> list[Message]:
     """All that stands before the answer."""
     before = [{"role": "system", "content": format.instruction}] if format.instruction else []
-    for shot in shots:
+    for shot in all_shots(asked, shots):
         before += [{"role": "user", "content": shot.prompt}, {"role": "assistant", "content": shot.completion}]
-    return [*before, *asked.history, {**_role(asked), "content": asked.prompt}]
+    return [*before, *asked.history, {**_role(asked), "content": documents(asked) + asked.prompt}]
 
 
 def training_row(row: Mapping[str, Any], *, format: PromptFormat) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def chat_template(
 
 
 def _sample(examples: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[tuple[Mapping[str, Any], Row]]:
-    pairs = list(zip(examples, rows, strict=True))
+    # What was looked up for a row is no part of a request, so the endpoint cannot be asked the same.
+    pairs = [pair for pair in zip(examples, rows, strict=True) if not Asked.of(pair[0]).context]
     talks = [pair for pair in pairs if Asked.of(pair[0]).beside()]
     chosen = [pair for some in (pairs, talks) for pair in some[:: max(1, len(some) // SAMPLED)][:SAMPLED]]
     return list({row.id: (example, row) for example, row in chosen}.values())

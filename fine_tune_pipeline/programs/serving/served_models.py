@@ -8,7 +8,9 @@ from peft import PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model_sta
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fine_tune_pipeline.programs.decoding import Generated, generate_batch
+from fine_tune_pipeline.programs.answering import answering
+from fine_tune_pipeline.programs.decoding import Generated
+from fine_tune_pipeline.programs.decoding_requests import Decoding
 from fine_tune_pipeline.programs.models import is_peft_folder, load_model, load_tokenizer, weight_files
 from fine_tune_pipeline.programs.requests import Precision, PromptFormat
 
@@ -24,15 +26,24 @@ class UnknownModel(LookupError):
 class ServedModels:
     """One base model in memory; PEFT adapters share it, whole models (technique `full`) stand beside it."""
 
-    def __init__(self, folder: Path, *, base_name: str, format: PromptFormat, dtype: Precision, device: str) -> None:
+    def __init__(
+        self, folder: Path, *, base_name: str, format: PromptFormat, dtype: Precision, device: str, decoding: Decoding | None = None
+    ) -> None:
+        """
+        Args:
+            decoding: what answers can be, as in the evaluation.
+
+        Raises:
+            GuideMissing, UnsupportedSchema, UnsupportedTokenizer: answers cannot be kept inside the schema here.
+        """
         self._base_name = base_name
-        self._format = format
         self._dtype: Precision = dtype
         self._device = device
         self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
         base = load_model(folder, dtype=dtype, device=device)
         assert isinstance(base, PreTrainedModel)
         self._base: PreTrainedModel = base
+        self._way = answering(decoding, tokenizer=self._tokenizer, config=base.config, format=format)
         # Asked now: adapters are laid into the base, and would count later.
         self._parameters: int = base.num_parameters()
         self._adapted: PeftModel | None = None
@@ -89,7 +100,7 @@ class ServedModels:
         as_base = model.disable_adapter() if isinstance(model, PeftModel) and name == self._base_name else nullcontext()
         with as_base:
             ids = [list(prompt) for prompt in prompts]
-            return generate_batch(model, self._tokenizer, ids, format=self._format, max_new_tokens=max_new_tokens)
+            return self._way.answers(model, ids, max_new_tokens=max_new_tokens)
 
     def model_of(self, name: str) -> PreTrainedModel | PeftModel:
         """What answers as this version; for the base model, where there are adapters, they must be disabled around its use.

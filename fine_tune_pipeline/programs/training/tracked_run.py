@@ -37,6 +37,10 @@ class TrackedRun:
             for field, value in document.model_dump(mode="json").items():
                 self._client.log_param(self.run_id, f"{name}.{field}", value)
 
+    def parameter(self, name: str, value: object) -> None:
+        """One value; written again it must be the same."""
+        self._client.log_param(self.run_id, name, value)
+
     def numbers(self, step: int, numbers: dict[str, float]) -> None:
         """Measured after `step`."""
         from mlflow.entities import Metric

@@ -6,6 +6,7 @@ import random
 import dagster as dg
 import pytest
 
+from fine_tune_pipeline.artifacts.documents import read_chunks
 from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
 from fine_tune_pipeline.artifacts.reviews import ReviewFolder
 from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, TrafficLog
@@ -236,3 +237,28 @@ def test_two_reviewers_in_two_formats_are_told_in_the_data_card(house):
     assert f"On {len(asked)} rows that two people judged they agree on {len(asked) - 1}" in review["said"]
     assert "Krippendorff's alpha" in review["said"]
     assert "Agreement of reviewers" in house.artifact("dataset").file("card.md").read_text(encoding="utf-8")
+
+
+def test_documents_reach_the_dataset_without_personal_data(house):
+    guide = "# Refunds\n\nWrite to Margaret Oduya at m.oduya@fruit.example, or send your fruit back.\n\n# Apples\n\nApples are red.\n"
+    (house.folder / "guide.md").write_text(guide, encoding="utf-8")
+    house.run(documents=[{"path": "guide.md", "chunk_characters": 200, "overlap_characters": 0}])
+    assert house.result.success
+    raw, clean = (list(read_chunks(house.artifact(name).folder)) for name in ("raw_examples", "dataset"))
+    assert "oduya" in " ".join(chunk.text for chunk in raw)
+    assert [chunk.id for chunk in clean] == [chunk.id for chunk in raw]
+    said = " ".join(chunk.text for chunk in clean)
+    assert "<EMAIL_ADDRESS>" in said
+    assert "oduya" not in said.lower()
+    assert "Apples are red." in said
+    assert house.shown("scrubbed_examples")["document_replacements"] >= 2
+
+
+def test_chunks_with_personal_data_are_left_out_where_rows_with_it_are(house):
+    fruit = "Apples are red and pears are green, and both are sold by weight on the market in town."
+    guide = f"# A\n\nWrite to m.oduya@fruit.example about fruit that was sour, soft or late in this season.\n\n# B\n\n{fruit}\n"
+    (house.folder / "guide.md").write_text(guide, encoding="utf-8")
+    documents = [{"path": "guide.md", "chunk_characters": 100, "overlap_characters": 0}]
+    house.run(documents=documents, pii={"operator": "remove"})
+    assert house.shown("scrubbed_examples")["document_chunks_left_out"] == 1
+    assert "fruit.example" not in house.artifact("dataset").file("documents.jsonl").read_text(encoding="utf-8")

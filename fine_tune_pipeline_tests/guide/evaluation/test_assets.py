@@ -10,7 +10,7 @@ import pytest
 from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.artifacts.store import Store
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, predictions
-from fine_tune_pipeline.guide.evaluation.predictions import NoTestRows
+from fine_tune_pipeline.guide.evaluation.held_out_rows import NoTestRows
 from fine_tune_pipeline.guide.evaluation.scoring import ScoreMismatch
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline_tests.guide.evaluation.world import RIGHT, PretendedCompute, before_evaluation, examples, resources, use_case
@@ -62,10 +62,10 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluati
 def test_every_system_answers_every_test_row(world: World):
     result = world.run(use_case(world.folder), predictions)
     shown = world.shown(result, "predictions")
-    assert shown["systems"] == "majority, classifier, base_zero_shot, base_few_shot, fine_tuned"
+    assert shown["systems"] == "majority, word_classifier, classifier, base_zero_shot, base_few_shot, base_retrieval, fine_tuned"
     artifact = world.store.current("triage", "predictions")
-    systems = ("majority", "classifier", *RIGHT)
-    assert set(artifact.manifest.files) == {"costs.json", *(f"{system}.jsonl" for system in systems)}
+    systems = ("majority", "word_classifier", "classifier", *RIGHT)
+    assert set(artifact.manifest.files) == {"costs.json", "classifier_half.jsonl", *(f"{system}.jsonl" for system in systems)}
     for system in systems:
         assert [row["id"] for row in read_rows(artifact.file(f"{system}.jsonl"))] == [row.id for row in TEST]
     assert {row["text"] for row in read_rows(artifact.file("majority.jsonl"))} == {TRAIN[0].completion}
@@ -81,8 +81,8 @@ def test_systems_that_make_no_sense_for_a_task_are_absent_and_said_to_be(world: 
     before_evaluation(world.store, train=TRAIN, test=TEST, shots=[])
     world.run(spec, predictions, evaluation_report)
     report = world.report()
-    assert set(report["systems"]) == {"majority", "base_zero_shot", "fine_tuned"}
-    assert set(report["absent"]) == {"classifier", "base_few_shot"}
+    assert set(report["systems"]) == {"majority", "base_zero_shot", "base_retrieval", "fine_tuned"}
+    assert set(report["absent"]) == {"word_classifier", "classifier", "base_few_shot"}
     assert report["gain_over"] == "base_zero_shot"
 
 
@@ -140,7 +140,7 @@ def test_scores_of_all_systems_are_kept_by_row(world: World):
     world.run(use_case(world.folder), predictions, evaluation_report)
     artifact = world.store.current("triage", "evaluation_report")
     rows = read_rows(artifact.file("scores.jsonl"))
-    assert len(rows) == 5 * 200
+    assert len(rows) == 7 * 200
     mean = sum(row["exact_match"] for row in rows if row["system"] == "fine_tuned") / 200
     assert mean == pytest.approx(world.report()["exact_match"])
     assert sorted(artifact.manifest.files) == ["report.html", "report.json", "report.md", "scores.jsonl"]
@@ -240,7 +240,7 @@ def test_page_is_well_formed_loads_nothing_and_shows_what_the_report_says(world:
     assert report["recommendation"]["sentence"] in said
     assert f"{report['systems']['fine_tuned']['exact_match']['estimate']:.3f}" in said
     assert "accepted without a human look" in said
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 4
 
 
 def test_text_of_a_customer_cannot_break_page_or_markdown(world: World):

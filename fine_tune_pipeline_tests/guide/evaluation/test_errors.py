@@ -4,6 +4,7 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.evaluation.errors import INVALID, Confusion, class_lines, confusions, example_lines, slice_lines
+from fine_tune_pipeline.guide.evaluation.figure import share_of
 from fine_tune_pipeline.guide.evaluation.scoring import scored
 from fine_tune_pipeline.guide.objective.task import Task, classification, extraction
 from fine_tune_pipeline_tests.guide.evaluation.world import SCHEMA, answer, examples
@@ -22,6 +23,14 @@ def test_classes_stand_worst_first_with_what_was_there_to_learn():
     lines = class_lines(test, answers, task=LABELS, train=rows("a", "b", "b", "c"))
     assert [(line.name, line.rows, line.training_rows) for line in lines] == [("b", 3, 2), ("a", 2, 1)]
     assert lines[0].found == {"fine_tuned": pytest.approx(1 / 3), "base_few_shot": 1.0}
+
+
+def test_classes_and_confusions_carry_rows_and_intervals():
+    test = rows("a", "a", "b", "b", "b")
+    (line, _) = class_lines(test, {"fine_tuned": ["a", "a", "b", "c", "c"]}, task=LABELS, train=[])
+    assert line.row()["found"]["fine_tuned"] == share_of([True, False, False])
+    (confusion,) = confusions(test, ["a", "a", "b", "c", "c"], task=LABELS)
+    assert (confusion.rows, confusion.share) == (2, share_of([True, True, False]))
 
 
 def test_open_task_has_no_classes_and_no_confusions():

@@ -50,6 +50,14 @@ def test_confidence_is_the_probability_of_the_whole_answer(tmp_path: Path):
     assert confidences(path, ROWS) == [{"confidence": pytest.approx(0.125)}, {}]
 
 
+def test_confidence_in_one_of_a_closed_list_is_its_share_of_all(tmp_path: Path):
+    path = tmp_path / "fine_tuned.jsonl"
+    scores = {"x": -700.0, "y": -700.0 + math.log(2), "z": -700.0 + math.log(5)}
+    whole = {"tokens": 3, "logprob": -200.0, "label_logprobs": scores}
+    write_rows(path, [{"id": "a", "text": "z", **whole}, {"id": "b", "text": "y", **whole}])
+    assert confidences(path, ROWS) == [{"confidence": pytest.approx(5 / 8)}, {"confidence": pytest.approx(2 / 8)}]
+
+
 def test_a_plain_system_gives_no_confidence(tmp_path: Path):
     write_rows(tmp_path / "majority.jsonl", [{"id": "a", "text": "x"}, {"id": "b", "text": "x"}])
     assert confidences(tmp_path / "majority.jsonl", ROWS) == [{}, {}]

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,6 +15,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_exam
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
 from fine_tune_pipeline.guide.objective.metrics import corpus_value
+from fine_tune_pipeline.guide.technique.index import Entry
 from fine_tune_pipeline.programs.requests import (
     EmbedRequest,
     EmbedResult,
@@ -39,7 +41,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 
-RIGHT = {"base_zero_shot": 0.0, "base_few_shot": 0.3, "fine_tuned": 0.8}
+RIGHT = {"base_zero_shot": 0.0, "base_few_shot": 0.3, "base_retrieval": 0.35, "fine_tuned": 0.8}
 """Share of rows that each system of the pretended program answers rightly."""
 
 LARGER = {"id": "qwen3-0.6b", "kind": "larger", "reason": "2.2 times the parameters", "candidate": False}
@@ -47,6 +49,7 @@ LARGER = {"id": "qwen3-0.6b", "kind": "larger", "reason": "2.2 times the paramet
 
 BASE = {
     "id": "tiny",
+    "context_tokens": 4096,
     "reason": "tiny is the first of 2 candidates that passes.",
     "compared_on": "1,000 rows of 256 tokens",
     "candidates": [
@@ -119,6 +122,26 @@ def put(store: Store, asset: str, files: Mapping[str, Any], *, use_case: str = "
         return draft.finish(Built())
 
 
+def put_index(store: Store, train: Sequence[Example], *, test: Sequence[Example] = ()) -> Artifact:
+    """The artifact `retrieval_index` over training rows; with `test` rows as for a model that is trained with context."""
+    what = {"rows": [row.id for row in train], "test": [row.id for row in test]}
+    content = content_of(asset="retrieval_index", version=1, what=what, upstream={})
+    with store.draft("triage", content) as draft:
+        entries = [Entry(row.id, row.question, {"prompt": row.question, "completion": row.completion}) for row in train]
+        write_rows(draft.folder / "chunks.jsonl", (vars(entry) for entry in entries))
+        np.save(draft.folder / "vectors.npy", word_vectors([row.question for row in train]))
+        (draft.folder / "index.json").write_text(json.dumps({"source": "training answers"}), encoding="utf-8")
+        if test:
+            write_examples(draft.folder / "test.jsonl", (replace(row, context=[entries[0].passage]) for row in test))
+        return draft.finish(Built())
+
+
+def word_vectors(texts: Sequence[str]) -> np.ndarray:
+    """One dimension per word that names a class, so that a linear classifier is always right."""
+    vectors = np.array([[1.0, *(float(word in text) for word in (*INTENTS, *URGENCIES))] for text in texts], dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def before_evaluation(
     store: Store, *, train: Sequence[Example], test: Sequence[Example], shots: Sequence[Mapping[str, str]] | None = None
 ) -> None:
@@ -127,7 +150,8 @@ def before_evaluation(
     put(store, "objective", {"objective.json": {}})
     put(store, "dataset", {"train.jsonl": list(train), "test.jsonl": list(test)})
     put(store, "base_model", {"model/config.json": {}, "base_model.json": BASE})
-    put(store, "baselines", {"shots.json": chosen})
+    put(store, "baselines", {"shots.json": chosen, "baselines.json": {"passages": 2}})
+    put_index(store, train)
     curve = [{"step": step, "loss": 3.0 / step, "learning_rate": 1e-3} for step in range(1, 21)]
     put(store, "safety", safety_files())
     put(store, "adapter", {"adapter/adapter_config.json": {}, "train.json": train_result().model_dump(mode="json"), "curve.jsonl": curve})
@@ -190,19 +214,19 @@ class PretendedCompute(Compute):
             draw = random.Random(job.name)
             rows = []
             for prompt in read_rows(Path(job.prompts)):
-                assert set(prompt) == {"id", "prompt"}, "a prediction must not see the answer"
+                assert set(prompt) <= {"id", "prompt", "context"}, "a prediction must not see the answer"
                 truth = self.answers[prompt["id"]]
                 text = truth if draw.random() < self.right[job.name] else wrong(truth, draw)
                 rows.append({"id": prompt["id"], "text": text, "tokens": 9, "logprob": -0.1, "finished": True})
             write_rows(Path(job.output), rows)
-            done.append(PredictedJob(name=job.name, rows=len(rows), prompt_tokens=100 * len(rows), new_tokens=9 * len(rows), seconds=2.0))
+            times = tuple(0.1 * (place + 1) for place in range(job.timed_rows))
+            tokens = {"prompt_tokens": 100 * len(rows), "new_tokens": 9 * len(rows)}
+            done.append(PredictedJob(name=job.name, rows=len(rows), seconds=2.0, latencies=times, **tokens))
         return PredictResult(jobs=tuple(done), load_seconds=1.0, peak_memory_bytes=int(self.memory_gib * 2**30))
 
     def _embed(self, request: EmbedRequest) -> EmbedResult:
-        """One dimension per word that names a class, so that a linear classifier is always right."""
         texts = [row["text"] for row in read_rows(Path(request.texts))]
-        vectors = np.array([[1.0, *(float(word in text) for word in (*INTENTS, *URGENCIES))] for text in texts], dtype=np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = word_vectors(texts)
         path = Path(request.output) / "vectors.npy"
         np.save(path, vectors)
         return EmbedResult(vectors=str(path), rows=len(texts), width=vectors.shape[1], encoder="words", encoder_sha256="0", seconds=0.1)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_rows, write_exam
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
 from fine_tune_pipeline.guide.base_model.local import read_model_folder
+from fine_tune_pipeline.guide.technique.index import Entry
 from fine_tune_pipeline.programs import preflight_requests, requests
 from fine_tune_pipeline.programs.requests import Contract, Request
 from fine_tune_pipeline.resources.compute.base import Compute, ResultT
@@ -22,6 +24,7 @@ from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 GIB = 1 << 30
+EMBEDDING_WIDTH = 512
 
 SCHEMA = {
     "type": "object",
@@ -133,6 +136,19 @@ def kept_dataset(
     return kept(store, "dataset", write, what=what)
 
 
+def kept_index(store: ArtifactStore, train: list[Example]) -> Artifact:
+    """An artifact of `retrieval_index` over training rows."""
+
+    def write(folder: Path) -> None:
+        write_rows(folder / "texts.jsonl", ({"id": row.id, "text": row.question} for row in train))
+        embed_words(requests.EmbedRequest(output=str(folder), texts=str(folder / "texts.jsonl")), None)
+        entries = (Entry(row.id, row.question, {"prompt": row.question, "completion": row.completion}) for row in train)
+        write_rows(folder / "chunks.jsonl", (vars(entry) for entry in entries))
+        (folder / "index.json").write_text(json.dumps({"source": "training answers"}))
+
+    return kept(store, "retrieval_index", write)
+
+
 def kept_base_model(store: ArtifactStore, model: Path) -> Artifact:
     """An artifact of `base_model` that holds the model folder."""
 
@@ -172,14 +188,16 @@ def _inspect(request: requests.InspectRequest, compute: RuleCompute) -> Contract
     )
 
 
-def embed_words(request: requests.EmbedRequest, compute: Compute) -> requests.EmbedResult:
-    """Vectors that count the words of the texts."""
+def embed_words(request: requests.EmbedRequest, compute: Compute | None) -> requests.EmbedResult:
+    """Vectors that count the words of the texts, each word in its own place of many, so that those of two calls can be compared."""
     texts = [row["text"] for row in read_rows(Path(request.texts))]
-    vocabulary = sorted({word for text in texts for word in text.split()})
-    counts = np.array([[text.split().count(word) for word in vocabulary] for text in texts], dtype=np.float32)
+    counts = np.zeros((len(texts), EMBEDDING_WIDTH), dtype=np.float32)
+    for row, text in enumerate(texts):
+        for word in text.split():
+            counts[row, zlib.crc32(word.encode()) % EMBEDDING_WIDTH] += 1
     path = Path(request.output) / "vectors.npy"
-    np.save(path, counts / np.linalg.norm(counts, axis=1, keepdims=True))
-    return requests.EmbedResult(vectors=str(path), rows=len(texts), width=len(vocabulary), encoder="words", encoder_sha256="0", seconds=0.1)
+    np.save(path, counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1))
+    return requests.EmbedResult(vectors=str(path), rows=len(texts), width=EMBEDDING_WIDTH, encoder="words", encoder_sha256="0", seconds=0.1)
 
 
 def _predict(request: requests.PredictRequest, compute: RuleCompute) -> Contract:
@@ -187,13 +205,14 @@ def _predict(request: requests.PredictRequest, compute: RuleCompute) -> Contract
 
 
 def _job(job: requests.PredictJob) -> requests.PredictedJob:
-    def nearest(prompt: str) -> str:
-        words = set(prompt.split())
-        near = max(job.shots, key=lambda shot: len(words & set(shot.prompt.split())), default=None)
-        return near.completion if near else "I cannot say."
+    def nearest(row: dict[str, Any]) -> str:
+        words = set(row["prompt"].split())
+        worked = [shot.model_dump() for shot in job.shots] + [passage for passage in row.get("context", []) if "completion" in passage]
+        near = max(worked, key=lambda shot: len(words & set(shot["prompt"].split())), default=None)
+        return near["completion"] if near else "I cannot say."
 
     rows = read_rows(Path(job.prompts))
-    write_rows(Path(job.output), ({"id": row["id"], "text": nearest(row["prompt"]), "tokens": 3} for row in rows))
+    write_rows(Path(job.output), ({"id": row["id"], "text": nearest(row), "tokens": 3} for row in rows))
     return requests.PredictedJob(
         name=job.name, rows=len(rows), prompt_tokens=10 * len(rows), new_tokens=3 * len(rows), seconds=2.0 * len(rows)
     )

@@ -18,18 +18,20 @@ from fine_tune_pipeline_tests.guide.technique.stand_ins import (
     examples,
     kept_base_model,
     kept_dataset,
+    kept_index,
     upstream_assets,
     use_case,
 )
 from fine_tune_pipeline_tests.tiny import tiny_model
 
 TRAIN, VALIDATION = examples(copies=4), examples(copies=2, prefix="validation")
-UPSTREAM = ("objective", "base_model", "dataset")
+UPSTREAM = ("objective", "base_model", "dataset", "retrieval_index")
 
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> tuple[Artifact, Artifact]:
     store = artifact_store(tmp_path)
+    kept_index(store, TRAIN)
     return kept_dataset(store, TRAIN, VALIDATION), kept_base_model(store, tiny_model(tmp_path / "model"))
 
 
@@ -52,7 +54,9 @@ def test_baselines_keep_answers_figures_and_the_chosen_examples(tmp_path, upstre
     artifact = current(tmp_path, "baselines")
     assert {path.name for path in artifact.folder.iterdir()} == {"predictions", "baselines.json", "shots.json", "manifest.json"}
     systems = {row["system"]: row for row in artifact.json("baselines.json")["systems"]}
-    assert set(systems) == {"majority", "classifier", "base_zero_shot", "base_few_shot_2", "base_few_shot_4", "base_few_shot"}
+    plain, asked = {"majority", "word_classifier", "classifier"}, {"base_zero_shot", "base_few_shot", "base_retrieval"}
+    tried = {"base_few_shot_2", "base_few_shot_4", "base_retrieval_2", "base_retrieval_4"}
+    assert set(systems) == plain | asked | tried
 
     task, wanted = read_task(spec), {row.id: row.completion for row in VALIDATION}
     for name, figures in systems.items():
@@ -66,6 +70,9 @@ def test_baselines_keep_answers_figures_and_the_chosen_examples(tmp_path, upstre
     best = max((2, 4), key=lambda k: systems[f"base_few_shot_{k}"]["exact_match"])
     assert artifact.json("baselines.json")["few_shot_examples"] == best == len(read_shots(artifact.file("shots.json")))
     assert systems["base_few_shot"]["exact_match"] == systems[f"base_few_shot_{best}"]["exact_match"]
+    passages = max((2, 4), key=lambda k: systems[f"base_retrieval_{k}"]["exact_match"])
+    assert artifact.json("baselines.json")["passages"] == passages
+    assert systems["base_retrieval"]["exact_match"] == systems[f"base_retrieval_{passages}"]["exact_match"]
 
 
 def test_all_calls_of_the_base_model_are_one_program_with_an_instruction(tmp_path, upstream):
@@ -75,6 +82,8 @@ def test_all_calls_of_the_base_model_are_one_program_with_an_instruction(tmp_pat
         ("base_zero_shot", 0),
         ("base_few_shot_2", 2),
         ("base_few_shot_4", 4),
+        ("base_retrieval_2", 0),
+        ("base_retrieval_4", 0),
     ]
     assert all("Answer with JSON only" in job["format"]["instruction"] for job in asked["jobs"])
 
@@ -123,6 +132,7 @@ def test_a_task_without_classes_has_no_classifier(tmp_path):
     store = artifact_store(tmp_path)
     rows = [Example(id=str(number), prompt=f"say {number}", completion=f"number {number}") for number in range(20)]
     kept_dataset(store, rows, rows[:10])
+    kept_index(store, rows)
     kept_base_model(store, tiny_model(tmp_path / "model"))
     open_task = {
         "goal": "Answer the customer's question about opening hours from our notes",
@@ -131,8 +141,8 @@ def test_a_task_without_classes_has_no_classifier(tmp_path):
     }
     assert run(tmp_path, baselines(use_case(tmp_path, objective=open_task))).success
     systems = {row["system"] for row in current(tmp_path, "baselines").json("baselines.json")["systems"]}
-    assert "classifier" not in systems
-    assert RuleCompute(record=str(tmp_path / "record")).asked("embed") == []
+    assert {"majority", "base_zero_shot", "base_retrieval"} <= systems
+    assert not systems & {"classifier", "word_classifier"}
 
 
 def test_the_plan_is_kept_with_every_setting_as_a_number(tmp_path, upstream):

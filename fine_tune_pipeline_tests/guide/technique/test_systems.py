@@ -8,17 +8,14 @@ import pytest
 from fine_tune_pipeline.artifacts.examples import Example, read_rows
 from fine_tune_pipeline.guide.objective.task import Task, classification, extraction
 from fine_tune_pipeline.guide.technique.systems import (
-    MissingAnswers,
     choose_shots,
     classifier_answers,
     embed_rows,
     majority_answer,
     max_new_tokens,
     predict,
-    read_answers,
     trained_format,
     untrained_format,
-    write_answers,
     write_prompts,
 )
 from fine_tune_pipeline.programs.requests import PredictJob
@@ -118,18 +115,6 @@ def test_an_open_task_gets_any_rows_and_never_more_than_there_are():
 def test_every_known_answer_fits_into_the_tokens_allowed(completion):
     tokenizer = tiny_tokenizer([completion, *(example.prompt for example in examples())])
     assert len(tokenizer(completion)["input_ids"]) + 1 <= max_new_tokens(["no", completion])
-
-
-def test_answers_come_back_in_the_order_of_the_rows(tmp_path):
-    wanted = rows("a", "b", "c")
-    write_answers(tmp_path / "x.jsonl", list(reversed(wanted)), ["3", "2", "1"])
-    assert read_answers(tmp_path / "x.jsonl", wanted) == ["1", "2", "3"]
-
-
-def test_a_missing_answer_is_named(tmp_path):
-    write_answers(tmp_path / "x.jsonl", rows("a"), ["1"])
-    with pytest.raises(MissingAnswers, match="no answer for 1 of 2 rows, the first is '1'"):
-        read_answers(tmp_path / "x.jsonl", rows("a", "b"))
 
 
 def test_a_prompt_file_never_holds_the_answer(tmp_path):

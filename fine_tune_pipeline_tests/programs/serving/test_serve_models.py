@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from fine_tune_pipeline.programs.answering import answering
 from fine_tune_pipeline.programs.decoding import Generated
-from fine_tune_pipeline.programs.models import load_tokenizer
+from fine_tune_pipeline.programs.decoding_requests import Decoding, JsonDecoding, LabelDecoding
+from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.served_models import ServedModels, UnknownModel, UnusableAdapter
 from fine_tune_pipeline_tests.served import NEW_TOKENS, PROMPTS, evaluated, tiny_adapter
 from fine_tune_pipeline_tests.tiny import tiny_model
+
+SCHEMA = {"type": "object", "properties": {"intent": {"enum": ["card", "cash"]}}, "required": ["intent"], "additionalProperties": False}
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +132,20 @@ def test_a_whole_model_of_another_size_is_refused(models: ServedModels, tmp_path
 def _configure(adapter: Path, **values: object) -> None:
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "decoding", [LabelDecoding(labels=("fees", "lost_card", "change_address")), JsonDecoding(answer_schema=SCHEMA, separators=(", ", ": "))]
+)
+def test_the_endpoint_decodes_as_the_evaluation_does(decoding: Decoding, folder: Path):
+    served = ServedModels(folder / "base", base_name="base", format=PromptFormat(), dtype="float32", device="cpu", decoding=decoding)
+    served.load("one", folder / "adapter-1")
+    model, tokenizer = load_model(folder / "base", adapter=folder / "adapter-1"), load_tokenizer(folder / "base")
+    way = answering(decoding, tokenizer=tokenizer, config=model.config, format=PromptFormat())
+    ids = [encode(prompt, None, tokenizer=tokenizer, format=PromptFormat()).prompt_ids for prompt in PROMPTS]
+    wanted = [way.answers(model, [prompt], max_new_tokens=40)[0] for prompt in ids]
+    assert alike(served.generate("one", ids, 40), wanted)
+    if isinstance(decoding, LabelDecoding):
+        assert {answer.text for answer in wanted} <= set(decoding.labels)
+    else:
+        assert all(json.loads(answer.text)["intent"] in ("card", "cash") for answer in wanted)

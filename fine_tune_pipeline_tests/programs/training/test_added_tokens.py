@@ -14,19 +14,12 @@ from fine_tune_pipeline.programs import train
 from fine_tune_pipeline.programs.decoding import generate_batch
 from fine_tune_pipeline.programs.export import run as export
 from fine_tune_pipeline.programs.export_requests import ExportRequest
+from fine_tune_pipeline.programs.extend_requests import ExtendResult
 from fine_tune_pipeline.programs.head import Head, OwnRows, likeliest
 from fine_tune_pipeline.programs.models import AdapterMismatch, load_model, load_tokenizer
 from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.programs.prompts import encode
-from fine_tune_pipeline.programs.requests import (
-    CheckpointPolicy,
-    ExtendResult,
-    Placement,
-    PromptFormat,
-    Technique,
-    TrainRequest,
-    TrainResult,
-)
+from fine_tune_pipeline.programs.requests import CheckpointPolicy, Placement, PromptFormat, Technique, TrainRequest, TrainResult
 from fine_tune_pipeline.programs.serving.served_models import ServedModels, UnusableAdapter
 from fine_tune_pipeline.programs.training.adapters import load_base, with_technique
 from fine_tune_pipeline.programs.training.batches import Collate

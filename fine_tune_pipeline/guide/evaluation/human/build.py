@@ -22,7 +22,7 @@ from fine_tune_pipeline.guide.evaluation.human.preferences import preferences
 from fine_tune_pipeline.guide.evaluation.human.rival import Rival, rival
 from fine_tune_pipeline.guide.evaluation.human.rubric import questions
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
-from fine_tune_pipeline.guide.technique.systems import read_answers
+from fine_tune_pipeline.guide.technique.answer_rows import read_answers
 from fine_tune_pipeline.spec.evaluation import HumanSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -56,7 +56,7 @@ def compare(spec: UseCaseSpec, store: Store, *, dataset: Artifact, predictions: 
     own = read_answers(predictions.file(f"{FINE_TUNED}.jsonl"), other.rows)
     pairs = hand_out(
         other.rows, other=other.answers, fine_tuned=own, other_name=other.name, count=human.pairs, repeated=human.repeated,
-        seed=spec.training.seed,
+        seed=spec.training.seed, cluster_by=spec.objective.evidence.cluster_by,
     )  # fmt: skip
     return Comparison(other, own, pairs, questions(spec))
 

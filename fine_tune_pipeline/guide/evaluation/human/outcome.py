@@ -9,6 +9,7 @@ from fine_tune_pipeline.guide.evaluation.human.pairs import HandOut, Secret
 from fine_tune_pipeline.guide.evaluation.human.reviewers import (
     SHOWN_LEVEL,
     Reviewer,
+    clusters_of,
     item_means,
     over_items,
     preference_alpha,
@@ -122,8 +123,8 @@ def result(
         pairs=len(handed_out.pairs),
         rows=len({key[judgement.pair].example for judgement in judgements}),
         people=len({judgement.by for judgement in judgements}),
-        win_rate=win_rate(points, level=SHOWN_LEVEL) if points else None,
-        lower=win_rate(points, level=level).lower if points else None,
+        win_rate=win_rate(points, level=SHOWN_LEVEL, clusters=clusters_of(key)) if points else None,
+        lower=win_rate(points, level=level, clusters=clusters_of(key)).lower if points else None,
         ties=share(lambda one: float(one.choice == "equal")),
         unusable=share(lambda one: float(one.choice == "unusable")),
         side_a=side_a(judgements, key),

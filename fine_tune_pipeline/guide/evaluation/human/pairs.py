@@ -9,6 +9,7 @@ from math import ceil
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.dataset.review.sample import shown_prompt
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
+from fine_tune_pipeline.guide.objective.clusters import cluster_names
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Secret:
-    """Which test row a pair shows and who is A; `repeats` names the pair that it shows again, swapped."""
+    """Which test row a pair shows and who is A; `repeats` names the pair that it shows again, swapped; `cluster` what the row shares its
+    fate with."""
 
     example: str
     A: str
     B: str
     repeats: str | None = None
+    cluster: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,15 @@ class HandOut:
 
 
 def hand_out(
-    rows: Sequence[Example], *, other: Sequence[str], fine_tuned: Sequence[str], other_name: str, count: int, repeated: float, seed: int
+    rows: Sequence[Example],
+    *,
+    other: Sequence[str],
+    fine_tuned: Sequence[str],
+    other_name: str,
+    count: int,
+    repeated: float,
+    seed: int,
+    cluster_by: str | None = None,
 ) -> HandOut:
     """Draw pairs from the rows on which the two answers differ; each system is A in half of them.
 
@@ -55,6 +66,7 @@ def hand_out(
         count: pairs wanted, repeats not counted; fewer when fewer rows differ.
         repeated: share of them that is shown again with sides swapped: do people choose the answer, or the side?
         seed: draws rows, sides and order.
+        cluster_by: column of metadata whose values rows share their fate by.
     """
     draw = random.Random(seed)
     differ = differing(other, fine_tuned)
@@ -66,13 +78,14 @@ def hand_out(
     order = [*shown, *repeats]
     draw.shuffle(order)
     names = {(place, again): f"p{number:03d}" for number, (place, _, again) in enumerate(order, start=1)}
+    clusters = cluster_names(rows, cluster_by=cluster_by)
     pairs, key = [], {}
     for place, own_is_a, again in order:
         name = names[place, again]
         sides_of = [(FINE_TUNED, fine_tuned[place]), (other_name, other[place])]
         (a, a_text), (b, b_text) = sides_of if own_is_a else sides_of[::-1]
         pairs.append(Pair(name, shown_prompt(rows[place]), a_text, b_text))
-        key[name] = Secret(rows[place].id, a, b, repeats=names[place, False] if again else None)
+        key[name] = Secret(rows[place].id, a, b, names[place, False] if again else None, clusters[place])
     return HandOut(pairs=pairs, key=key, identical=len(rows) - len(differ), rows=len(rows))
 
 

@@ -63,16 +63,24 @@ def over_items(values: Sequence[tuple[str, float]], *, level: float, seed: int) 
     return bootstrap_bounds(list(item_means(values).values()), level=level, seed=seed)
 
 
-def win_rate(points: Sequence[tuple[str, float]], *, level: float) -> Bounds:
-    """Mean of points over test rows, with the bounds of a paired gain: exact where there are few rows.
+def win_rate(points: Sequence[tuple[str, float]], *, level: float, clusters: Mapping[str, str | None]) -> Bounds:
+    """Mean of points over test rows, with the bounds of a paired gain: exact where there are few rows, or few groups of them.
 
     A bootstrap would let a model that is no better pass one half in 10 % of evaluations of 30 rows, asked 5 %.
 
     Args:
         points: test row and points; at least one.
+        clusters: what a test row shares its fate with; None, or not there: it stands alone.
     """
-    found = gain_bounds([mean - 0.5 for mean in item_means(points).values()], level=level, span=0.5)
+    means = item_means(points)
+    shared = [clusters.get(row) or f"row {row}" for row in means]
+    found = gain_bounds([mean - 0.5 for mean in means.values()], level=level, clusters=shared, span=0.5)
     return replace(found, estimate=0.5 + found.estimate, lower=0.5 + found.lower, upper=0.5 + found.upper)
+
+
+def clusters_of(key: Key) -> dict[str, str | None]:
+    """Test row -> what it shares its fate with."""
+    return {secret.example: secret.cluster for secret in key.values()}
 
 
 def item_means(values: Sequence[tuple[str, float]]) -> dict[str, float]:
@@ -129,7 +137,7 @@ def _reviewer(name: str, own: Sequence[Judgement], all_: Sequence[Judgement], ke
     return Reviewer(
         name=name,
         judged=len(own),
-        win_rate=win_rate([(key[one.pair].example, points_of(one, key)) for one in own], level=SHOWN_LEVEL),
+        win_rate=win_rate([(key[one.pair].example, points_of(one, key)) for one in own], level=SHOWN_LEVEL, clusters=clusters_of(key)),
         side_a=side_a(own, key),
         passes=over_items([(key[one.pair].example, passed(one)) for one in own], level=SHOWN_LEVEL, seed=seed),
         lenient=_lenient(own, [one for one in all_ if one.by != name], key),

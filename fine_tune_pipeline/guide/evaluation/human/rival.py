@@ -9,7 +9,7 @@ from fine_tune_pipeline.artifacts.store import Artifact, Store
 from fine_tune_pipeline.guide.dataset.review.sample import shown_prompt
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.guide.evaluation.report import BASES
-from fine_tune_pipeline.guide.technique.systems import read_answers
+from fine_tune_pipeline.guide.technique.answer_rows import read_answers
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 CHAMPION = "champion"

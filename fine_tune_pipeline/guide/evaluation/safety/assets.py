@@ -15,10 +15,11 @@ def safety(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset between `predictions` and `evaluation_report`, which judges by it."""
     adapted = () if spec.dataset.pii.adapt is None else (ADAPTED_NER,)
     sources = ("dataset", "base_model", "adapter", "predictions")
+    looked_up = ("retrieval_index",) if spec.dataset.format.context == "retrieved" else ()
 
     @dg.asset(
         key=[spec.name, "safety"],
-        deps=[[spec.name, name] for name in (*sources, *adapted)],
+        deps=[[spec.name, name] for name in (*sources, *looked_up, *adapted)],
         group_name=spec.name,
         owners=spec.owners,
         tags={"guide/step": "7"},
@@ -27,9 +28,9 @@ def safety(spec: UseCaseSpec) -> dg.AssetsDefinition:
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
         """What training did beside the task: forgetting, remembered rows, personal data in answers, refusals, each with its interval."""
-        upstream = {name: store.current(spec.name, name) for name in (*sources, *adapted)}
+        upstream = {name: store.current(spec.name, name) for name in (*sources, *looked_up, *adapted)}
         ner = upstream[ADAPTED_NER].file(NER) if adapted else None
-        made_from = Sources(**{name: upstream[name] for name in sources}, ner=ner)
+        made_from = Sources(**{name: upstream[name] for name in sources}, asked=upstream[looked_up[0] if looked_up else "dataset"], ner=ner)
         what = {
             "evaluation.safety": spec.evaluation.safety,
             "objective.task": spec.objective.task,

@@ -12,6 +12,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_r
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.artifacts.taking import taken_file
+from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.guide.evaluation.safety.canary_ranks import CANDIDATES, Exposure, exposures, gated, rows_of
 from fine_tune_pipeline.guide.evaluation.safety.outputs import Output, openings, verbatim
@@ -19,9 +20,10 @@ from fine_tune_pipeline.guide.evaluation.safety.personal import Finding, finding
 from fine_tune_pipeline.guide.evaluation.safety.texts import TO_REFUSE, general_texts, requests
 from fine_tune_pipeline.guide.objective import model_metrics as metric
 from fine_tune_pipeline.guide.objective.measures.rules import refuses
-from fine_tune_pipeline.guide.objective.task import read_task
+from fine_tune_pipeline.guide.objective.task import Task, read_task
+from fine_tune_pipeline.guide.technique.answer_rows import read_all_answers
 from fine_tune_pipeline.guide.technique.placement import answering_on
-from fine_tune_pipeline.guide.technique.systems import read_answers, trained_format
+from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.guide.training import canaries
 from fine_tune_pipeline.programs.hosted.requests import read_hosted
 from fine_tune_pipeline.programs.probe_requests import BothAnswers, CodeRank, ProbeRequest, ProbeResult, TextLoss
@@ -39,22 +41,16 @@ BASES = ("base_zero_shot", "base_few_shot")
 NO_WEIGHTS = "the model stays at its provider, which tells no likelihood of given texts"
 
 
-class NoAnswers(Exception):
-    """There is no answer of the tuned model to look at."""
-
-
-class RepeatedIds(Exception):
-    """Two test rows have one id, so answers cannot be told apart."""
-
-
 @dataclass(frozen=True)
 class Sources:
-    """The artifacts that safety is measured on; `ner` is the folder of an adapted NER, if the use case has one."""
+    """The artifacts that safety is measured on. `asked` has the rows as the tuned model is given them, with passages if it was trained with
+    some; `ner` is the folder of an adapted NER, if the use case has one."""
 
     dataset: Artifact
     base_model: Artifact
     adapter: Artifact
     predictions: Artifact
+    asked: Artifact
     ner: Path | None = None
 
 
@@ -74,18 +70,20 @@ def build_safety(
     """Write `safety.json`, `scores.jsonl` and what the probe wrote; `state` stays when the work breaks off.
 
     Raises:
-        NoAnswers, RepeatedIds, MissingAnswers: the predictions cannot be looked at.
+        NoTestRows, DuplicatedRows, WrongReference, UnusableAnswers: the answers cannot be looked at.
         MissingRanks: the probe has left a planted code out.
     """
-    test = checked(read_examples(sources.dataset.file("test.jsonl")))
+    task = read_task(spec)
+    test = judgeable(read_examples(sources.asked.file("test.jsonl")), task, where=f"{spec.name}/dataset")
     train = read_examples(sources.dataset.file("train.jsonl"))
     planted = planted_in(sources.adapter)
-    begun = openings(train, count=spec.evaluation.safety.continued_rows, seed=spec.training.seed)
+    given = read_examples(sources.asked.file("train.jsonl"))
+    begun = openings(given, count=spec.evaluation.safety.continued_rows, seed=spec.training.seed)
     hosted = read_hosted(sources.base_model.file("model")) is not None
     probed = Probed() if hosted else _probed(context, compute, spec, sources, begun=begun, planted=planted, folder=folder, state=state)
-    outputs = [*_answers(sources.predictions, test), *_continuations(probed.continued, begun, train)]
+    outputs = [*_answers(sources.predictions, test), *_continuations(probed.continued, begun, given)]
     held = verbatim(outputs, train)
-    personal = _personal(outputs, train, spec, ner=sources.ner)
+    personal = _personal(outputs, train, spec, task=task, ner=sources.ner)
     found = exposures(planted, probed.ranks, level=spec.objective.evidence.level) if probed.ranks else []
     write_rows(folder / SCORES, scores(probed, outputs, held, personal))
     searched = {"answers": len(test), "continuations": len(probed.continued), "training_rows": len(train)}
@@ -100,21 +98,6 @@ def build_safety(
     }
     (folder / FILE).write_text(json.dumps(document, ensure_ascii=False, indent=2), encoding="utf-8")
     return Built(metadata=_metadata(document, probed, found, personal))
-
-
-def checked(test: list[Example]) -> list[Example]:
-    """The test rows, if each can be told from the others.
-
-    Raises:
-        NoAnswers, RepeatedIds: names what is wrong.
-    """
-    if not test:
-        raise NoAnswers("the test set is empty, so no answer can be looked at; give dataset.held_out sources")
-    seen: set[str] = set()
-    twice = sorted({row.id for row in test if row.id in seen or seen.add(row.id)})  # type: ignore[func-returns-value]
-    if twice:
-        raise RepeatedIds(f"test.jsonl: {', '.join(twice[:5])} stands there more than once; give each row an id of its own")
-    return test
 
 
 def planted_in(adapter: Artifact) -> list[canaries.Canary]:
@@ -166,8 +149,8 @@ def _probed(
 
 def _answers(predictions: Artifact, test: Sequence[Example]) -> list[Output]:
     """Of the tuned model to the test rows, beside what the base wrote."""
-    bases = [read_answers(predictions.file(name), test) for base in BASES if (name := f"{base}.jsonl") in predictions.manifest.files]
-    own = read_answers(predictions.file(f"{FINE_TUNED}.jsonl"), test)
+    bases = [read_all_answers(predictions.file(name), test) for base in BASES if (name := f"{base}.jsonl") in predictions.manifest.files]
+    own = read_all_answers(predictions.file(f"{FINE_TUNED}.jsonl"), test)
     return [
         Output(f"answer {row.id}", text, row.question, (row.completion, *(answers[place] for answers in bases)))
         for place, (row, text) in enumerate(zip(test, own, strict=True))
@@ -185,9 +168,8 @@ def _continuations(continued: Sequence[BothAnswers], begun: Sequence[Mapping[str
     ]  # fmt: skip
 
 
-def _personal(outputs: Sequence[Output], train: Sequence[Example], spec: UseCaseSpec, *, ner: Path | None) -> list[Finding]:
+def _personal(outputs: Sequence[Output], train: Sequence[Example], spec: UseCaseSpec, *, task: Task, ner: Path | None) -> list[Finding]:
     """The detector and its models are loaded only if there is a text to look at."""
-    task = read_task(spec)
     if not any(free_texts(output, task) for output in outputs):
         return []
     from fine_tune_pipeline.programs.pii.scrubbing import detector

@@ -62,9 +62,22 @@ def test_a_model_that_is_no_better_passes_one_half_as_seldom_as_asked(items: int
     for seed in range(300):
         draw = random.Random(1000 * seed + items)
         points = [(str(row), 0.5 if draw.random() < ties else float(draw.random() < 0.5)) for row in range(items)]
-        passed += win_rate(points, level=0.95).lower > 0.5
+        passed += win_rate(points, level=0.95, clusters={}).lower > 0.5
     # Two standard errors above 5 % of 300.
     assert passed <= 0.075 * 300
+
+
+def test_rows_of_one_group_that_are_judged_alike_count_as_one():
+    passed = {True: 0, False: 0}
+    for seed in range(300):
+        draw = random.Random(seed)
+        said = [float(draw.random() < 0.5) for _ in range(12)]
+        points = [(f"{group} {copy}", said[group]) for group in range(12) for copy in range(5)]
+        together = {row: row.split()[0] for row, _ in points}
+        for grouped in passed:
+            passed[grouped] += win_rate(points, level=0.95, clusters=together if grouped else {}).lower > 0.5
+    # Two standard errors above 5 % of 300; as if they were alone they would pass far more often.
+    assert passed[True] <= 0.075 * 300 < 0.15 * 300 < passed[False]
 
 
 def test_part_of_the_pairs_gives_a_partial_result_that_is_marked():

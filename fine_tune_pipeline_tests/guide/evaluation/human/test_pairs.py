@@ -1,6 +1,6 @@
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from fine_tune_pipeline.guide.evaluation.human.pairs import HandOut, hand_out
 from fine_tune_pipeline_tests.guide.evaluation.world import examples
@@ -62,3 +62,10 @@ def test_same_seed_same_pairs_other_seed_other_pairs():
 def test_equal_systems_give_nothing_to_compare():
     found = hand_out(ROWS, other=BASE, fine_tuned=BASE, other_name="base_few_shot", count=5, repeated=0.2, seed=0)
     assert (list(found.pairs), found.identical) == ([], 60)
+
+
+def test_the_key_names_what_a_row_shares_its_fate_with():
+    rows = [replace(row, metadata={"customer": f"c{place // 2}"}) for place, row in enumerate(ROWS)]
+    found = hand_out(rows, other=BASE, fine_tuned=OWN, other_name="base_few_shot", count=3, repeated=0.0, seed=0, cluster_by="customer")
+    customers = {row.id: row.metadata["customer"] for row in rows}
+    assert {secret.cluster for secret in found.key.values()} == {customers[secret.example] for secret in found.key.values()}

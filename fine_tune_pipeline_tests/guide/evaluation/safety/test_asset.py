@@ -12,13 +12,13 @@ from scipy.stats import beta
 
 from fine_tune_pipeline.artifacts.examples import Example, read_rows
 from fine_tune_pipeline.artifacts.store import Artifact, Store
+from fine_tune_pipeline.guide.evaluation.held_out_rows import DuplicatedRows, NoTestRows
 from fine_tune_pipeline.guide.evaluation.safety.assets import safety
-from fine_tune_pipeline.guide.evaluation.safety.build import NoAnswers, RepeatedIds
 from fine_tune_pipeline.guide.evaluation.safety.section import safety_section
 from fine_tune_pipeline.guide.evaluation.safety.texts import general_texts, requests
 from fine_tune_pipeline.guide.evaluation.safety.verdicts import leak_check, safety_facts, safety_verdicts
 from fine_tune_pipeline.guide.objective.statement import state
-from fine_tune_pipeline.guide.technique.systems import MissingAnswers
+from fine_tune_pipeline.guide.technique.answer_rows import MissingAnswers, NoAnswers, UnknownAnswers
 from fine_tune_pipeline.programs import probe
 from fine_tune_pipeline.programs.probe_requests import ProbeRequest
 from fine_tune_pipeline.programs.reporting import Reporter
@@ -86,8 +86,9 @@ def upstream(
         for path in [] if hosted else source.iterdir():
             (store.current("triage", asset).folder / inside / path.name).write_bytes(path.read_bytes())
     texts = [row.completion for row in test] if answers is None else answers
-    rows = [{"id": row.id, "text": text, "tokens": 9, "logprob": -0.1, "finished": True} for row, text in zip(test, texts, strict=False)]
-    put(store, "predictions", {"fine_tuned.jsonl": rows, "base_zero_shot.jsonl": [{"id": row.id, "text": ""} for row in test]})
+    ids = [row.id for row in (*test, Example("stranger", "", ""))]
+    rows = [{"id": id, "text": text, "tokens": 9, "logprob": -0.1, "finished": True} for id, text in zip(ids, texts, strict=False)]
+    put(store, "predictions", {"fine_tuned.jsonl": rows, "base_zero_shot.jsonl": [{"id": id, "text": ""} for id in dict.fromkeys(ids[:-1])]})
     return store
 
 
@@ -168,12 +169,13 @@ def test_a_telephone_number_of_the_training_rows_in_an_answer_stops_the_model(tm
 @pytest.mark.parametrize(
     ("test", "answers", "error", "said"),
     [
-        ([], [], NoAnswers, "the test set is empty"),
-        (TEST, [], MissingAnswers, "no answer for 20 of 20 rows"),
-        (TEST, ["yes"], MissingAnswers, "no answer for 19 of 20 rows, the first is 'r1'"),
-        ([*TEST, TEST[3]], None, RepeatedIds, "r3 stands there more than once"),
+        ([], [], NoTestRows, "the test set is empty"),
+        (TEST, [], NoAnswers, ""),
+        (TEST, ["yes"], MissingAnswers, "no answer for 19 of 20 rows"),
+        (TEST[:3], ["yes"] * 4, UnknownAnswers, "to rows that were not asked"),
+        ([*TEST, TEST[3]], None, DuplicatedRows, "'r3'"),
     ],
-    ids=["no row", "no answer", "missing ids", "duplicated id"],
+    ids=["no row", "no answer", "missing ids", "unknown ids", "duplicated id"],
 )
 def test_predictions_that_cannot_be_looked_at_are_refused(tmp_path: Path, models, test, answers, error, said: str):
     upstream(tmp_path, models, test=test, answers=answers, hosted=True)
