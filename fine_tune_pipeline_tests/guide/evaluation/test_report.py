@@ -94,7 +94,7 @@ def test_every_task_keeps_that_rule(tmp_path: Path):
         (lambda report: report.update(gain_low=0.5), "gain_low"),
         (lambda report: report["means"]["majority"].update(exact_match=0.9), "means.majority.exact_match"),
         (lambda report: report.update(added={"rows": 5, "seed": 3, "win_rate": 0.6}), "added.win_rate"),
-        (lambda report: report.update(confusions=[{"field": "x", "found": 0.3}]), "confusions.0.found"),
+        (lambda report: report.update(confusions=[{"field": "x", "share": 0.3}]), "confusions.0.share"),
         (lambda report: report["verdicts"][-1].update(how=""), "verdicts.4.estimate"),
     ],
 )
