@@ -88,7 +88,9 @@ def upstream(
     texts = [row.completion for row in test] if answers is None else answers
     ids = [row.id for row in (*test, Example("stranger", "", ""))]
     rows = [{"id": id, "text": text, "tokens": 9, "logprob": -0.1, "finished": True} for id, text in zip(ids, texts, strict=False)]
-    put(store, "predictions", {"fine_tuned.jsonl": rows, "base_zero_shot.jsonl": [{"id": id, "text": ""} for id in dict.fromkeys(ids[:-1])]})
+    put(
+        store, "predictions", {"fine_tuned.jsonl": rows, "base_zero_shot.jsonl": [{"id": id, "text": ""} for id in dict.fromkeys(ids[:-1])]}
+    )
     return store
 
 
