@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tune_pipeline import export_commands
+from fine_tune_pipeline import export_commands, iterate_commands
 from fine_tune_pipeline.command import DATA_SAYS_NO, ENVIRONMENT, WAITING, WRONG_USE, Add, say
 from fine_tune_pipeline.places import places
 
@@ -291,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_questions(command)
     _add_actions(command)
     export_commands.add(command)
+    iterate_commands.add(command)
     return parser
 
 

@@ -32,9 +32,14 @@ def fingerprint(content: Payload) -> str:
 
 def changes(old: Payload, new: Payload) -> list[str]:
     """Dotted names of what differs, such as `dataset.pii.operator` or `upstream.clean_examples`."""
+    return list(changed_values(old, new))
+
+
+def changed_values(old: Payload, new: Payload) -> dict[str, tuple[Any, Any]]:
+    """What differs, by its name as `changes` gives it: the value before, and after; None for what one of the two does not name."""
     before, after = _leaves(old), _leaves(new)
     names = [name for name in sorted(before.keys() | after.keys()) if before.get(name, ...) != after.get(name, ...)]
-    return [name.removeprefix("what.") for name in names]
+    return {name.removeprefix("what."): (before.get(name), after.get(name)) for name in names}
 
 
 def file_sha256(path: Path) -> str:

@@ -184,6 +184,11 @@ class Store:
         files = [file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.suffix == ".json"]
         return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(files, key=str)]
 
+    def page(self, use_case: str, name: str, text: str) -> UPath:
+        """Write a page that can be made again from the artifacts; where it lies: beside them, part of none."""
+        self._write_text(self.root / use_case / name, text)
+        return self.root / use_case / name
+
     def use(self, artifact: Artifact) -> None:
         """Make this the artifact that downstream assets read."""
         place = self.root / artifact.manifest.use_case / artifact.manifest.asset

@@ -38,8 +38,7 @@ def parallel_coordinates(axes: Sequence[Axis], lines: Sequence[Line], *, title: 
         return ""
     gap = (WIDTH - 2 * MARGIN) / (len(axes) - 1)
     scales = [_Scale(axis, [line.places[place] for line in lines]) for place, axis in enumerate(axes)]
-    parts = [_axis(axis, scale, x=MARGIN + gap * place) for place, (axis, scale) in enumerate(zip(axes, scales, strict=True))]
-    order = {"other": 0, "first": 1, "chosen": 2}
+    parts, order = list[str](), {"other": 0, "first": 1, "chosen": 2}
     for line in sorted(lines, key=lambda one: order[one.kind]):
         seen = [
             (MARGIN + gap * place, scale.y(value))
@@ -52,6 +51,14 @@ def parallel_coordinates(axes: Sequence[Axis], lines: Sequence[Line], *, title: 
             f'<polyline points="{path}" fill="none" stroke="{COLOURS[line.kind]}" stroke-width="{width}">'
             f"<title>{escape(line.label)}</title></polyline>"
         )
+    # Over the lines, so that their numbers can be read.
+    parts += [_axis(axis, scale, x=MARGIN + gap * place) for place, (axis, scale) in enumerate(zip(axes, scales, strict=True))]
+    legend = [("chosen", "taken"), ("first", "the plan"), ("other", "others")]
+    parts += [
+        _text(MARGIN + 110 * place, HEIGHT - 14, f"— {said}", colour=COLOURS[kind])
+        for place, (kind, said) in enumerate(legend)
+        if any(line.kind == kind for line in lines)
+    ]
     return _svg(parts, height=HEIGHT, title=title)
 
 
@@ -103,8 +110,10 @@ def _axis(axis: Axis, scale: _Scale, *, x: float) -> str:
     return "".join([line, *marks, _text(x, MARGIN - 24, axis.name, anchor="middle")])
 
 
-def _text(x: float, y: float, said: str, *, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{COLOURS["text"]}">{escape(said)}</text>'
+def _text(x: float, y: float, said: str, *, anchor: str = "start", colour: str = COLOURS["text"]) -> str:
+    # As a style, which the page's own for texts does not overrule: the ground is white in the dark too.
+    style = f"fill:{colour};stroke:#ffffff;stroke-width:3px;paint-order:stroke"
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="{style}">{escape(said)}</text>'
 
 
 def _svg(parts: Sequence[str], *, height: int, title: str) -> str:

@@ -45,17 +45,18 @@ class InvalidUseCase(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def read_use_case(path: Path, *, files: bool = True) -> UseCaseSpec:
+def read_use_case(path: Path, *, files: bool = True, text: str | None = None) -> UseCaseSpec:
     """The use case of one `defs.yaml`, with its folder.
 
     Args:
         path: the YAML file.
         files: also look whether the files that it names are there.
+        text: what would stand in the file, in the place of what does.
 
     Raises:
         InvalidUseCase: with every mistake of the file.
     """
-    root = compose(path, fields="`type` and `attributes`")
+    root = compose(path, fields="`type` and `attributes`", text=text)
     attributes = _attributes(path, root)
     lines = Lines(attributes)
     try:
@@ -122,17 +123,18 @@ def _files(paths: Iterable[Path], problems: list[Problem]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def compose(path: Path, *, fields: str) -> yaml.Node:
+def compose(path: Path, *, fields: str, text: str | None = None) -> yaml.Node:
     """The YAML of a file, with line numbers: a mapping that gives no key twice.
 
     Args:
         fields: those that the file should have, for the message when it is no mapping.
+        text: as of `read_use_case`.
 
     Raises:
         InvalidUseCase: the file is not text, not YAML, not a mapping, or names a key twice.
     """
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = yaml.compose(path.read_text(encoding="utf-8") if text is None else text, Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         raise InvalidUseCase([Problem(str(path), 1, "", f"not UTF-8 text (byte {error.start}); save it as UTF-8")]) from error
     except yaml.YAMLError as error:
@@ -239,7 +241,7 @@ def _described(location: Location) -> str:
 
 
 def _tags(location: Location) -> str:
-    return ", ".join(sorted(str(tag) for model in _models_at(location) for tag in _tag_of(model)))
+    return ", ".join(sorted(str(tag) for model in models_at(location) for tag in _tag_of(model)))
 
 
 def _tag_of(model: type[BaseModel]) -> tuple[Any, ...]:
@@ -248,11 +250,11 @@ def _tag_of(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _model_at(location: Location) -> type[BaseModel] | None:
-    models = _models_at(location)
+    models = models_at(location)
     return models[0] if len(models) == 1 else None
 
 
-def _models_at(location: Location) -> list[type[BaseModel]]:
+def models_at(location: Location) -> list[type[BaseModel]]:
     """Models that may stand at a location; a tag in it (`jsonl`), or the name of a union's branch, chooses among them."""
     models: list[type[BaseModel]] = [UseCaseSpec]
     for part in location:
@@ -279,7 +281,7 @@ def _without_tags(location: Sequence[str | int]) -> Location:
         if isinstance(part, int):
             kept.append(part)
             continue
-        known = any(part in (name, field.alias) for model in _models_at(tuple(kept)) for name, field in model.model_fields.items())
+        known = any(part in (name, field.alias) for model in models_at(tuple(kept)) for name, field in model.model_fields.items())
         if known or (part == location[-1] and not _is_branch(part, tuple(kept))):
             kept.append(part)
     return tuple(kept)
@@ -287,8 +289,8 @@ def _without_tags(location: Sequence[str | int]) -> Location:
 
 def _is_branch(part: str, location: Location) -> bool:
     """Whether a part names a branch of a union (`float`, `literal['auto']`, `LocalModel`, `constrained-str`) or a tag of one."""
-    names = {model.__name__ for model in _models_at(location)}
-    tags = {tag for model in _models_at(location) for tag in _tag_of(model)}
+    names = {model.__name__ for model in models_at(location)}
+    tags = {tag for model in models_at(location) for tag in _tag_of(model)}
     return part in names | tags | {"str", "int", "float", "bool"} or "[" in part or part.startswith("constrained-")
 
 

@@ -9,6 +9,7 @@ from fine_tune_pipeline.guide.evaluation.human.build import CHECK, build_human_e
 from fine_tune_pipeline.guide.evaluation.human.judgements import digest
 from fine_tune_pipeline.guide.evaluation.human.mlflow_pairs import asked_in_mlflow
 from fine_tune_pipeline.guide.evaluation.human.ways import lines, offer
+from fine_tune_pipeline.guide.evaluation.iterate.beside import beside
 from fine_tune_pipeline.guide.evaluation.judge.build import CHECK as JUDGE_CHECK
 from fine_tune_pipeline.guide.evaluation.judge.build import PLACE, build_judge_evaluation, chat_of, judge_of
 from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
@@ -81,7 +82,9 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
         kinds={"huggingface"},
         check_specs=checks,
     )
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+    def asset(
+        context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, tracking: ExperimentTracking
+    ) -> dg.MaterializeResult:
         """Is the objective met? All systems on the same rows with intervals, verdicts, errors, costs, advice, what to try next."""
         made_from = {name: store.current(spec.name, name) for name in upstream}
         what = {
@@ -100,7 +103,7 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
             upstream={"objective": store.current(spec.name, "objective"), **made_from},
             build=lambda folder: build_report(context, compute, spec, judged, folder, looks=store.open().looks),
         )
-        return materialized(kept)
+        return materialized(kept, beside=beside(store.open(), tracking, spec, kept, judged.adapter))
 
     return asset
 

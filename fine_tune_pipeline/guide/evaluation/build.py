@@ -11,10 +11,12 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples, read_r
 from fine_tune_pipeline.artifacts.looks import Look, Looks, looked_at
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.evaluation.analysis.analyse import analysis, figures
 from fine_tune_pipeline.guide.evaluation.buying import growth
 from fine_tune_pipeline.guide.evaluation.cost_limit import cost_verdict
 from fine_tune_pipeline.guide.evaluation.costs import money_of
 from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
+from fine_tune_pipeline.guide.evaluation.iterate.section import step_rows, what_next
 from fine_tune_pipeline.guide.evaluation.measured import Measured, asks_for_similarity, confidences, with_similarity
 from fine_tune_pipeline.guide.evaluation.outcome import outcome
 from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
@@ -22,6 +24,7 @@ from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS,
 from fine_tune_pipeline.guide.evaluation.report import Material, base_systems, document, primary_metric
 from fine_tune_pipeline.guide.evaluation.safety.verdicts import leak_check, safety_facts, safety_verdicts
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, check_means, reported_metrics, score_rows, scored, statistics_rows
+from fine_tune_pipeline.guide.evaluation.vectors import vectors_of
 from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memory_verdict, spent, verdicts
 from fine_tune_pipeline.guide.objective.evidence import LOOKS, at_look
 from fine_tune_pipeline.guide.objective.reach import look_text
@@ -60,7 +63,7 @@ class Judged:
 def build_report(
     context: "dg.AssetExecutionContext", compute: "Compute", spec: UseCaseSpec, judged: Judged, folder: Path, *, looks: Looks
 ) -> Built:
-    """Write report.html, report.md, report.json and scores.jsonl.
+    """Write report.html, report.md, report.json, next_steps.json and scores.jsonl.
 
     The look at the test rows is counted before anything is judged, so that none is ever lost.
 
@@ -84,6 +87,9 @@ def build_report(
     at_level = spec.model_copy(update={"objective": at_look(spec.objective, look.number)})
     material = _material(at_level, task, judged, test=test, answers=answers, scores=scores, inventory=compute.inventory(), look=look)
     report = {**document(material), "safety": safety_facts(judged.safety)}
+    vectors = vectors_of(context, compute, folder / "embed", judged.predictions, train=material.train, test=test)
+    report["analysis"] = analysis(material, measured=measured, vectors=vectors, detectable_gain=report["evidence"]["gain"])
+    report |= what_next(report, spec, adapter=judged.adapter, base_model=judged.base_model, folder=folder)
     (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     (folder / "report.html").write_text(html_page(report), encoding="utf-8")
@@ -222,6 +228,7 @@ def _metadata(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "outcome": report["outcome"]["line"],
         "recommendation": report["recommendation"]["sentence"],
+        "next_steps": step_rows(report),
         "rows": report["n"],
         **{f"fine_tuned/{name}": value["estimate"] for name, value in systems[FINE_TUNED].items()},
         **{f"{metric}/{system}": value[metric]["estimate"] for system, value in systems.items() if system != FINE_TUNED},
@@ -235,6 +242,7 @@ def _metadata(report: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in found.items()
         ],
         "look": report["look"]["number"],
+        **figures(report["analysis"]),
         "level": report["evidence"]["level"],
         "verdicts": [
             {key: verdict[key] for key in ("kind", "criterion", "estimate", "bound", "level", "rows", "verdict", "reason")}

@@ -9,7 +9,6 @@ from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
 from fine_tune_pipeline.pages.document import Row, Section
 
 SHOWN_CLASSES = 12
-SHOWN_CONFUSIONS = 10
 
 
 def classes_section(report: Mapping[str, Any]) -> Iterator[Section]:
@@ -35,29 +34,6 @@ def classes_section(report: Mapping[str, Any]) -> Iterator[Section]:
     yield Section("Classes, worst first", text, ("class", "test rows", "training rows", *systems), tuple(rows))
 
 
-def confusions_section(report: Mapping[str, Any]) -> Iterator[Section]:
-    """Which value is answered in place of which; nothing when none is."""
-    found = report["confusions"]
-    if found:
-        rows = [
-            Row(
-                (
-                    line["field"],
-                    line["wanted"],
-                    line["given"],
-                    str(line["rows"]),
-                    interval(line["share"], n=line["share"]["n"]),
-                    str(line["share"]["n"]),
-                )
-            )
-            for line in found[:SHOWN_CONFUSIONS]
-        ]
-        text = "Of the fine-tuned model; the share is that of all rows with this right value, with its 95 % interval." + shown_of(
-            len(rows), len(found), "the most frequent"
-        )
-        yield Section("What is taken for what", text, ("field", "right", "answered", "rows", "share", "of rows"), tuple(rows))
-
-
 def examples_section(report: Mapping[str, Any]) -> Iterator[Section]:
     """Rows that were gained, lost, and are still wrong."""
     base = report["compared_base"]
@@ -67,17 +43,3 @@ def examples_section(report: Mapping[str, Any]) -> Iterator[Section]:
     ]
     text = f"Rows that were gained on {NAMES[base]}, lost, and still wrong."
     yield Section("Examples", text, ("", "prompt", "right answer", base, FINE_TUNED), tuple(rows))
-
-
-def slices_section(report: Mapping[str, Any]) -> Iterator[Section]:
-    """The gain by metadata; nothing without slices of enough rows."""
-    if report["slices"]:
-        rows = [
-            Row((line["slice"], str(line["rows"]), *(interval(line[name], n=line["rows"]) for name in ("base", "fine_tuned", "gain"))))
-            for line in report["slices"]
-        ]
-        text = (
-            f"{report['primary_metric']} by metadata with 95 % intervals, smallest gain first. "
-            "Of twenty slices one is outside its interval by chance."
-        )
-        yield Section("Slices", text, ("slice", "rows", report["compared_base"], FINE_TUNED, "gain"), tuple(rows))

@@ -1,23 +1,18 @@
-"""Where the fine-tuned model is wrong: by class, by confusion, by slice of the data, and in plain examples."""
+"""Where the fine-tuned model is wrong: by class, by confusion, and in plain examples. Slices are in `analysis`."""
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.guide.evaluation.bounds import Bounds
-from fine_tune_pipeline.guide.evaluation.figure import Figure, figure_of, share_of
+from fine_tune_pipeline.guide.evaluation.figure import Figure, share_of
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
 from fine_tune_pipeline.guide.evaluation.scoring import Scores
-from fine_tune_pipeline.guide.evaluation.statistics import two_sided, wilson
 from fine_tune_pipeline.guide.objective.task import Task, as_text, parsed
 
 INVALID = "(not a valid answer)"
-
-SMALLEST_SLICE = 50
-"""Rows below which a slice says too little to be shown."""
 
 EXAMPLES_EACH = 4
 
@@ -60,22 +55,6 @@ class ExampleLine:
     fine_tuned: str
 
 
-@dataclass(frozen=True)
-class SliceLine:
-    """Rows whose metadata has one value: both means and the gain, each with its two-sided interval."""
-
-    slice: str
-    rows: int
-    base: Bounds
-    fine_tuned: Bounds
-    gain: Bounds
-
-    def row(self) -> dict[str, Any]:
-        """As the report keeps it."""
-        figures = {name: figure_of(getattr(self, name)) for name in ("base", "fine_tuned", "gain")}
-        return {"slice": self.slice, "rows": self.rows, **figures}
-
-
 def class_lines(
     rows: Sequence[Example],
     answers: Mapping[str, Sequence[str]],
@@ -112,7 +91,7 @@ def confusions(rows: Sequence[Example], texts: Sequence[str], *, task: Task) -> 
     counted: Counter[tuple[str, str, str]] = Counter()
     asked: Counter[tuple[str, str]] = Counter()
     for row, text in zip(rows, texts, strict=True):
-        found = list(_fields(row.completion, text, task=task))
+        found = list(field_values(row.completion, text, task=task))
         asked.update((field, wanted) for field, wanted, _ in found)
         counted.update((field, wanted, given) for field, wanted, given in found if wanted != given)
     return [
@@ -146,30 +125,7 @@ def example_lines(scores: Scores, answers: Mapping[str, Sequence[str]], *, metri
     ]
 
 
-def slice_lines(scores: Scores, *, columns: Collection[str], metric: str, base: str, level: float = 0.95) -> list[SliceLine]:
-    """Every value of these metadata columns with at least `SMALLEST_SLICE` rows, smallest gain first.
-
-    Args:
-        columns: those that the user named; marks of the steps are none.
-        level: of the two-sided interval.
-    """
-    places: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, row in enumerate(scores.rows):
-        for key, value in row.metadata.items():
-            if key in columns:
-                places[key, value].append(place)
-    lines = []
-    for (key, value), members in places.items():
-        # A slice that is the whole test set says nothing new.
-        if SMALLEST_SLICE <= len(members) < len(scores.rows):
-            part = scores.part(members)
-            other, own = (part.bounds(system, metric, level=two_sided(level), share=wilson) for system in (base, FINE_TUNED))
-            gain = part.gain(FINE_TUNED, metric, over=base, level=two_sided(level))
-            lines.append(SliceLine(f"{key} = {value}", len(members), other, own, gain))
-    return sorted(lines, key=lambda line: (line.gain.estimate, line.slice))
-
-
-def _fields(wanted: str, given: str, *, task: Task) -> Iterator[tuple[str, str, str]]:
+def field_values(wanted: str, given: str, *, task: Task) -> Iterator[tuple[str, str, str]]:
     """(field, right value, answered value) of every field with a closed list."""
     if task.type == "classification":
         yield "label", task.class_of(wanted), task.class_of(given) or INVALID

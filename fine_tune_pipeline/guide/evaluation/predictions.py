@@ -11,6 +11,7 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
+from fine_tune_pipeline.guide.evaluation.vectors import keep_vectors
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.guide.technique.answer_rows import read_all_answers
 from fine_tune_pipeline.guide.technique.answers import Cost as OneCost
@@ -116,6 +117,7 @@ def build_predictions(
     # The program's own files hold absolute paths of this build.
     shutil.rmtree(scratch)
     _write_costs(folder / COSTS, costs, result, train_rows=len(data.train))
+    keep_vectors(folder, train=index.train_vectors, test=rows.vectors)
     answer_by_half(data, rows, task=task, index=index, path=folder / HALF)
     answers = {cost.system: read_all_answers(folder / f"{cost.system}.jsonl", test) for cost in costs}
     metadata = {

@@ -7,10 +7,9 @@ from typing import Any
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.looks import Look
 from fine_tune_pipeline.guide.base_model.price import Cost as Money
-from fine_tune_pipeline.guide.evaluation.advice import next_steps
 from fine_tune_pipeline.guide.evaluation.buying import buying
 from fine_tune_pipeline.guide.evaluation.costs import cost_lines
-from fine_tune_pipeline.guide.evaluation.errors import class_lines, confusions, example_lines, slice_lines
+from fine_tune_pipeline.guide.evaluation.errors import class_lines, confusions, example_lines
 from fine_tune_pipeline.guide.evaluation.figure import SHOWN_LEVEL, Figure, figure_of, finite, share_of
 from fine_tune_pipeline.guide.evaluation.outcome import outcome
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, Cost
@@ -110,6 +109,7 @@ def document(material: Material) -> dict[str, Any]:
         "training": material.training.model_dump(mode="json", exclude={"adapter", "curve"}),
         "curve": _thinned(material.curve),
         "review_policy": material.spec.dataset.review.policy,
+        "decoding": material.spec.evaluation.decoding,
         "base_model": {name: material.base.get(name) for name in ("id", "reason", "compared_on", "candidates")},
         "no_interval": NO_INTERVAL,
     }
@@ -193,30 +193,13 @@ def _errors(material: Material, *, metric: str) -> dict[str, Any]:
     classes = class_lines(material.test, material.answers, task=task, train=material.train, clusters=scores.clusters)
     unfinished = share_of(material.unfinished, clusters=scores.clusters)
     confused = confusions(material.test, material.answers[FINE_TUNED], task=task)
-    steps = next_steps(
-        scores,
-        material.verdicts,
-        metric=metric,
-        classes=classes,
-        confused=confused,
-        training=material.training,
-        unfinished=unfinished["estimate"],
-        other_bases=material.base.get("try_next", []),
-    )
     return {
         "compared_base": base,
-        "next_steps": steps,
         "classes": [line.row() for line in classes],
         "confusions": [asdict(line) for line in confused],
         "examples": [asdict(line) for line in example_lines(scores, material.answers, metric=metric, base=base)],
-        "slices": [line.row() for line in slice_lines(scores, columns=_columns(material.spec), metric=metric, base=base)],
         "unfinished": unfinished,
     }
-
-
-def _columns(spec: UseCaseSpec) -> set[str]:
-    """Metadata columns that the user asked to keep."""
-    return {name for source in (*spec.dataset.sources, *spec.dataset.held_out) for name in source.metadata}
 
 
 def _absent(material: Material) -> dict[str, str]:

@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
+from fine_tune_pipeline.guide.evaluation.analysis.section import analysis_sections
 from fine_tune_pipeline.guide.evaluation.buying import buying_section
 from fine_tune_pipeline.guide.evaluation.cells import ends, interval, number
 from fine_tune_pipeline.guide.evaluation.cost_section import costs_section
-from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, confusions_section, examples_section, slices_section
+from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, examples_section
+from fine_tune_pipeline.guide.evaluation.iterate.section import next_section
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
 from fine_tune_pipeline.guide.evaluation.safety.section import safety_section
 from fine_tune_pipeline.guide.evaluation.summary import summary_section
@@ -32,14 +34,13 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         _systems,
         _gains,
         costs_section,
-        _next,
+        next_section,
         safety_section,
     )
     folded = (
         classes_section,
-        confusions_section,
         examples_section,
-        slices_section,
+        analysis_sections,
         base_models_section,
         training_section,
         _measured,
@@ -120,9 +121,11 @@ def _gains(report: Mapping[str, Any]) -> Iterator[Section]:
     yield Section("Gain of the fine-tuned model", text, columns, tuple(rows), charts=(_gains_chart(report),))
 
 
-def _next(report: Mapping[str, Any]) -> Iterator[Section]:
-    steps = report["next_steps"]
-    yield Section("What to try next", "" if steps else "Nothing stands out in the numbers.", items=tuple(steps))
+DECODED = {
+    "greedy": "decoded greedily",
+    "labels": "each language model by the likeliest of all possible answers",
+    "json_schema": "decoded greedily inside the task's JSON Schema",
+}
 
 
 def _measured(report: Mapping[str, Any]) -> Iterator[Section]:
@@ -131,7 +134,7 @@ def _measured(report: Mapping[str, Any]) -> Iterator[Section]:
     clusters = f" in {evidence['clusters']} groups of rows that belong together" if evidence["clusters"] < rows else ""
     items = (
         REVIEW_NOTES[report["review_policy"]],
-        f"{rows} held-out rows{clusters}, never seen in training; all systems answered the same rows, decoded greedily.",
+        f"{rows} held-out rows{clusters}, never seen in training; all systems answered the same rows, {DECODED[report['decoding']]}.",
         f"Verdicts use one-sided bounds at level {evidence['level']:g}; all criteria must hold, so their number needs no correction.",
         f"This is look {report['look']['number']} of {LOOKS} at these rows: each spends a part of what may go wrong, so that all "
         "together keep to the level that the objective asks for. Judging the same answers by the same criteria again is no new look.",

@@ -57,10 +57,10 @@ def _costs(report: Mapping[str, Any]) -> str:
 
 def _next(report: Mapping[str, Any]) -> str:
     """The recommendation's first words, what becomes of the model, and the most promising change."""
-    advice, verdict, steps = report["recommendation"], report["outcome"]["verdict"], report["next_steps"]
+    advice, verdict, steps = report["recommendation"], report["outcome"]["verdict"], report.get("next_steps", [])
     deployed = verdict == "met" and advice["choice"] in ("fine_tune", "hybrid")
     said = f"{advice['sentence'].partition(':')[0]}; {'deploy it (step 8)' if deployed else OTHERWISE[verdict]}."
-    return f"{said} The first thing to try: {steps[0]}" if steps else said
+    return f"{said} The first thing to try: {steps[0]['title']} ({steps[0]['why']})." if steps else said
 
 
 def _span(seconds: float) -> str:

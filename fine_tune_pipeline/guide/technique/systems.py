@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CLASSIFIER_C = 30.0
 """Inverse regularisation. Unit vectors need more freedom than scikit-learn's default of 1: 600 rows of banking77 (77 classes) gave an
-accuracy of 0.56 at 1, 0.76 at 10, 0.78 at 30, 0.79 at 100."""
+accuracy of 0.56 at 1, 0.76 at 10, 0.78 at 30, 0.79 at 100. Words want as much: 3,000 rows gave 0.817 at 10, 0.823 at 30, 0.822 at 100."""
 
 CLASSIFIER_ITERATIONS = 2000
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from fine_tune_pipeline.programs.contracts import Contract
@@ -64,7 +63,16 @@ class Records:
 
 
 def _sha256(request: SearchRequest) -> str:
-    """What is tried and how it is judged; a larger budget goes on with what is there."""
-    left_out: Sequence[str] = ("budget", "output", "trials", "keep")
-    document = {name: value for name, value in json.loads(request.identity()).items() if name not in left_out}
+    """What is tried and how it is judged, wherever its files lie; a larger budget goes on with what is there."""
+    plan = request.plan
+    document = {
+        "plan": [one.model_dump(mode="json") for one in (plan.technique, plan.hyperparameters, plan.format)],
+        "dtype": plan.placement.dtype,
+        "space": [one.model_dump(mode="json") for one in request.space],
+        "techniques": {name: one.model_dump(mode="json") for name, one in request.techniques.items()},
+        "recipes": [(recipe.parameters, recipe.rows) for recipe in request.recipes],
+        "bases": [base.id for base in request.bases],
+        "scoring": request.scoring.model_dump(mode="json"),
+        "numbers": (request.rungs, request.seed, request.rows),
+    }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode("utf-8")).hexdigest()

@@ -16,7 +16,7 @@ ENDS = (("low", "high"), ("lower", "upper"), ("bound", "level"))
 
 OWN = frozenset(
     """
-    outcome n verdicts look means systems gains evidence classes confusions examples slices unfinished costs peak_memory_gib training curve
+    outcome n verdicts look means systems gains evidence classes confusions examples unfinished costs peak_memory_gib training curve
     base_model gain gain_low gain_high
     """.split()  # noqa: SIM905 - easier to read than quoted words
 )

@@ -1,19 +1,13 @@
 import random
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytest
-
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.guide.evaluation.advice import next_steps, recommend
-from fine_tune_pipeline.guide.evaluation.errors import class_lines, confusions
+from fine_tune_pipeline.guide.evaluation.advice import recommend
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, scored
 from fine_tune_pipeline.guide.evaluation.verdicts import verdicts
 from fine_tune_pipeline.guide.objective.task import classification
 from fine_tune_pipeline.guide.technique.recommendation import Recommendation
-from fine_tune_pipeline.programs.requests import TrainResult
 from fine_tune_pipeline.spec.objective import ObjectiveSpec
-from fine_tune_pipeline_tests.guide.evaluation.world import train_result
 
 TASK = classification(["a", "b", "c"])
 ROWS = [Example(str(number), "?", "abc"[number % 3]) for number in range(200)]
@@ -90,82 +84,3 @@ def test_open_criterion_is_said_to_be_open():
 def test_nothing_cheaper_is_enough_when_no_target_says_what_enough_is():
     found = advice(systems(base_zero_shot=0, base_few_shot=100, fine_tuned=140), success=[{"metric": "accuracy", "beats": "base_few_shot"}])
     assert found.choice == "fine_tune"
-
-
-def steps(
-    texts: list[str],
-    *,
-    training: TrainResult | None = None,
-    unfinished: float = 0.0,
-    classifier: list[str] | None = None,
-    other_bases: Sequence[Mapping[str, Any]] = (),
-) -> list[str]:
-    given = {"base_few_shot": answers(50), "fine_tuned": texts, **({"classifier": classifier} if classifier else {})}
-    scores = scored(ROWS, given, task=TASK, metrics=["accuracy", "valid_label"])
-    wanted = objective()
-    return next_steps(
-        scores,
-        verdicts(scores, wanted),
-        metric="accuracy",
-        classes=class_lines(ROWS, given, task=TASK, train=ROWS[:30]),
-        confused=confusions(ROWS, texts, task=TASK),
-        training=training or train_result(validation_losses=((0, 3.0), (20, 0.4))),
-        unfinished=unfinished,
-        other_bases=other_bases,
-    )
-
-
-LARGER = {"id": "qwen3-0.6b", "kind": "larger", "reason": "2.2 times the parameters", "candidate": False}
-
-
-@pytest.mark.parametrize(("right", "proposed"), [(40, True), (200, False)])
-def test_another_base_model_is_proposed_last_and_only_when_the_objective_is_missed(right: int, proposed: bool):
-    found = steps(answers(right), other_bases=[LARGER, {**LARGER, "id": "smollm2-135m"}])
-    wanted = "try a larger base model, qwen3-0.6b (2.2 times the parameters): add it to base_model.candidates."
-    assert (wanted in found[-1:]) is proposed
-    assert not any("smollm2" in said for said in found)
-
-
-def test_another_base_model_that_is_a_candidate_already_is_to_be_put_first():
-    found = steps(answers(40), other_bases=[{**LARGER, "candidate": True}])
-    assert found[-1].endswith("it stands in base_model.candidates: put it first.")
-
-
-def test_nothing_is_proposed_when_nothing_stands_out():
-    assert steps(answers(200)) == []
-
-
-def test_invalid_answers_propose_constrained_decoding():
-    assert "10.0% of the answers fail valid_label: constrain decoding" in steps(answers(180))[0]
-
-
-@pytest.mark.parametrize(
-    ("losses", "final", "said"),
-    [
-        (((0, 3.0), (10, 0.4), (20, 0.6)), 0.3, "validation loss rose from 0.400 to 0.600"),
-        (((0, 3.0), (10, 0.7), (20, 0.69)), 0.1, "far above training loss 0.100"),
-        (((0, 3.0), (10, 0.9), (20, 0.5)), 0.4, "still fell at the end (0.900 to 0.500)"),
-    ],
-)
-def test_losses_propose_longer_or_shorter_training(losses: tuple[tuple[int, float], ...], final: float, said: str):
-    found = steps(answers(200), training=train_result(validation_losses=losses, final_loss=final))
-    assert len(found) == 1
-    assert said in found[0]
-
-
-def test_a_loss_that_rose_is_no_advice_when_the_best_weights_were_kept():
-    rose = train_result(validation_losses=((0, 3.0), (10, 0.4), (20, 0.6)), final_loss=0.3, best_step=10)
-    assert steps(answers(200), training=rose) == []
-
-
-def test_classes_that_hold_the_errors_are_named_with_their_training_rows():
-    texts = ["b" if row.completion == "c" and place % 2 else row.completion for place, row in enumerate(ROWS)]
-    found = steps(texts)
-    assert "100% of the wrong classes come from c (50% of 66 found, 10 training rows)" in found[0]
-    assert "label c is answered as b in 33 rows" in found[1]
-
-
-def test_answers_cut_at_the_limit_and_an_equal_classifier_are_said():
-    found = steps(answers(200), unfinished=0.05, classifier=answers(200))
-    assert "5.0% of the answers were cut" in found[0]
-    assert "plain classifier is at least as good" in found[1]

@@ -65,7 +65,13 @@ def test_every_system_answers_every_test_row(world: World):
     assert shown["systems"] == "majority, word_classifier, classifier, base_zero_shot, base_few_shot, base_retrieval, fine_tuned"
     artifact = world.store.current("triage", "predictions")
     systems = ("majority", "word_classifier", "classifier", *RIGHT)
-    assert set(artifact.manifest.files) == {"costs.json", "classifier_half.jsonl", *(f"{system}.jsonl" for system in systems)}
+    assert set(artifact.manifest.files) == {
+        "costs.json",
+        "classifier_half.jsonl",
+        "test_vectors.npy",
+        "train_vectors.npy",
+        *(f"{system}.jsonl" for system in systems),
+    }
     for system in systems:
         assert [row["id"] for row in read_rows(artifact.file(f"{system}.jsonl"))] == [row.id for row in TEST]
     assert {row["text"] for row in read_rows(artifact.file("majority.jsonl"))} == {TRAIN[0].completion}
@@ -143,7 +149,7 @@ def test_scores_of_all_systems_are_kept_by_row(world: World):
     assert len(rows) == 7 * 200
     mean = sum(row["exact_match"] for row in rows if row["system"] == "fine_tuned") / 200
     assert mean == pytest.approx(world.report()["exact_match"])
-    assert sorted(artifact.manifest.files) == ["report.html", "report.json", "report.md", "scores.jsonl"]
+    assert sorted(artifact.manifest.files) == ["next_steps.json", "report.html", "report.json", "report.md", "scores.jsonl"]
 
 
 def test_one_test_row_gives_a_report_that_cannot_tell(world: World):
@@ -178,7 +184,9 @@ def test_a_model_that_is_not_good_enough_is_stopped(world: World, own: float, ob
 def test_a_missed_objective_points_to_the_next_base_model(world: World):
     world.compute["right"] = {**RIGHT, "fine_tuned": 0.3}
     world.run(use_case(world.folder), predictions, evaluation_report, raise_on_error=False)
-    assert world.report()["next_steps"][-1].startswith("try a larger base model, qwen3-0.6b (2.2 times the parameters)")
+    last = world.report()["next_steps"][-1]
+    assert (last["id"], last["title"]) == ("other_base", "Try a larger base model, qwen3-0.6b")
+    assert last["why"].startswith("2.2 times the parameters; `exact_match at least 0.6` is not met: 0.320 on 200 rows")
 
 
 def test_the_report_shows_the_base_models_that_were_weighed_without_empty_columns(world: World):
@@ -240,7 +248,7 @@ def test_page_is_well_formed_loads_nothing_and_shows_what_the_report_says(world:
     assert report["recommendation"]["sentence"] in said
     assert f"{report['systems']['fine_tuned']['exact_match']['estimate']:.3f}" in said
     assert "accepted without a human look" in said
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 7
 
 
 def test_text_of_a_customer_cannot_break_page_or_markdown(world: World):

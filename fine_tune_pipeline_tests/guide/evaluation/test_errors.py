@@ -1,13 +1,11 @@
-from dataclasses import replace
-
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import Example
-from fine_tune_pipeline.guide.evaluation.errors import INVALID, Confusion, class_lines, confusions, example_lines, slice_lines
+from fine_tune_pipeline.guide.evaluation.errors import INVALID, Confusion, class_lines, confusions, example_lines
 from fine_tune_pipeline.guide.evaluation.figure import share_of
 from fine_tune_pipeline.guide.evaluation.scoring import scored
 from fine_tune_pipeline.guide.objective.task import Task, classification, extraction
-from fine_tune_pipeline_tests.guide.evaluation.world import SCHEMA, answer, examples
+from fine_tune_pipeline_tests.guide.evaluation.world import SCHEMA, answer
 
 LABELS = classification(["a", "b", "c"])
 FIELDS = extraction(SCHEMA)
@@ -62,20 +60,3 @@ def test_examples_show_what_was_gained_lost_and_is_still_wrong():
         ("lost", "1", "b", "c"),
         ("still wrong", "2", "a", "a"),
     ]
-
-
-def test_slices_are_the_users_columns_with_enough_rows_smallest_gain_first():
-    test = [
-        replace(row, metadata={**row.metadata, "cluster": f"c{place}", "rare": "yes" if place < 10 else "no"})
-        for place, row in enumerate(examples(120))
-    ]
-    right = [row.completion for row in test]
-    answers = {
-        "fine_tuned": [text if row.metadata["channel"] == "app" else "" for row, text in zip(test, right, strict=True)],
-        "base": [""] * 120,
-    }
-    scores = scored(test, answers, task=FIELDS, metrics=["exact_match"])
-    lines = slice_lines(scores, columns={"channel", "rare"}, metric="exact_match", base="base")
-    assert [(line.slice, line.rows) for line in lines] == [("channel = mail", 60), ("rare = no", 110), ("channel = app", 60)]
-    assert (lines[0].gain.estimate, lines[-1].gain.estimate) == (0.0, 1.0)
-    assert lines[-1].gain.lower > 0.8

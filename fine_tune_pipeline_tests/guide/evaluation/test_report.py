@@ -94,7 +94,7 @@ def test_every_task_keeps_that_rule(tmp_path: Path):
         (lambda report: report.update(gain_low=0.5), "gain_low"),
         (lambda report: report["means"]["majority"].update(exact_match=0.9), "means.majority.exact_match"),
         (lambda report: report.update(added={"rows": 5, "seed": 3, "win_rate": 0.6}), "added.win_rate"),
-        (lambda report: report.update(slices=[{"slice": "x", "base": 0.3}]), "slices.0.base"),
+        (lambda report: report.update(confusions=[{"field": "x", "share": 0.3}]), "confusions.0.share"),
         (lambda report: report["verdicts"][-1].update(how=""), "verdicts.4.estimate"),
     ],
 )
@@ -157,16 +157,24 @@ def test_summary_says_what_was_asked_reached_what_it_costs_and_what_is_next(made
     )
 
 
+MORE = {"title": "more rows", "why": "few, n = 9"}
+
+
 @pytest.mark.parametrize(
     ("choice", "verdict", "steps", "said"),
     [
         ("fine_tune", "met", [], "Fine-tuning pays; deploy it (step 8)."),
-        ("not_yet", "not met", ["more rows."], "Fine-tuning pays; do not deploy the fine-tuned model. The first thing to try: more rows."),
+        (
+            "not_yet",
+            "not met",
+            [MORE],
+            "Fine-tuning pays; do not deploy the fine-tuned model. The first thing to try: more rows (few, n = 9).",
+        ),
         ("cannot_tell", "cannot tell", [], "Fine-tuning pays; do not deploy the fine-tuned model yet."),
         ("prompting", "met", [], "Fine-tuning pays; the fine-tuned model, which meets the objective too, is not needed."),
     ],
 )
-def test_what_is_next_follows_advice_and_verdict(made: Made, choice: str, verdict: str, steps: list[str], said: str):
+def test_what_is_next_follows_advice_and_verdict(made: Made, choice: str, verdict: str, steps: list[dict[str, str]], said: str):
     advice = {"choice": choice, "sentence": "Fine-tuning pays: by far."}
     report = {**made.report, "recommendation": advice, "next_steps": steps}
     report["outcome"] = {**report["outcome"], "verdict": verdict}
@@ -199,16 +207,19 @@ class Loads(HTMLParser):
             self.folded.append(data)
 
 
-def test_page_needs_nothing_beside_it_shows_four_pictures_and_folds_the_details(made: Made):
+def test_page_needs_nothing_beside_it_shows_its_pictures_and_folds_the_details(made: Made):
     text = made.text("report.html")
     page = Loads(text)
     assert page.fetched == []
     assert not re.search(r"https?:|url\(|@import|//cdn", text)
-    titles = re.findall(r"<title>([^<]*)</title>", text)[1:]
+    titles = re.findall(r"<svg[^>]*><title>([^<]*)</title>", text)
     assert [title.split(" over 120 rows")[0] for title in titles] == [
         "exact_match of all systems with 95 % intervals",
         "Gain of the fine-tuned model in exact_match with 95 % intervals",
         "exact_match with 95 % intervals",
+        "intent: right values in rows, answers in columns",
+        "Share right by probability of the fine-tuned model&#x27;s answer; on the line both are the same",
+        "exact_match by training rows",
         "Loss by step: thin line training, thick line validation",
     ]
     assert page.folded[0] == "Classes, worst first"

@@ -29,6 +29,7 @@ from fine_tune_pipeline.programs.score_requests import ScoreRequest, ScoreResult
 from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.store import ArtifactStore
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 INTENTS = ("card_lost", "refund", "login", "fees")
@@ -256,4 +257,8 @@ def together(request: ScoreRequest) -> Iterator[tuple[str, str, float]]:
 
 
 def resources(folder: Path, compute: Compute) -> dict[str, Any]:
-    return {"store": ArtifactStore(url=str(folder / "store"), reviews=str(folder / "reviews")), "compute": compute}
+    return {
+        "store": ArtifactStore(url=str(folder / "store"), reviews=str(folder / "reviews")),
+        "compute": compute,
+        "tracking": ExperimentTracking(uri=f"sqlite:///{folder}/mlflow.db", artifacts=str(folder / "mlflow-artifacts")),
+    }

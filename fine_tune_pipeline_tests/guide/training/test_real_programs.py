@@ -6,18 +6,21 @@ import dagster as dg
 import pytest
 from mlflow import MlflowClient
 
-from fine_tune_pipeline.artifacts.examples import Example, read_rows
+from fine_tune_pipeline.artifacts.examples import Asked, Example, read_rows
 from fine_tune_pipeline.guide.base_model.assets import base_model
 from fine_tune_pipeline.guide.environment.assets import environment
-from fine_tune_pipeline.guide.technique.assets import training_plan
+from fine_tune_pipeline.guide.technique.assets import retrieval_index, training_plan
 from fine_tune_pipeline.guide.technique.plan import Plan
 from fine_tune_pipeline.guide.training.assets import adapter
 from fine_tune_pipeline.programs.models import is_peft_folder, weights_sha256
+from fine_tune_pipeline.programs.prompts import plain_prompt
+from fine_tune_pipeline.programs.requests import EmbedRequest
 from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.technique.stand_ins import (
     answer,
     artifact_store,
+    embed_words,
     examples,
     kept_base_model,
     kept_dataset,
@@ -132,3 +135,39 @@ def test_tokens_are_added_planned_tried_out_and_learned(tmp_path):
     assert trained.metadata["validation_loss_after"] < trained.metadata["validation_loss_before"]
     assert Plan.read(plan.file("plan.json")).chosen.trainable_parameters == trained.metadata["trainable_parameters"]
     assert trained.manifest.payload["what"]["technique"]["added_tokens"] == list(ids)
+
+
+class WordVectors(PlacedCompute):
+    """This machine, but embeddings count words: MiniLM takes seconds to start."""
+
+    def run(self, context, request, result):
+        return embed_words(request, self) if isinstance(request, EmbedRequest) else super().run(context, request, result)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_a_model_that_is_given_what_was_looked_up_is_planned_tried_out_and_trained(tmp_path):
+    store = artifact_store(tmp_path)
+    kept_dataset(store, examples(copies=4), examples(copies=1, prefix="validation"), test=examples(copies=1, prefix="test"))
+    kept_base_model(store, tiny_model(tmp_path / "model"))
+    sources = [{"type": "jsonl", "path": "messages.jsonl"}]
+    dataset = {"sources": sources, "format": {"context": "retrieved", "passages": 1}}
+    spec = use_case(tmp_path, dataset=dataset, training={"learning_rate": 0.01, "effective_batch": 8})
+    assets = [retrieval_index(spec), training_plan(spec), environment(spec), adapter(spec)]
+    result = dg.materialize(
+        [*assets, *upstream_assets("objective", "base_model", "dataset", "baselines")],
+        resources={
+            "store": store,
+            "compute": WordVectors(),
+            "tracking": ExperimentTracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifacts=str(tmp_path / "mlruns")),
+        },
+    )
+    assert [check.description for check in result.get_asset_check_evaluations() if not check.passed] == []
+    index, tried, trained = (store.current("triage", name) for name in ("retrieval_index", "environment", "adapter"))
+    assert "retrieval_index" in trained.manifest.payload["upstream"]
+    assert "dataset" not in trained.manifest.payload["upstream"]
+    # A passage is another row with its answer, so a row of context has about twice the tokens of its own.
+    row = read_rows(index.file("train.jsonl"))[0]
+    own, given = (len(plain_prompt(asked)) for asked in (Asked(row["prompt"]), Asked.of(row)))
+    assert given > 1.8 * own
+    assert tried.metadata["over_long_rows"] == 0
+    assert trained.metadata["validation_loss_after"] < trained.metadata["validation_loss_before"]

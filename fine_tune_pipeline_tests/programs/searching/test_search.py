@@ -1,6 +1,7 @@
 """The program: what it finds, that it is the same search after every kill, its limits, its runs in MLflow."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,16 @@ def test_a_larger_budget_goes_on_with_what_is_there(by_rule: None, model: Path, 
     alone = search.run(search_request(tmp_path / "alone", model=model, data=data), Recorder())
     assert (len(first.trials), first.choice.number) == (1, 0)
     assert found(second) == found(alone)
+
+
+def test_another_machine_where_everything_lies_elsewhere_goes_on_with_what_is_there(by_rule: None, model: Path, data: Path, tmp_path: Path):
+    small = search_request(tmp_path / "one", model=model, data=data, budget=Budget(seconds=1000.0, said="1000 s"))
+    search.run(small, Recorder())
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    again = Recorder()
+    moved = search.run(search_request(tmp_path / "other", model=model, data=write_rows(tmp_path / "rows.jsonl")), again)
+    assert len(moved.trials) == 3
+    assert not any(line.startswith("trial 0, rung") and "in the middle" in line for line in again.lines)
 
 
 def test_a_trial_without_memory_fails_and_the_search_goes_on(

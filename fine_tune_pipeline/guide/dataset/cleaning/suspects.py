@@ -38,6 +38,19 @@ _INVERSE_REGULARISATION = 10.0
 _TOLERANCE = 1e-3
 
 
+LEARNED_FROM = -1
+"""Fold of rows that the classifier always learns from and never judges."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """The value at `place` is doubted: like rows say `better`. `quality` is the probability of the value as it is given, 0 to 1."""
+
+    place: int
+    better: str
+    quality: float
+
+
 @dataclass(frozen=True)
 class Doubts:
     """Example id -> which value the other rows would give it; how many rows were judged, and by what."""
@@ -55,17 +68,17 @@ def suspects(examples: Sequence[Example], *, task: Task, embed: Embed | None = N
     """
     by = "words" if embed is None else "words and meaning (MiniLM)"
     rows = _judged(examples)
-    fields = _labels(rows, task)
+    fields = field_values(rows, task)
     if len(rows) < FEWEST_ROWS or not any(len(set(values)) > 1 for values in fields.values()):
         return Doubts({}, 0, by)
     prompts = [example.prompt for example in rows]
     vectors = None if embed is None else embed(prompts)
-    folds = np.array([by_hash(example.metadata.get(CLUSTER, example.id))[0] % _FOLDS for example in rows])
+    folds = folds_of(rows)
     found: dict[str, list[str]] = {}
     for field, values in fields.items():
-        for place, better in _disagreements(prompts, values, vectors=vectors, folds=folds):
-            said = f"label_disagrees: {field} is {values[place]}, like rows say {better}"
-            found.setdefault(rows[place].id, []).append(said)
+        for doubt in disagreements(prompts, values, vectors=vectors, folds=folds):
+            said = f"label_disagrees: {field} is {values[doubt.place]}, like rows say {doubt.better}"
+            found.setdefault(rows[doubt.place].id, []).append(said)
     return Doubts({id_: "; ".join(said) for id_, said in found.items()}, len(rows), by)
 
 
@@ -77,7 +90,12 @@ def _judged(examples: Sequence[Example]) -> Sequence[Example]:
     return [examples[place] for place in sorted(place for _, place in ranked)]
 
 
-def _labels(examples: Sequence[Example], task: Task) -> dict[str, list[str]]:
+def folds_of(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """The fold of each row, by hash; rows of one cluster are in the same."""
+    return np.array([by_hash(example.metadata.get(CLUSTER, example.id))[0] % _FOLDS for example in examples], dtype=np.int64)
+
+
+def field_values(examples: Sequence[Example], task: Task) -> dict[str, list[str]]:
     """Field -> value per example, "" where it is left out."""
     if isinstance(task, ClassificationTask):
         return {"label": [task.class_of(example.completion) for example in examples]}
@@ -89,22 +107,29 @@ def _value(answer: Any, field: str) -> str:
     return as_text(answer[field]) if isinstance(answer, dict) and field in answer else ""
 
 
-def _disagreements(
+def disagreements(
     prompts: Sequence[str], labels: Sequence[str], *, vectors: NDArray[np.float32] | None, folds: NDArray[np.int64]
-) -> list[tuple[int, str]]:
-    """Places whose label is among the least likely ones and another one is likelier, the least likely first, and that other label."""
+) -> list[Disagreement]:
+    """Places whose label is among the least likely ones and another one is likelier, the least likely first.
+
+    Args:
+        vectors: unit vectors of the prompts, or None: then their words alone decide.
+        folds: see `folds_of`; rows of the fold `LEARNED_FROM` are not judged.
+    """
     from cleanlab.count import num_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    names = sorted(set(labels))
-    if len(names) < 2:
-        return []
+    names, judged = sorted(set(labels)), np.flatnonzero(folds != LEARNED_FROM)
     given = np.array([names.index(label) for label in labels])
-    likely = _out_of_fold(prompts, given, vectors=vectors, folds=folds, classes=len(names))
-    count = round(MARKED_PER_ERROR * num_label_issues(given, likely))
-    first = np.argsort(get_label_quality_scores(given, likely), kind="stable")[:count]
+    # cleanlab refuses labels that are all the same.
+    if len(np.unique(given[judged])) < 2:
+        return []
+    likely = _out_of_fold(prompts, given, vectors=vectors, folds=folds, classes=len(names))[judged]
+    own = given[judged]
+    quality = get_label_quality_scores(own, likely)
+    first = np.argsort(quality, kind="stable")[: round(MARKED_PER_ERROR * num_label_issues(own, likely))]
     best = likely.argmax(axis=1)
-    return [(int(place), names[best[place]]) for place in first if best[place] != given[place]]
+    return [Disagreement(int(judged[row]), names[best[row]], float(quality[row])) for row in first if best[row] != own[row]]
 
 
 def _out_of_fold(

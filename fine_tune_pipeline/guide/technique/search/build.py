@@ -18,10 +18,10 @@ from fine_tune_pipeline.guide.technique.plan import Job, Place, Plan, make_plan
 from fine_tune_pipeline.guide.technique.recipes import Recipe
 from fine_tune_pipeline.guide.technique.search.page import page_of, pictures
 from fine_tune_pipeline.guide.technique.search.space import Space, space_of
-from fine_tune_pipeline.guide.technique.search.winner import FILE, Winner
+from fine_tune_pipeline.guide.technique.search.winner import FILE, Winner, as_written
 from fine_tune_pipeline.guide.technique.stopping import SCORER, answer_scoring
 from fine_tune_pipeline.guide.technique.systems import max_new_tokens, trained_format
-from fine_tune_pipeline.pages.document import html
+from fine_tune_pipeline.pages.document import fenced, html
 from fine_tune_pipeline.programs.requests import AnswerScoring, CheckpointPolicy, Technique, Tracking, TrainRequest
 from fine_tune_pipeline.programs.search_requests import (
     BASE_MODEL,
@@ -310,7 +310,9 @@ def _built(result: SearchResult, searching: Searching, winner: Winner) -> Built:
         **_another_base(result),
     }
     shown = {name: value for name, value in metadata.items() if value is not None}
-    return Built(metadata=shown, markdown=pictures(result, searching.space))
+    written = as_written(winner)
+    keep = {"to_keep_without_search": fenced(written, "yaml")} if written else {}
+    return Built(metadata=shown, markdown={**pictures(result, searching.space), **keep})
 
 
 def _another_base(result: SearchResult) -> dict[str, Any]:

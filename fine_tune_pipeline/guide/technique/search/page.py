@@ -6,7 +6,7 @@ from fine_tune_pipeline.pages.coordinates import Axis, Line, importance_bars, ma
 from fine_tune_pipeline.pages.document import Page, Section, table
 from fine_tune_pipeline.programs.search_requests import SearchResult, TrialRecord
 
-COORDINATES = "trials: every line is one, its score on the last axis"
+COORDINATES = "trials: every line is one; the last axis has its score at the last rung that it came to"
 MATTERS = "share of each parameter in the spread of the scores"
 
 
@@ -20,7 +20,7 @@ def page_of(result: SearchResult, space: Space, winner: Winner, *, name: str) ->
     return Page(
         title=f"Search of {name}",
         advice=f"{winner.source}: {choice.why}.",
-        about=f"{gain} {chosen} {result.said}.",
+        about=f"{gain} {chosen} {result.said.partition(': ')[0]}.",
         sections=[
             table("Trials", [result.row(trial) for trial in result.trials], charts=(coordinates,) if coordinates else ()),
             Section("What matters", _matters(result), charts=(bars,) if bars else ()),

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import yaml
+
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.technique.comparisons import work_of
 from fine_tune_pipeline.guide.technique.plan import Job, Place, Plan, option_of
 from fine_tune_pipeline.guide.technique.recipes import ALL, Recipe, kept
 from fine_tune_pipeline.guide.technique.rules import Resolved, Rule, resolve
-from fine_tune_pipeline.guide.technique.search.space import with_numbers
+from fine_tune_pipeline.guide.technique.search.space import numbers_of, with_numbers
 from fine_tune_pipeline.programs.contracts import Contract
 from fine_tune_pipeline.programs.requests import Technique
-from fine_tune_pipeline.programs.search_requests import RECIPE, Parameters
+from fine_tune_pipeline.programs.search_requests import RECIPE, TECHNIQUE, Parameters
 
 FILE = "winner.json"
 
@@ -79,6 +81,17 @@ def with_winner(plan: Plan, job: Job, place: Place, winner: Winner, *, train: Se
 def sourced(rules: Sequence[Rule], winner: Winner) -> tuple[Rule, ...]:
     """The rules, those of numbers that were searched with where they come from."""
     return tuple(replace(rule, rule=winner.source) if rule.setting in winner.parameters else rule for rule in rules)
+
+
+def as_written(winner: Winner) -> str:
+    """The sections of a use case that would give the same numbers without a search; a data recipe cannot be written."""
+    numbers = numbers_of(winner.parameters)
+    sections: dict[str, Any] = {"training": numbers} if numbers else {}
+    technique = winner.technique
+    if technique.type != "full" and {"rank", TECHNIQUE} & winner.parameters.keys():
+        kind = {name: True for name in ("use_dora", "use_rslora") if getattr(technique, name)}
+        sections["technique"] = {"type": technique.type, "rank": technique.rank, "alpha": technique.alpha, **kind}
+    return yaml.safe_dump(sections, sort_keys=False) if sections else ""
 
 
 def shown(winner: Winner) -> dict[str, Any]:

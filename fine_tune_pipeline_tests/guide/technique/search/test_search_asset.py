@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, content_of
@@ -141,7 +142,7 @@ def test_the_search_is_kept_with_its_table_pictures_and_page(tmp_path: Path, ups
     assert [row["outcome"] for row in metadata["trials"]] == ["", "taken"]
     assert metadata["trials"][1]["exact_match at 100%"] == 0.75
     assert (metadata["gain"], metadata["gain_lower_bound"], metadata["search_minutes"]) == (0.25, 0.1, 2.0)
-    assert set(artifact.manifest.built.markdown) == {"parallel_coordinates", "importance"}
+    assert set(artifact.manifest.built.markdown) == {"parallel_coordinates", "importance", "to_keep_without_search"}
     page = artifact.file("search.html").read_text(encoding="utf-8")
     assert "trial 1 has the best exact_match" in page
     assert page.count("<polyline") == 2
@@ -209,6 +210,30 @@ def test_the_plan_of_a_search_that_found_nothing_better_is_the_plan_without_it(t
         alone.placement,
         None,
     )
+
+
+@pytest.mark.parametrize("technique", [[], ["dora"]])
+def test_what_is_shown_to_be_written_gives_the_same_plan_without_a_search(tmp_path: Path, upstream: None, technique: list[str]):
+    spec = spec_of(tmp_path, space={"rank": [8], "epochs": [1.0], "effective_batch": [8], "technique": technique})
+    run(tmp_path, spec, training_plan)
+    found = read_plan(current(tmp_path, "training_plan"))
+    shown = current(tmp_path, "search").manifest.built.markdown["to_keep_without_search"]
+    written = yaml.safe_load(shown.removeprefix("```yaml").rstrip().removesuffix("```"))
+    dg.materialize(
+        [training_plan(use_case(tmp_path, **written)), *upstream_assets("base_model", "dataset", "baselines")],
+        resources={"store": artifact_store(tmp_path), "compute": RuleCompute(record=str(tmp_path / "record"))},
+    )
+    alone = read_plan(current(tmp_path, "training_plan"))
+    assert (alone.technique, alone.hyperparameters) == (found.technique, found.hyperparameters)
+    assert found.technique.use_dora == bool(technique)
+
+
+def test_trials_stop_early_as_the_training_would(tmp_path: Path, upstream: None):
+    stopping = {"metric": "exact_match", "patience": 2}
+    run(tmp_path, spec_of(tmp_path, sections={"training": {"early_stopping": stopping}}))
+    [request] = asked(tmp_path)
+    assert request.plan.answers is not None
+    assert request.plan.hyperparameters.early_stopping is not None
 
 
 def test_the_adapter_learns_from_the_rows_of_the_recipe(tmp_path: Path, upstream: None):
