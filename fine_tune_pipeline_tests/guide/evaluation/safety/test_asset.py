@@ -172,7 +172,7 @@ def test_a_telephone_number_of_the_training_rows_in_an_answer_stops_the_model(tm
     ("test", "answers", "error", "said"),
     [
         ([], [], NoTestRows, "the test set is empty"),
-        (TEST, [], NoAnswers, ""),
+        (TEST, [], NoAnswers, "holds no answer"),
         (TEST, ["yes"], MissingAnswers, "no answer for 19 of 20 rows"),
         (TEST[:3], ["yes"] * 4, UnknownAnswers, "to rows that were not asked"),
         ([*TEST, TEST[3]], None, DuplicatedRows, "'r3'"),
