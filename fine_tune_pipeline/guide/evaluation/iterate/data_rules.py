@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fine_tune_pipeline.guide.evaluation.analysis.slices import WEAKER
 from fine_tune_pipeline.guide.evaluation.errors import INVALID
 from fine_tune_pipeline.guide.evaluation.iterate.findings import LEVEL, Findings, share, told
 from fine_tune_pipeline.guide.evaluation.iterate.steps import Change, NextStep
@@ -66,7 +67,7 @@ def label_noise(found: Findings) -> Iterator[NextStep]:
 def weak_slices(found: Findings) -> Iterator[NextStep]:
     """Classes that are found less often than all together, beyond chance among so many, and slices that are weaker than the rest."""
     yield from _weak_classes(found)
-    lines = [line for line in found.part("slices").get("lines", []) if "weaker than the rest" in line.get("findings", [])]
+    lines = [line for line in found.part("slices").get("lines", []) if WEAKER in line.get("findings", [])]
     if lines:
         said = ", ".join(f"{line['slice']} ({told(line['fine_tuned'], line['rows'])})" for line in lines[:WORST])
         yield NextStep(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fine_tune_pipeline.guide.evaluation.analysis.slices import WEAKER
 from fine_tune_pipeline.guide.evaluation.iterate.apply import applied
 from fine_tune_pipeline.guide.evaluation.iterate.findings import Findings
 from fine_tune_pipeline.guide.evaluation.iterate.rules import RULES, next_steps
@@ -57,7 +58,7 @@ def with_context() -> dict[str, Any]:
 CURVE = {"of": "the plain classifier", "metric": "exact_match", "detectable_gain": 0.1, "answer": "yes"}
 DOUBLING = {"rows": 3000, "estimate": 0.15, "low": 0.12, "high": 0.2, "n": 200}
 MISSED = {"verdicts": [verdict("not met")]}
-WEAK = {"slice": "channel = mail", "rows": 60, "findings": ["weaker than the rest"], "fine_tuned": figure(0.5, 60)}
+WEAK = {"slice": "channel = mail", "rows": 60, "findings": [WEAKER], "fine_tuned": figure(0.5, 60)}
 GAP = losses((0, 3.0), (376, 0.9))
 THIN = {"classes": [class_line("fees", 0.5, training_rows=90), class_line("refund", 1.0)]}
 WEAK_CLASS = {"classes": [class_line("fees", 0.2), class_line("refund", 1.0)]}
