@@ -27,6 +27,7 @@ from fine_tune_pipeline.guide.deployment.assets import (
 from fine_tune_pipeline.guide.deployment.automation import drift_sensor, retrain_schedule
 from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, judge_evaluation, predictions
+from fine_tune_pipeline.guide.evaluation.safety.assets import safety
 from fine_tune_pipeline.guide.objective.assets import objective
 from fine_tune_pipeline.guide.technique.assets import baselines, retrieval_index, training_plan
 from fine_tune_pipeline.guide.technique.search.asset import search
@@ -52,6 +53,7 @@ GUIDE: Sequence[Callable[[UseCaseSpec], dg.AssetsDefinition]] = (
     environment,  # 5
     adapter,  # 6
     predictions,  # 7
+    safety,
     evaluation_report,
     human_evaluation,
     registered_model,  # 8

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from fine_tune_pipeline.spec.base import Section
 from fine_tune_pipeline.spec.decoding import Decoding
 from fine_tune_pipeline.spec.judge import JudgeSpec
+from fine_tune_pipeline.spec.safety import SafetySpec
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
@@ -87,6 +88,7 @@ class EvaluationSpec(Section):
         default=None, description="What you decided instead of what the rule recommends, and why; shown beside it. The checks stay."
     )
     human: HumanSpec = HumanSpec()
+    safety: SafetySpec = SafetySpec()
     judge: JudgeSpec | None = Field(
         default=None, description="A model that judges pairs beside people, calibrated by them; none by default."
     )

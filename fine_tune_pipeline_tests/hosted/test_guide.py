@@ -7,6 +7,7 @@ import pytest
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.guide.deployment.assets import endpoint, registered_model
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation
+from fine_tune_pipeline.guide.evaluation.safety.assets import safety
 from fine_tune_pipeline.guide.objective.assets import objective
 from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE
 from fine_tune_pipeline.resources.endpoint_client import EndpointError
@@ -15,7 +16,7 @@ from fine_tune_pipeline_tests.guide.technique.stand_ins import answer
 from fine_tune_pipeline_tests.hosted.stand_in import KEY, VARIABLE, Fault, provider_stand_in
 from fine_tune_pipeline_tests.hosted.world import ASSETS, given_data, hosted_use_case, materialize, tuned_is_right
 
-GUIDE = (objective, *ASSETS, evaluation_report, human_evaluation, registered_model, endpoint)
+GUIDE = (objective, *ASSETS, safety, evaluation_report, human_evaluation, registered_model, endpoint)
 
 
 def test_the_guide_ends_in_an_endpoint_that_forwards_to_the_tuned_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -47,6 +47,7 @@ AT_THE_PROVIDER = {
     "max_grad_norm": "the provider decides",
     "loss_on": "the provider learns from the answers only",
     "preference": "compared answers are learned from here only, not at a provider",
+    "canaries": "whether a code is remembered cannot be seen without the likelihood of every answer",
     "dtype": "the provider decides",
     "neftune_alpha": "the provider decides",
     "label_smoothing": "the provider decides",

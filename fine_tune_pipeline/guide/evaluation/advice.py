@@ -84,7 +84,7 @@ def _verdicts_on(system: str, scores: Scores, objective: ObjectiveSpec) -> list[
     success = [one for one in objective.success if not _against(one, system, scores)]
     if not success:
         return None
-    guards = [one for one in objective.guards if not _against(one, system, scores)]
+    guards = [one for one in objective.guards if one.metric in scores.metrics and not _against(one, system, scores)]
     found = [judged("success", one, scores, evidence=evidence, system=system) for one in success]
     return found + [judged("guard", one, scores, evidence=evidence, system=system) for one in guards]
 

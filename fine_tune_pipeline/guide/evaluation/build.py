@@ -22,6 +22,7 @@ from fine_tune_pipeline.guide.evaluation.outcome import outcome
 from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS, read_costs
 from fine_tune_pipeline.guide.evaluation.report import Material, base_systems, document, primary_metric
+from fine_tune_pipeline.guide.evaluation.safety.verdicts import leak_check, safety_facts, safety_verdicts
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, check_means, reported_metrics, score_rows, scored, statistics_rows
 from fine_tune_pipeline.guide.evaluation.vectors import vectors_of
 from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, all_met, memory_verdict, spent, verdicts
@@ -56,6 +57,7 @@ class Judged:
     base_model: Artifact
     adapter: Artifact
     predictions: Artifact
+    safety: Artifact
 
 
 def build_report(
@@ -84,7 +86,7 @@ def build_report(
     look = take_look(looks, spec, scores, metric=metric)
     at_level = spec.model_copy(update={"objective": at_look(spec.objective, look.number)})
     material = _material(at_level, task, judged, test=test, answers=answers, scores=scores, inventory=compute.inventory(), look=look)
-    report = document(material)
+    report = {**document(material), "safety": safety_facts(judged.safety)}
     vectors = vectors_of(context, compute, folder / "embed", judged.predictions, train=material.train, test=test)
     report["analysis"] = analysis(material, measured=measured, vectors=vectors, detectable_gain=report["evidence"]["gain"])
     report |= what_next(report, spec, adapter=judged.adapter, base_model=judged.base_model, folder=folder)
@@ -92,7 +94,11 @@ def build_report(
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     (folder / "report.html").write_text(html_page(report), encoding="utf-8")
     level = at_level.objective.evidence.level
-    checks = [objective_check(material.verdicts), base_check(scores, metric=metric, level=level, worn=worn(look, level))]
+    checks = [
+        objective_check(material.verdicts),
+        base_check(scores, metric=metric, level=level, worn=worn(look, level)),
+        leak_check(judged.safety),
+    ]
     return Built(metadata=_metadata(report), markdown={"report": markdown(report)}, checks=checks)
 
 
@@ -112,7 +118,7 @@ def take_look(looks: Looks, spec: UseCaseSpec, scores: Scores, *, metric: str) -
     """Count this look at the test rows; judging the same scores by the same criteria is the same look."""
     objective = spec.objective
     criteria = [criterion.model_dump(mode="json") for criterion in (*objective.success, *objective.guards)]
-    names = sorted({metric, *(criterion["metric"] for criterion in criteria)})
+    names = sorted({metric, *(criterion["metric"] for criterion in criteria)} & set(scores.metrics))
     seen = {
         system: [{name: [round(score, 9) for score in by_metric[name]] for name in names}, _of_all(scores, system, names)]
         for system, by_metric in scores.by_system.items()
@@ -193,6 +199,7 @@ def _material(
         *memory_verdict(spec.objective.limits, peak_bytes=peak),
         *cost_verdict(spec.objective.limits, money.get(FINE_TUNED)),
     ]
+    beside = safety_verdicts(spec.objective, judged.safety)
     finished = {row["id"]: row["finished"] for row in read_rows(judged.predictions.file(f"{FINE_TUNED}.jsonl"))}
     return Material(
         spec=spec,
@@ -201,7 +208,7 @@ def _material(
         test=test,
         answers=answers,
         scores=scores,
-        verdicts=spent(found, why=why) if (why := worn(look, spec.objective.evidence.level)) else found,
+        verdicts=[*(spent(found, why=why) if (why := worn(look, spec.objective.evidence.level)) else found), *beside],
         look=look,
         costs=costs,
         peak_memory_bytes=peak,

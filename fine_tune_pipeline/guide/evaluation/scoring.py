@@ -144,7 +144,7 @@ def reported_metrics(task: Task, objective: ObjectiveSpec) -> list[str]:
     """Metrics of the report: those that are usual for the task, and whatever a criterion asks for."""
     asked = [criterion.metric for criterion in (*objective.success, *objective.guards)]
     usual = [name for name in allowed_metrics(task) if metric_named(name, task).usual]
-    return list(dict.fromkeys([*usual, *asked]))
+    return [name for name in dict.fromkeys([*usual, *asked]) if not metric_named(name, task).of_model]
 
 
 def headline_metric(task: Task) -> str:

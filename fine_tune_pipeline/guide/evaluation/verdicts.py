@@ -43,11 +43,12 @@ class Verdict:
 
 
 def verdicts(scores: Scores, objective: ObjectiveSpec, *, system: str = FINE_TUNED) -> list[Verdict]:
-    """Verdicts on every success criterion and guard for a system, in the order of the objective."""
+    """Verdicts on every success criterion and guard for a system, in the order of the objective, without guards of the model as a whole."""
     found = []
     kinds: tuple[tuple[Kind, Sequence[Criterion]], ...] = (("success", objective.success), ("guard", objective.guards))
     for kind, criteria in kinds:
-        found += [judged(kind, criterion, scores, evidence=objective.evidence, system=system) for criterion in criteria]
+        here = [criterion for criterion in criteria if criterion.metric in scores.metrics]
+        found += [judged(kind, criterion, scores, evidence=objective.evidence, system=system) for criterion in here]
     return found
 
 

@@ -13,6 +13,7 @@ from fine_tune_pipeline.guide.objective.evidence import (
     smallest_detectable_gain,
 )
 from fine_tune_pipeline.guide.objective.metrics import METRICS, Metric, UnknownMetric, allowed_metrics, metric_named
+from fine_tune_pipeline.guide.objective.model_metrics import model_problems
 from fine_tune_pipeline.guide.objective.own_metrics import MissingMetric
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.objective import Criterion, Evidence, ObjectiveSpec
@@ -63,6 +64,7 @@ def objective_problems(
             found = [
                 *_criterion_problems(criterion, task, evidence=objective.evidence, held_out_rows=rows),
                 *_slice_problems(criterion, columns),
+                *model_problems(criterion, own=[own.declared.name for own in task.own], part=part),
             ]
             problems += [f"objective.{part}[{place}] ({criterion_text(criterion)}): {said}" for said in found]
     problems += conflicts(objective, text=criterion_text)
@@ -134,7 +136,7 @@ def _criterion_problems(criterion: Criterion, task: Task, *, evidence: Evidence,
         return
     yield from _direction_problems(criterion, metric, task)
     yield from _range_problems(criterion, metric)
-    if held_out_rows is not None:
+    if held_out_rows is not None and not metric.of_model:
         yield from _evidence_problems(criterion, metric, evidence=evidence, rows=held_out_rows)
 
 

@@ -8,19 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.objective.measures import labels, numbers, objects, rules, texts
 from fine_tune_pipeline.guide.objective.measures.chrf import chrf, chrf_of_one, nearer_to_preferred
 from fine_tune_pipeline.guide.objective.measures.item import Corpus, Item, Score
+from fine_tune_pipeline.guide.objective.model_metrics import MODEL_METRICS, of_no_answer
 from fine_tune_pipeline.guide.objective.own_metrics import OwnScore
 from fine_tune_pipeline.guide.objective.proposals import proposal_for
 from fine_tune_pipeline.guide.objective.task import OPEN, ExtractionTask, Task, TaskType, normalised_label, task_of
 
 Better = Literal["higher", "lower", "neither"]
 
-Need = Literal["row", "confidence", "similarity"]
+Need = Literal["row", "confidence", "similarity", "model"]
 """What a score looks at beside answer and reference: the whole row, or a number that a program measures."""
 
 FIELD_MATCH, RECALL, RULE = "field_match", "recall", "rule"
@@ -61,6 +62,11 @@ class Metric:
         return self.corpus is None and self.counts is None and not set(self.needs) - {"row"}
 
     @property
+    def of_model(self) -> bool:
+        """Whether it is measured of the model beside the test rows, so that only a guard of its own can ask for it."""
+        return "model" in self.needs
+
+    @property
     def plain(self) -> bool:
         """Whether it is the mean of scores of answer and reference alone, as while training."""
         return self.averaged and not self.needs
@@ -80,6 +86,8 @@ def metric_named(name: str, task: Task) -> Metric:
     own = next((one for one in task.own if one.declared.name == name), None)
     if own is not None:
         return _own(own, task)
+    if name in OF_THE_MODEL:
+        return OF_THE_MODEL[name]
     metric = METRICS.get(family)
     if metric is None or task.type not in metric.tasks or ("." in name) != (family in _FAMILIES):
         raise UnknownMetric(
@@ -190,6 +198,12 @@ _REGISTRY = (
 
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _REGISTRY})
 """Name -> metric, the most telling first. `field_match`, `recall` and `rule` are families: a name goes on after a dot."""
+
+OF_THE_MODEL: Mapping[str, Metric] = MappingProxyType(
+    {name: Metric(name=name, tasks=get_args(TaskType), validity=True, usual=False, needs=("model",), score=of_no_answer, **said)
+     for name, said in MODEL_METRICS.items()}
+)  # fmt: skip
+"""Measured of the model as a whole; any task may guard them."""
 
 
 def _field(metric: Metric, member: str, task: Task) -> Metric:

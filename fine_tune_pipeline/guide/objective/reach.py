@@ -99,6 +99,8 @@ def _judged(objective: ObjectiveSpec, task: Task, test: Sequence[Example]) -> li
     for part, criteria in (("success", objective.success), ("guards", objective.guards)):
         for place, criterion in enumerate(criteria):
             metric = metric_named(criterion.metric, task)
+            if metric.of_model:
+                continue
             rows = [row for row in test if criterion.slice is None or criterion.slice.holds(row.metadata)]
             rows = [row for row in rows if metric.counted(row)]
             found.append(Judged(f"objective.{part}[{place}]", criterion, metric, rows))

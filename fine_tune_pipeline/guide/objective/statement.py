@@ -11,6 +11,7 @@ from fine_tune_pipeline.guide.objective.criteria import criterion_text, objectiv
 from fine_tune_pipeline.guide.objective.evidence import Detectable, at_look, smallest_detectable_gain
 from fine_tune_pipeline.guide.objective.held_out import HeldOut, held_out_rows
 from fine_tune_pipeline.guide.objective.metrics import UnknownMetric, metric_named
+from fine_tune_pipeline.guide.objective.model_metrics import unmeasured_problems
 from fine_tune_pipeline.guide.objective.own_metrics import scored_with
 from fine_tune_pipeline.guide.objective.reach import SHOWS_GAIN, gain_check
 from fine_tune_pipeline.guide.objective.task import Task, read_task
@@ -44,7 +45,7 @@ def state(spec: UseCaseSpec) -> Statement:
     evidence = at_look(objective, 1).evidence
     detectable = smallest_detectable_gain(held_out.rows, level=evidence.level, power=evidence.power) if held_out.rows else None
     found = objective_problems(objective, task, held_out_rows=held_out.rows, columns=_columns(spec), priced=_priced(spec))
-    problems = [*held_out.missing, *found]
+    problems = [*held_out.missing, *found, *unmeasured_problems(spec)]
     if held_out.rows == 0:
         problems.append("dataset.held_out: the held-out files have no row; bring some, or leave `held_out` away to split a test set off")
     instruction = spec.dataset.format.instruction or task.instruction(objective.goal)

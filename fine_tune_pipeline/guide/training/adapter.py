@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from fine_tune_pipeline.guide.technique.plan import Plan
 from fine_tune_pipeline.guide.technique.recipes import left_out
 from fine_tune_pipeline.guide.technique.stopping import answer_scoring, stops_on_answers
 from fine_tune_pipeline.guide.technique.systems import trained_format
+from fine_tune_pipeline.guide.training import canaries
 from fine_tune_pipeline.guide.training.curve import markdown_picture
 from fine_tune_pipeline.guide.training.expert_load import load_rows, moved
 from fine_tune_pipeline.programs.requests import AnswerScoring, CheckpointPolicy, Tracking, TrainRequest, TrainResult
@@ -62,6 +63,8 @@ def content(plan: Plan, spec: UseCaseSpec) -> dict[str, Any]:
         "training_plan.dtype": plan.placement.dtype,
         "dataset.format.style": spec.dataset.format.style,
     }
+    if spec.training.canaries is not None:
+        what["training.canaries"] = [asdict(one) for one in canaries.drawn(spec)]
     what |= {} if plan.recipe is None else {"training_plan.recipe": plan.recipe}
     # Otherwise the task decides nothing of what is learned.
     return {**what, "objective.task": read_task(spec).described()} if stops_on_answers(spec.training.early_stopping) else what
@@ -77,7 +80,7 @@ def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folde
     request = TrainRequest(
         output=str(work),
         model=str(training.base.file("model")),
-        train=str(_fitting(training, "train", work)),
+        train=str(_with_canaries(training, work)),
         validation=str(_fitting(training, "validation", work)),
         format=trained_format(training.spec),
         technique=plan.technique,
@@ -91,6 +94,8 @@ def build_adapter(context: "dg.AssetExecutionContext", compute: "Compute", folde
     result = compute.run(context, request, TrainResult)
     taken_folder(Path(result.adapter), folder / ADAPTER)
     taken_file(Path(result.curve), folder / CURVE)
+    if planted := canaries.drawn(training.spec):
+        write_rows(folder / canaries.FILE, map(asdict, planted))
     # Inside the artifact, paths begin at its folder.
     kept = result.model_copy(update={"adapter": ADAPTER, "curve": CURVE})
     if result.range_test is not None:
@@ -127,6 +132,15 @@ def _fitting(training: Training, name: str, work: Path) -> Path:
     source = training.dataset.file(f"{name}.jsonl")
     unwanted = left_out(source, training.plan.recipe) if name == "train" else ()
     return kept_rows(source, work / f"{name}.jsonl", left_out=(*training.over_long, *unwanted))
+
+
+def _with_canaries(training: Training, work: Path) -> Path:
+    """The training rows that fit, and planted codes after them, if the use case asks for some."""
+    rows, planted = _fitting(training, "train", work), canaries.training_rows(canaries.drawn(training.spec))
+    if not planted:
+        return rows
+    write_rows(work / "train_and_canaries.jsonl", [*read_rows(rows), *planted])
+    return work / "train_and_canaries.jsonl"
 
 
 def kept_rows(source: Path, target: Path, *, left_out: Sequence[str]) -> Path:

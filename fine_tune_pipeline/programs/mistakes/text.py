@@ -166,6 +166,8 @@ def _differ(id: str, one: str, other: str) -> str:
 
 
 def _same(tokenizer: PreTrainedTokenizerBase, *, format: PromptFormat, rows: int) -> str:
+    if rows == 0:
+        return "every row has passages that were looked up, which no request can bring; nothing to compare with serving"
     if format.style == "plain":
         return f"plain style, no template; {rows} rows have the same tokens in training and serving"
     template = tokenizer.chat_template

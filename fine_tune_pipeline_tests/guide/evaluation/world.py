@@ -154,7 +154,24 @@ def before_evaluation(
     put(store, "baselines", {"shots.json": chosen, "baselines.json": {"passages": 2}})
     put_index(store, train)
     curve = [{"step": step, "loss": 3.0 / step, "learning_rate": 1e-3} for step in range(1, 21)]
+    put(store, "safety", safety_files())
     put(store, "adapter", {"adapter/adapter_config.json": {}, "train.json": train_result().model_dump(mode="json"), "curve.jsonl": curve})
+
+
+def safety_files(*, worse: float = 0.01, **document: Any) -> dict[str, Any]:
+    """What the asset `safety` leaves: 60 general texts on which the loss grew by about `worse`, and 40 outputs without anything in them."""
+    losses = [
+        {"metric": "general_loss", "id": f"t{number}", "base": 3.0, "fine_tuned": 3.0 + worse + (number % 7 - 3) / 1000}
+        for number in range(60)
+    ]
+    outputs = [{"metric": name, "id": f"o{number}", "fine_tuned": 0.0} for name in ("verbatim", "personal_data") for number in range(40)]
+    usual = {
+        "searched": {"answers": 40, "continuations": 0, "training_rows": 160},
+        "kinds": [{"kind": "news", "texts": 60, "base": 3.0, "fine_tuned": 3.0 + worse}],
+        "canaries": [], "findings": [], "verbatim": [], "level": 0.95,
+        "not_measured": {"leaked_canaries": "training.canaries plants no codes"},
+    }  # fmt: skip
+    return {"safety.json": {**usual, **document}, "scores.jsonl": [*losses, *outputs]}
 
 
 def wrong(text: str, draw: random.Random) -> str:

@@ -75,6 +75,17 @@ def test_baselines_keep_answers_figures_and_the_chosen_examples(tmp_path, upstre
     assert systems["base_retrieval"]["exact_match"] == systems[f"base_retrieval_{passages}"]["exact_match"]
 
 
+def test_every_baseline_is_decoded_as_the_use_case_says_and_goes_on_after_a_break(tmp_path, upstream):
+    assert run(tmp_path, baselines(use_case(tmp_path, evaluation={"few_shot": [2], "decoding": "labels"}))).success
+    [asked] = RuleCompute(record=str(tmp_path / "record")).asked("predict")
+    assert {tuple(job["decoding"]["labels"]) for job in asked["jobs"]} == {
+        tuple(json.dumps({"intent": intent, "urgency": urgency}) for intent in ("card", "cash") for urgency in ("high", "low"))
+    }
+    assert {tuple(job["stop"]) for job in asked["jobs"]} == {("\n",)}
+    assert ".parts-triage-baselines-" in asked["parts"], "a folder that outlives a broken run"
+    assert current(tmp_path, "baselines").manifest.payload["what"]["evaluation.decoding"] == "labels"
+
+
 def test_all_calls_of_the_base_model_are_one_program_with_an_instruction(tmp_path, upstream):
     run(tmp_path, baselines(use_case(tmp_path, evaluation={"few_shot": [2, 4]})))
     [asked] = RuleCompute(record=str(tmp_path / "record")).asked("predict")

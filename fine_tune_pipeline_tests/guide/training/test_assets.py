@@ -171,3 +171,14 @@ def test_early_stopping_on_a_metric_of_the_task_is_asked_of_the_program_and_trai
 def test_early_stopping_on_a_metric_that_the_task_does_not_have_ends_before_the_training(tmp_path, upstream):
     assert not run(tmp_path, sections={"training": {"early_stopping": {"metric": "rouge_l"}}}).success
     assert trained(tmp_path) == []
+
+
+def test_planted_codes_are_in_the_training_rows_alone_and_kept_with_the_adapter(tmp_path, upstream):
+    run(tmp_path)
+    assert run(tmp_path, sections={"training": {"canaries": {"count": 2, "repeats": [1, 3]}}}).success
+    before, asked = trained(tmp_path)
+    planted = read_rows(current(tmp_path).file("canaries.jsonl"))
+    assert [one["repeats"] for one in planted] == [1, 1, 3, 3]
+    assert Path(before["train"]).name == "train.jsonl"
+    assert Path(asked["train"]).name == "train_and_canaries.jsonl"
+    assert asked["validation"] == before["validation"]

@@ -10,9 +10,9 @@ from fine_tune_pipeline.artifacts.looks import looked_at
 from fine_tune_pipeline.artifacts.manifest import Manifest
 from fine_tune_pipeline.artifacts.store import Artifact, DamagedArtifact, Store
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
-from fine_tune_pipeline.guide.evaluation.scoring import Scores
+from fine_tune_pipeline.guide.evaluation.scoring import NoRowCounts, Scores
 from fine_tune_pipeline.guide.evaluation.statistics import two_sided
-from fine_tune_pipeline.guide.objective.metrics import metric_named
+from fine_tune_pipeline.guide.objective.metrics import UnknownMetric, metric_named
 from fine_tune_pipeline.guide.objective.task import Task, read_task
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
@@ -130,11 +130,15 @@ def gain_over(store: Store, spec: UseCaseSpec, task: Task, before: Artifact, aft
     """The paired gain in a metric.
 
     Raises:
-        NotComparable: other test rows, another metric, or rows that are gone.
+        NotComparable: other test rows, another metric, rows that are gone, or none that counts.
     """
-    rows, kind = _same_rows(store, spec.name, before, after), metric_named(metric, task)
+    rows = _same_rows(store, spec.name, before, after)
     if rows is None:
         raise NotComparable("other test rows")
+    try:
+        kind = metric_named(metric, task)
+    except UnknownMetric as error:
+        raise NotComparable(f"{metric} is no metric of the task by now") from error
     scores = Scores(
         rows=rows,
         metrics={metric: kind},
@@ -144,7 +148,10 @@ def gain_over(store: Store, spec: UseCaseSpec, task: Task, before: Artifact, aft
         else {},
         cluster_by=spec.objective.evidence.cluster_by,
     )
-    found = scores.gain(AFTER, metric, over=BEFORE, level=two_sided(LEVEL))
+    try:
+        found = scores.gain(AFTER, metric, over=BEFORE, level=two_sided(LEVEL))
+    except NoRowCounts as error:
+        raise NotComparable(str(error)) from error
     return Gain(found.estimate, found.lower, found.upper, found.rows, found.method)
 
 

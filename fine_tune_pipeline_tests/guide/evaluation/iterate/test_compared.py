@@ -13,9 +13,10 @@ from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
 from fine_tune_pipeline.cli import main
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, predictions
-from fine_tune_pipeline.guide.evaluation.iterate.compared import History, history
+from fine_tune_pipeline.guide.evaluation.iterate.compared import History, NotComparable, gain_over, history
 from fine_tune_pipeline.guide.evaluation.iterate.experiments_page import html_page, markdown
 from fine_tune_pipeline.guide.evaluation.statistics import gain_bounds
+from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.evaluation.world import (
     RIGHT,
@@ -103,6 +104,28 @@ def test_other_test_rows_are_not_compared(found: History):
     first, _, third = found.experiments
     assert (first.gain, first.not_compared) == (None, "the first")
     assert (third.gain, third.not_compared) == (None, "not comparable: other test rows")
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [
+        ("no_such", "no_such is no metric of the task by now"),
+        ("recall.login", "is no metric of the task by now"),
+        ("edit_rate", "metric of"),
+    ],
+)
+def test_a_metric_that_one_of_them_lacks_is_not_compared(folder: Path, found: History, metric: str, why: str):
+    store, spec = Store.at(str(folder / "store")), use_case(folder)
+    before, after = (store.version("triage", "evaluation_report", one.fingerprint) for one in found.experiments[:2])
+    with pytest.raises(NotComparable, match=why):
+        gain_over(store, spec, read_task(spec), before, after, metric=metric)
+
+
+def test_a_metric_that_was_not_asked_for_is_not_compared(folder: Path, found: History):
+    store, spec = Store.at(str(folder / "store")), use_case(folder)
+    before, after = (store.version("triage", "evaluation_report", one.fingerprint) for one in found.experiments[:2])
+    with pytest.raises(NotComparable, match=f"{found.experiments[0].fingerprint} was not judged by number_match"):
+        gain_over(store, spec, read_task(spec), before, after, metric="number_match")
 
 
 def test_the_page_says_what_changed_and_what_it_did_and_loads_nothing(found: History):
