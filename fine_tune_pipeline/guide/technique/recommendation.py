@@ -174,7 +174,7 @@ def recommend(seen: Sequence[Seen], asked: Question) -> Recommendation:
     else:
         return _unmet(ordered, tuned, asked)
     mind = "" if choice == "classifier" else _mind(ordered, tuned, asked)
-    return Recommendation(choice, f"{_HEADS[choice]}: {said}.{mind}", meant.system, meant.meets and not asked.worn, _rows(ordered))
+    return Recommendation(choice, f"{_HEADS[choice]}: {said}.{mind}", meant.system, meant.meets and not asked.worn, _rows(ordered, asked))
 
 
 def overridden(found: Recommendation, override: OverrideSpec | None) -> Recommendation:
@@ -218,7 +218,7 @@ def _unmet(ordered: Sequence[Seen], tuned: Seen, asked: Question) -> Recommendat
         own = "" if meant is tuned else f" {says(meant, asked)}, and misses {_listed(meant.missed or ())};"
         said = f"{says(tuned, asked)}, and {why};{own} nearest to the objective is {NAMES[meant.system]}"
     mind = _mind(ordered, tuned, asked)
-    return Recommendation(choice, f"{head}: {said}; {_rivals(ordered, asked)}.{mind}", meant.system, False, _rows(ordered))
+    return Recommendation(choice, f"{head}: {said}; {_rivals(ordered, asked)}.{mind}", meant.system, False, _rows(ordered, asked))
 
 
 def _is_enough(one: Seen, asked: Question) -> bool:
@@ -270,8 +270,8 @@ def _listed(missed: Sequence[Missed], state: str = "") -> str:
     return f"{names} {state}".rstrip() + f" ({missed[0].reason})" if missed else "what was asked"
 
 
-def _rows(ordered: Sequence[Seen]) -> list[dict[str, Any]]:
-    return [one.row() for one in ordered]
+def _rows(ordered: Sequence[Seen], asked: Question) -> list[dict[str, Any]]:
+    return [{**one.row(), "n": asked.rows} for one in ordered]
 
 
 def _figure(value: float, asked: Question) -> str:
@@ -294,11 +294,11 @@ def before_training(
     enough = None if later else next((one for one in ordered if one.meets), None)
     if enough is not None:
         said = f"Fine-tuning is not needed: {enough.system} already meets every criterion on validation: {shown[enough.system]}."
-        return Recommendation(KINDS[enough.system], said, enough.system, True, _rows(ordered))
+        return Recommendation(KINDS[enough.system], said, enough.system, True, _rows(ordered, asked))
     best = seen[0]
     said = f"no system without training meets every criterion on validation. The nearest is {best.system}: {shown[best.system]}."
     grows = f" More rows would help too: {asked.growth}." if asked.growth is not None and asked.growth.goes_on else ""
     if undecided:
         told = f"Fine-tuning can pay, but the validation rows cannot tell: {undecided}; {said}{grows}{rest}"
-        return Recommendation("cannot_tell", told, TUNED, False, _rows(ordered))
-    return Recommendation(asked.tuned_as, f"Fine-tuning can pay: {said}{grows}{rest}", TUNED, False, _rows(ordered))
+        return Recommendation("cannot_tell", told, TUNED, False, _rows(ordered, asked))
+    return Recommendation(asked.tuned_as, f"Fine-tuning can pay: {said}{grows}{rest}", TUNED, False, _rows(ordered, asked))
