@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 
+from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.programs.decoding import Generated, generate_batch
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer, weights_sha256
 from fine_tune_pipeline.programs.prompts import encode
@@ -37,7 +38,7 @@ def tiny_adapter(folder: Path, base: Path, *, seed: int, rank: int = 4) -> Path:
     return folder
 
 
-def evaluated(base: Path, adapter: Path | None, prompts: Sequence[str] = PROMPTS, *, new_tokens: int = NEW_TOKENS) -> list[Generated]:
+def evaluated(base: Path, adapter: Path | None, prompts: Sequence[str | Asked] = PROMPTS, *, new_tokens: int = NEW_TOKENS) -> list[Generated]:
     """What step 7 would find: each prompt alone, by a model of its own."""
     tokenizer, format = load_tokenizer(base), PromptFormat()
     model = load_model(base, adapter=adapter)

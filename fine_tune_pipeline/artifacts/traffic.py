@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS request (
     prompt_scrubbed TEXT, answer_scrubbed TEXT, prompt_tokens INTEGER NOT NULL, new_tokens INTEGER NOT NULL,
     latency_ms REAL NOT NULL, status INTEGER NOT NULL, valid INTEGER, confidence REAL, user_hash TEXT,
     prompt_characters INTEGER NOT NULL, answer_characters INTEGER NOT NULL, prompt_hash TEXT, answer_hash TEXT, scrubber TEXT NOT NULL,
-    before_scrubbed TEXT
+    before_scrubbed TEXT, sources TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS request_by_time ON request (ts);
 CREATE TABLE IF NOT EXISTS feedback (
@@ -31,6 +31,10 @@ CREATE TABLE IF NOT EXISTS feedback (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS dropped (ts REAL NOT NULL, rows INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
 """
+
+
+_NEW_COLUMNS = ("before_scrubbed", "sources")
+"""That logs of earlier versions lack."""
 
 
 class UnknownRequest(Exception):
@@ -44,7 +48,8 @@ class ServedRequest:
     `ts` in seconds since 1970 (UTC); `latency_ms` from arrival to answer; `status` as in HTTP; `valid` says whether the answer fits the
     task, None if nobody can tell; `confidence` is the mean log-probability (nats) of the answer's tokens. The texts are None when they
     could not be scrubbed: then only lengths and keyed hashes are kept. `scrubber` names what took personal data out. `before_scrubbed`
-    is what stood before the prompt, as JSON of history, role and tools; None if nothing did.
+    is what stood before the prompt, as JSON of history, role and tools; None if nothing did. `sources` are the ids of what was looked up
+    for the prompt, as a JSON list, the nearest last; None where nothing is.
     """
 
     id: str
@@ -67,6 +72,7 @@ class ServedRequest:
     answer_hash: str | None = None
     scrubber: str = ""
     before_scrubbed: str | None = None
+    sources: str | None = None
 
 
 @dataclass(frozen=True)
@@ -218,8 +224,9 @@ class TrafficLog:
 
 def _add_new_columns(connection: sqlite3.Connection) -> None:
     """A log that an earlier version began gets the columns that came later."""
-    if not connection.execute("SELECT 1 FROM pragma_table_info('request') WHERE name = 'before_scrubbed'").fetchone():
-        connection.execute("ALTER TABLE request ADD COLUMN before_scrubbed TEXT")
+    for name in _NEW_COLUMNS:
+        if not connection.execute("SELECT 1 FROM pragma_table_info('request') WHERE name = ?", (name,)).fetchone():
+            connection.execute(f"ALTER TABLE request ADD COLUMN {name} TEXT")
 
 
 def _served(row: sqlite3.Row) -> ServedRequest:

@@ -49,7 +49,13 @@ class Retriever:
         self._bm25 = _bm25([words(text) for text in texts])
 
     def search(self, texts: Sequence[str], vectors: NDArray[np.float32], *, k: int, without: Sequence[int | None] = ()) -> list[list[int]]:
-        """Places of the `k` nearest chunks of each query, the nearest first; fewer only where there are fewer chunks.
+        """As `scored`, the places alone."""
+        return [[place for place, _ in found] for found in self.scored(texts, vectors, k=k, without=without)]
+
+    def scored(
+        self, texts: Sequence[str], vectors: NDArray[np.float32], *, k: int, without: Sequence[int | None] = ()
+    ) -> list[list[tuple[int, float]]]:
+        """Places of the `k` nearest chunks of each query with their scores, the nearest first; fewer only where there are fewer chunks.
 
         Args:
             texts: Q queries.
@@ -83,13 +89,13 @@ class Retriever:
         found = _first(scores, min(depth, len(scores)))
         return found[scores[found] > 0]
 
-    def _fused(self, meaning: NDArray[np.intp], text: str, *, k: int, without: int | None) -> list[int]:
+    def _fused(self, meaning: NDArray[np.intp], text: str, *, k: int, without: int | None) -> list[tuple[int, float]]:
         score: dict[int, float] = {}
         for ranked in (meaning, self._by_words(text, depth=len(meaning))):
             places = [int(place) for place in ranked if place != without]
             for rank, place in enumerate(places, start=1):
                 score[place] = score.get(place, 0.0) + 1 / (FUSION_K + rank)
-        return sorted(score, key=lambda place: (-score[place], place))[:k]
+        return sorted(score.items(), key=lambda found: (-found[1], found[0]))[:k]
 
 
 def _first(scores: NDArray[Any], depth: int) -> NDArray[np.intp]:

@@ -30,6 +30,7 @@ from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.serving.contract import SALT_FILE, SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
 from fine_tune_pipeline.programs.serving.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.serving.http_routes import make_app
+from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
 from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
@@ -163,8 +164,15 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
     thread: ModelThread[Written] = ModelThread(models.generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting)
     thread.start()
+    indexes = Indexes(state, encoder=_question_encoder)
     versions = Versions(
-        state, use_case=request.use_case, base_sha256=base_sha256, base_new_tokens=request.max_new_tokens, models=models, thread=thread
+        state,
+        use_case=request.use_case,
+        base_sha256=base_sha256,
+        base_new_tokens=request.max_new_tokens,
+        models=models,
+        thread=thread,
+        indexes=indexes,
     )
     versions.restore()
     champion = versions.table.champion
@@ -177,6 +185,7 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         context_tokens=models.context_tokens,
         encode=tokens,
         versions=versions,
+        indexes=indexes,
         thread=thread,
         writer=writer,
         shape=AnswerShape(schema=request.answer_schema, labels=request.answer_labels),
@@ -198,6 +207,14 @@ def _at_provider(request: ServeRequest, hosted: HostedModel, base: str) -> tuple
     from fine_tune_pipeline.programs.hosted.serving import HostedModels, remote_prompts
 
     return HostedModels(hosted, base_name=base), remote_prompts(request.format)
+
+
+def _question_encoder() -> QuestionEncoder:
+    """What embedded the index, for those versions that look something up."""
+    from fine_tune_pipeline.programs.embed import DISTRIBUTION, embed_texts, load_encoder
+
+    encoder = load_encoder()
+    return QuestionEncoder(name=DISTRIBUTION.replace("==", " "), embed=lambda texts: embed_texts(texts, encoder))
 
 
 def _scrubber(request: ServeRequest) -> Scrubber:

@@ -4,6 +4,7 @@ import http.client
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,8 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class ServedAnswer:
-    """One answer: the text, which model gave it, the SHA-256 of that model's weights, and the id for feedback."""
+    """One answer: the text, which model gave it, the SHA-256 of that model's weights, and the id for feedback. `sources` are what was
+    looked up for it (`id`, `title`, `score`), the nearest first."""
 
     id: str
     text: str
@@ -36,6 +38,7 @@ class ServedAnswer:
     sha256: str
     prompt_tokens: int
     new_tokens: int
+    sources: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class EndpointClient:
             sha256=headers[HASH_HEADER],
             prompt_tokens=usage["prompt_tokens"],
             new_tokens=usage["completion_tokens"],
+            sources=body["choices"][0]["message"].get("sources", ()),
         )
 
     def models(self) -> list[dict[str, Any]]:

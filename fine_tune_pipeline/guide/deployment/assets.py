@@ -14,9 +14,10 @@ from fine_tune_pipeline.guide.deployment.export import build_export, content, pr
 from fine_tune_pipeline.guide.deployment.production import FILE as REQUESTS
 from fine_tune_pipeline.guide.deployment.production import build_production_traffic
 from fine_tune_pipeline.guide.deployment.register import Sources as RegisterSources
-from fine_tune_pipeline.guide.deployment.register import build_registered_model, refuse_retrieved
+from fine_tune_pipeline.guide.deployment.register import build_registered_model
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.deployment.rollout import Live, Place, Sources, build_endpoint, read_endpoint
+from fine_tune_pipeline.guide.deployment.served_index import looked_up
 from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
@@ -31,7 +32,7 @@ STEP = {"guide/step": "8"}
 
 def registered_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that gives an evaluated adapter its version number, between step 7 and the endpoint."""
-    upstream = ("adapter", "base_model", "dataset", "evaluation_report", "human_evaluation")
+    upstream = ("adapter", "base_model", "dataset", "evaluation_report", "human_evaluation", *looked_up(spec))
     judged = ("judge_evaluation",) if spec.evaluation.judge is not None and spec.evaluation.judge.required else ()
 
     @dg.asset(
@@ -44,7 +45,6 @@ def registered_model(spec: UseCaseSpec) -> dg.AssetsDefinition:
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, tracking: ExperimentTracking) -> dg.MaterializeResult:
         """The version in the MLflow registry that passed its evaluation: number, aliases, and the hashes of adapter and base weights."""
-        refuse_retrieved(spec)
         made_from = {name: store.current(spec.name, name) for name in upstream}
         for name in judged:
             store.current(spec.name, name)
@@ -98,7 +98,7 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
     """The asset that brings the registered version live, if it answers as evaluated; else the old one stays."""
     key = [spec.name, "endpoint"]
     adapted = () if spec.dataset.pii.adapt is None else (ADAPTED_NER,)
-    upstream = ("registered_model", "adapter", "base_model", "dataset", "predictions", *adapted)
+    upstream = ("registered_model", "adapter", "base_model", "dataset", "predictions", *adapted, *looked_up(spec))
     checks = [
         *blocking(
             key,
@@ -122,7 +122,6 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute, tracking: ExperimentTracking, serving: Serving
     ) -> dg.MaterializeResult:
         """The running endpoint: its address, the version that answers, and how its answers compare with the evaluated ones."""
-        refuse_retrieved(spec)
         made_from = {name: store.current(spec.name, name) for name in upstream}
         before = store.open().peek(spec.name, "endpoint")
         place = Place(

@@ -3,13 +3,17 @@
 import json
 from dataclasses import dataclass
 
-from fine_tune_pipeline.artifacts.examples import Asked
+from fine_tune_pipeline.artifacts.examples import Asked, Passage
 from fine_tune_pipeline.pages.document import fenced
-from fine_tune_pipeline.programs.prompts import PLAIN_STOP, plain_prompt
+from fine_tune_pipeline.programs.hosted.chat_rows import messages
+from fine_tune_pipeline.programs.passages import DOCUMENTS, TRAINING, Source
+from fine_tune_pipeline.programs.prompts import PLAIN_STOP, all_shots, documents, plain_prompt
 from fine_tune_pipeline.programs.requests import PromptFormat, Technique
 from fine_tune_pipeline.spec.export import Format
 
 QUESTION = "what a user writes"
+PASSAGE = "what was looked up for it"
+ANSWERED = "and how that was answered"
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256)
 """That vLLM makes room for."""
@@ -51,7 +55,7 @@ class Usage:
     """What the code depends on.
 
     `base` is a repository of the hub or, where the base model came from elsewhere, a path to be replaced; `paths` are the folders of the
-    formats, seen from the card; `gguf` is the file's name.
+    formats, seen from the card; `gguf` is the file's name. `looked_up` is what stands before the question, if the model was trained so.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Usage:
     max_new_tokens: int
     paths: dict[Format, str]
     gguf: str
+    looked_up: Source | None = None
 
 
 def how_to_use(usage: Usage) -> str:
@@ -118,24 +123,48 @@ def _python(usage: Usage, name: Format) -> str:
         room=_ROOM.format(rows=max(added) + 1) if added else "",
     )
     plain = usage.format.style == "plain"
-    asked = f"question = {QUESTION!r}\n"
-    # The f-string's literal part is our own template: its braces are only those of the question.
-    text = f"text = f{plain_prompt(Asked('{question}'))!r}\n" if plain else _CHAT_TEXT
+    asked = f"question = {QUESTION!r}\n" + (_FOUND[usage.looked_up] if usage.looked_up else "")
+    text = _text(Asked("{question}", context=_PASSAGES[usage.looked_up] if usage.looked_up else ()), plain=plain)
     cut = f".split({PLAIN_STOP!r})[0]" if plain else ""
     answered = _ANSWERED.format(split=plain, tokens=usage.max_new_tokens, cut=cut)
     return f"import torch\n{_IMPORTED[name]}{_TRANSFORMERS}\n{loaded}\n{asked}{text}{answered}"
 
 
-_CHAT_TEXT = """\
-turns = [{"role": "user", "content": question}]
-text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-"""
+def _text(asked: Asked, *, plain: bool) -> str:
+    """Code that makes the text before the answer: its f-strings are our own template, whose braces are only those of the variables."""
+    if plain:
+        return f"text = f{plain_prompt(asked)!r}\n"
+    turns = "".join(f'{{"role": "{role}", "content": {content}}}, ' for role, content in _turns(asked))
+    return f"turns = [{turns.removesuffix(', ')}]\n{_RENDERED}"
+
+
+def _turns(asked: Asked) -> list[tuple[str, str]]:
+    """Role and content, as code, of each turn."""
+    shots = [(role, f"f{text!r}") for shot in all_shots(asked) for role, text in (("user", shot.prompt), ("assistant", shot.completion))]
+    context = documents(asked)
+    return [*shots, ("user", f"f{context + asked.prompt!r}" if context else "question")]
+
+
+_RENDERED = "text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)\n"
+
+_PASSAGES: dict[Source, list[Passage]] = {
+    DOCUMENTS: [{"text": "{passage}"}],
+    TRAINING: [{"prompt": "{like}", "completion": "{answered}"}],
+}
+"""One; further ones stand before it alike, the nearest last."""
+
+_FOUND: dict[Source, str] = {
+    DOCUMENTS: f"passage = {PASSAGE!r}\n",
+    TRAINING: f"like, answered = {PASSAGE!r}, {ANSWERED!r}\n",
+}
 
 
 def _curl(usage: Usage, *, port: int) -> str:
+    spoken: dict[Source, list[Passage]] = {DOCUMENTS: [{"text": PASSAGE}], TRAINING: [{"prompt": PASSAGE, "completion": ANSWERED}]}
+    asked = Asked(QUESTION, context=spoken[usage.looked_up] if usage.looked_up else ())
     body: dict[str, object] = {"model": usage.name, "max_tokens": usage.max_new_tokens, "temperature": 0}
     if usage.format.style == "plain":
-        path, body = "completions", {**body, "prompt": plain_prompt(Asked(QUESTION)), "stop": [PLAIN_STOP]}
+        path, body = "completions", {**body, "prompt": plain_prompt(asked), "stop": [PLAIN_STOP]}
     else:
-        path, body = "chat/completions", {**body, "messages": [{"role": "user", "content": QUESTION}]}
+        path, body = "chat/completions", {**body, "messages": messages(asked, format=usage.format)}
     return f"curl http://localhost:{port}/v1/{path} -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n"

@@ -12,10 +12,13 @@ from fine_tune_pipeline.guide.base_model.catalogue_files import catalogue_of
 from fine_tune_pipeline.guide.base_model.licence_tags import hub_tag
 from fine_tune_pipeline.guide.deployment.how_to_use import Usage, how_to_use
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED
+from fine_tune_pipeline.guide.technique.index import ASSET as RETRIEVAL_INDEX
+from fine_tune_pipeline.guide.technique.index import source_of
 from fine_tune_pipeline.guide.technique.systems import max_new_tokens, trained_format
 from fine_tune_pipeline.guide.training.adapter import read_train_result
 from fine_tune_pipeline.pages.document import Page, Section, markdown, table
 from fine_tune_pipeline.programs.export_requests import ExportResult, Merge
+from fine_tune_pipeline.programs.passages import Source
 from fine_tune_pipeline.programs.requests import Technique, TrainResult
 from fine_tune_pipeline.spec.base_model import HubModel, PinnedModel
 from fine_tune_pipeline.spec.export import Format
@@ -57,7 +60,8 @@ class Hub:
 
 @dataclass(frozen=True)
 class Material:
-    """All that a card is made of, read once for the cards of all formats."""
+    """All that a card is made of, read once for the cards of all formats. `index` is the fingerprint of what the model looks up, `looked_up`
+    what that holds; None for a model that was trained without."""
 
     spec: UseCaseSpec
     result: ExportResult
@@ -73,6 +77,8 @@ class Material:
     dataset: str
     report: Mapping[str, Any] | None
     max_new_tokens: int
+    index: str | None = None
+    looked_up: Source | None = None
 
 
 def material(spec: UseCaseSpec, sources: Provenance, result: ExportResult) -> Material:
@@ -80,6 +86,7 @@ def material(spec: UseCaseSpec, sources: Provenance, result: ExportResult) -> Ma
     made_of = sources.adapter.manifest.payload["what"]
     base = sources.base_model.json("base_model.json")
     answers = [example.completion for example in read_examples(sources.dataset.file("train.jsonl"))]
+    index = sources.adapter.manifest.payload["upstream"].get(RETRIEVAL_INDEX)
     return Material(
         spec=spec,
         result=result,
@@ -95,6 +102,8 @@ def material(spec: UseCaseSpec, sources: Provenance, result: ExportResult) -> Ma
         dataset=sources.dataset.fingerprint,
         report=None if sources.evaluation is None else sources.evaluation.json("report.json"),
         max_new_tokens=max_new_tokens(answers),
+        index=index,
+        looked_up=None if index is None else source_of(sources.dataset),
     )
 
 
@@ -126,6 +135,7 @@ def card(content: Material, paths: Mapping[Format, str]) -> str:
         max_new_tokens=content.max_new_tokens,
         paths=dict(paths),
         gguf="" if content.result.gguf is None else Path(content.result.gguf.file).name,
+        looked_up=content.looked_up,
     )
     return "\n".join([header(content, list(paths)), markdown(page), how_to_use(usage)])
 
@@ -186,6 +196,18 @@ def _made_of(content: Material) -> Iterator[Section]:
         "formats": ", ".join(content.result.formats) or "none",
     }
     yield table("What it is", [{"fact": name, "value": value} for name, value in facts.items() if value])
+
+
+def _looked_up(content: Material) -> Iterator[Section]:
+    if content.index is None:
+        return
+    most, kind = content.spec.dataset.format.passages, content.looked_up
+    text = (
+        f"It was trained with up to {most} passages before each question, the nearest last, looked up in the artifact retrieval_index "
+        f"{content.index} ({kind}). The endpoint of this project looks them up by itself; whoever serves these files elsewhere has to, "
+        "since the figures below are of answers with passages."
+    )
+    yield Section("What it needs beside its weights", text)
 
 
 def _licence(content: Material) -> Iterator[Section]:
@@ -272,7 +294,7 @@ def merge_said(merge: Merge) -> str:
     )
 
 
-_SECTIONS = (_made_of, _licence, _training, _data, _evaluation, _merged)
+_SECTIONS = (_made_of, _looked_up, _licence, _training, _data, _evaluation, _merged)
 
 
 def _terms(model: Path) -> list[str]:

@@ -59,6 +59,7 @@ class Sources:
     dataset: Artifact
     predictions: Artifact
     pii_ner_adapt: Artifact | None = None
+    retrieval_index: Artifact | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def build_endpoint(
 def roll_out(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated], place: Place) -> Outcome:
     """Start or adopt the server, load the version beside the others, compare, and make it champion if it passed."""
     request = serve_request(spec, sources, model=model, place=place)
-    offered = offer(model, sources.adapter)
+    offered = offer(model, sources.adapter, index=sources.retrieval_index)
     action = "failed"
     try:
         if place.endpoint.has_to_restart(request, base_sha256=model.base_sha256):
@@ -213,7 +214,7 @@ def read_endpoint(artifact: Artifact) -> EndpointRecord:
 
 def _tried(client: EndpointClient, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated]) -> Parity:
     """The version, loaded beside the others and asked by its own name; nobody else gets it yet."""
-    client.sync(SyncRequest(versions=(offer(model, sources.adapter),)))
+    client.sync(SyncRequest(versions=(offer(model, sources.adapter, index=sources.retrieval_index),)))
 
     def answer(asked: Asked, *, model: str) -> str:
         return client.answer(asked, model=model, probe=True).text

@@ -3,20 +3,21 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.documents import Chunk, read_chunks
-from fine_tune_pipeline.artifacts.examples import Example, Passage, read_examples, read_rows, write_examples, write_rows
+from fine_tune_pipeline.artifacts.examples import Example, read_examples, write_examples, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.guide.dataset.cleaning.embedding import encoder_version
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.guide.technique.rows import Data, read_data
 from fine_tune_pipeline.guide.technique.systems import embed_rows, max_new_tokens, untrained_format
-from fine_tune_pipeline.guide.technique.workload import FRAME_TOKENS, most_tokens
-from fine_tune_pipeline.programs.retrieval import DEPTH, FUSION_K, Retriever
+from fine_tune_pipeline.programs.passages import CHUNKS, DOCUMENTS, FILE, TRAIN_VECTORS, TRAINING, VECTORS, Entry, Index, Source
+from fine_tune_pipeline.programs.passages import read_index as read_folder
+from fine_tune_pipeline.programs.retrieval import DEPTH, FUSION_K
+from fine_tune_pipeline.programs.token_bounds import FRAME_TOKENS, most_tokens
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
@@ -26,66 +27,13 @@ if TYPE_CHECKING:
     from fine_tune_pipeline.resources.compute.base import Compute
 
 ASSET = "retrieval_index"
-FILE, CHUNKS, VECTORS, TRAIN_VECTORS = "index.json", "chunks.jsonl", "vectors.npy", "train_vectors.npy"
-PARTS = ("train", "validation", "test")
+PASSAGES, ROOM = "passages", "room_tokens"
+"""Fields of `index.json` where a model is trained with context: passages for each row, and tokens for them and the question together."""
 
-DOCUMENTS: Literal["documents"] = "documents"
-TRAINING: Literal["training answers"] = "training answers"
-Source = Literal["documents", "training answers"]
+PARTS = ("train", "validation", "test")
 
 SHOWN_ROWS = 5
 """Validation rows that are shown with the passage nearest to them."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One thing that can be found: `text` is what is searched, `passage` what stands in the prompt."""
-
-    id: str
-    text: str
-    passage: Passage
-
-    @property
-    def tokens(self) -> int:
-        """In a prompt, at most."""
-        return sum(most_tokens(text) + FRAME_TOKENS for text in self.passage.values())
-
-
-@dataclass(frozen=True)
-class Index:
-    """Entries with their embeddings (float32 [entries, width], unit length), and those of the training rows, in their order."""
-
-    source: Source
-    entries: Sequence[Entry]
-    vectors: "np.ndarray"
-    train_vectors: "np.ndarray | None" = None
-
-    @cached_property
-    def retriever(self) -> Retriever:
-        return Retriever([entry.text for entry in self.entries], self.vectors)
-
-    @cached_property
-    def _place(self) -> dict[str, int]:
-        return {entry.id: place for place, entry in enumerate(self.entries)} if self.source == TRAINING else {}
-
-    def nearest(self, rows: Sequence[Example], vectors: "np.ndarray", *, k: int) -> list[list[Entry]]:
-        """The `k` nearest entries of each row, the nearest first; a training row never finds itself."""
-        own = [self._place.get(row.id) for row in rows]
-        found = self.retriever.search([row.question for row in rows], vectors, k=k, without=own)
-        return [[self.entries[place] for place in places] for places in found]
-
-    def looked_up(self, rows: Sequence[Example], vectors: "np.ndarray", *, k: int, room: int) -> list[Example]:
-        """The rows with their passages, the nearest last: models heed most what stands next to the question.
-
-        Args:
-            vectors: float32 [rows, width] of their questions.
-            k: passages for each row, fewer where they would not fit.
-            room: tokens for question and passages together.
-        """
-        return [
-            replace(row, context=_fitting(entries, room=room - most_tokens(row.question)))
-            for row, entries in zip(rows, self.nearest(rows, vectors, k=k), strict=True)
-        ]
 
 
 def learned_from(spec: UseCaseSpec) -> str:
@@ -96,14 +44,9 @@ def learned_from(spec: UseCaseSpec) -> str:
 
 def read_index(artifact: Artifact) -> Index:
     """The index of an artifact of `retrieval_index`."""
-    import numpy as np
-
-    entries = [Entry(**row) for row in read_rows(artifact.file(CHUNKS))]
-    source = artifact.json(FILE)["source"]
-    vectors = np.load(artifact.file(VECTORS), allow_pickle=False)
-    apart = TRAIN_VECTORS in artifact.manifest.files
-    train = np.load(artifact.file(TRAIN_VECTORS), allow_pickle=False) if apart else vectors if source == TRAINING else None
-    return Index(source, entries, vectors, train)
+    for name in (FILE, CHUNKS, VECTORS):
+        artifact.file(name)
+    return read_folder(artifact.folder)
 
 
 def room_for(spec: UseCaseSpec, task: Task, train: Sequence[Example], *, context_tokens: int) -> int:
@@ -150,23 +93,31 @@ def build_index(
     for part, rows in parts.items():
         found = index.looked_up(rows, vectors[part], k=spec.dataset.format.passages, room=room)
         write_examples(folder / f"{part}.jsonl", found)
-    about = {"source": source, "chunks": len(entries), "width": int(index.vectors.shape[1]), "fusion_k": FUSION_K, "depth": DEPTH}
+    width = int(index.vectors.shape[1])
+    about = {"source": source, "chunks": len(entries), "width": width, "fusion_k": FUSION_K, "depth": DEPTH, "encoder": encoder_version()}
+    # What the rows were made with, since the endpoint must look up alike.
+    about |= {} if base is None else {PASSAGES: spec.dataset.format.passages, ROOM: room}
     (folder / FILE).write_text(json.dumps(about, indent=2), encoding="utf-8")
     return Built(metadata={**about, **_seen(index, data, vectors["rows"], task)})
 
 
+def source_of(dataset: Artifact) -> Source:
+    """What the index of this dataset holds: parts of documents, if there are any, else training rows."""
+    return DOCUMENTS if next(read_chunks(dataset.folder), None) is not None else TRAINING
+
+
 def _entries(dataset: Artifact, train: Sequence[Example]) -> tuple[Source, list[Entry]]:
     """Parts of documents, if the dataset has any, else the training rows; never a row of validation or test."""
-    chunks = list(read_chunks(dataset.folder))
-    if chunks:
-        return DOCUMENTS, [_of_chunk(chunk) for chunk in chunks]
+    if source_of(dataset) == DOCUMENTS:
+        return DOCUMENTS, [_of_chunk(chunk) for chunk in read_chunks(dataset.folder)]
     return TRAINING, [Entry(row.id, row.question, {"prompt": row.question, "completion": row.completion}) for row in train]
 
 
 def _of_chunk(chunk: Chunk) -> Entry:
     """The headings above a part often hold the word that is asked for."""
     text = f"{chunk.heading}\n{chunk.text}" if chunk.heading else chunk.text
-    return Entry(chunk.id, text, {"text": text})
+    title = ", ".join(filter(None, [chunk.document, f"page {chunk.page}" if chunk.page else "", chunk.heading]))
+    return Entry(chunk.id, text, {"text": text}, title)
 
 
 def _embedded(
@@ -203,14 +154,3 @@ def _seen(index: Index, data: Data, vectors: "np.ndarray", task: Task) -> dict[s
         for row, entries in zip(data.rows, found, strict=True)
     ]
     return {**numbers, "nearest_class_share": sum(same) / len(same)}
-
-
-def _fitting(entries: Sequence[Entry], *, room: int) -> list[Passage]:
-    """As many of the nearest as have room, the nearest last."""
-    taken: list[Passage] = []
-    for entry in entries:
-        room -= entry.tokens
-        if room < 0:
-            break
-        taken.insert(0, entry.passage)
-    return taken

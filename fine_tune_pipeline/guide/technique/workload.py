@@ -8,12 +8,10 @@ from typing import Literal
 from fine_tune_pipeline.artifacts.examples import Asked, Example
 from fine_tune_pipeline.guide.base_model.duration import Tokens
 from fine_tune_pipeline.programs.prompts import plain_prompt
+from fine_tune_pipeline.programs.token_bounds import FRAME_TOKENS, most_tokens
 
 LIKELY_BYTES_PER_TOKEN = 3.5
 """English messages have about four bytes a token, JSON answers about three."""
-
-FRAME_TOKENS = 8
-"""Begin and end token, and the words that frame prompt and answer."""
 
 SPARE_TOKENS = 32
 """Room for a longer frame, such as a chat template's."""
@@ -82,9 +80,3 @@ def _given(example: Example) -> str:
 def likely_tokens(text: str) -> float:
     """Tokens that a usual tokenizer makes of the text."""
     return len(text.encode("utf-8")) / LIKELY_BYTES_PER_TOKEN
-
-
-def most_tokens(text: str) -> int:
-    """Tokens that the text takes at most with a usual tokenizer: one for two bytes, and one for each digit, since many cut numbers into
-    single digits."""
-    return math.ceil(sum(1.0 if character.isdigit() else len(character.encode("utf-8")) / 2 for character in text))

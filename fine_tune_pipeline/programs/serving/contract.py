@@ -4,6 +4,7 @@ State folder of one use case:
     request.json      the ServeRequest it was started with     supervisor.json   restarts, and why it gave up
     pid.json          who the supervisor is                    server.json       address of the running server
     versions.json     version table and aliases                adapters/<hash>/  the server's own copy of each version
+    indexes/<hash>/   and of what it looks up
     traffic.sqlite    the log                                  server.log        output of supervisor and server
     lock             held while somebody starts or stops it
     api_key, admin_key, salt: files that only the owner can read
@@ -16,6 +17,7 @@ from pydantic import Field
 
 from fine_tune_pipeline.programs.process_identity import ProcessIdentity
 from fine_tune_pipeline.programs.requests import Contract
+from fine_tune_pipeline.spec.base import unset
 
 KEY_VARIABLE = "FINE_TUNE_PIPELINE_API_KEY"
 ADMIN_KEY_VARIABLE = "FINE_TUNE_PIPELINE_ADMIN_KEY"
@@ -31,6 +33,7 @@ KEY_FILE = "api_key"
 ADMIN_KEY_FILE = "admin_key"
 SALT_FILE = "salt"
 ADAPTERS = "adapters"
+INDEXES = "indexes"
 
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
@@ -59,14 +62,27 @@ def version_of(name: str, *, use_case: str) -> int | None:
     return int(found[1]) if found else None
 
 
+class Retrieval(Contract):
+    """What is looked up for each question of a version that was trained with passages: the index is a part of the version, as its weights
+    are. `fingerprint` is that of the artifact `retrieval_index`."""
+
+    fingerprint: str
+    sha256: str = Field(description="Over the index's files, see `programs.passages.index_sha256`.")
+    passages: int = Field(ge=1, description="For each question, fewer where they would not fit.")
+    room_tokens: int = Field(description="For question and passages together.")
+
+
 class OfferedVersion(Contract):
-    """A version that the server is to have loaded. `adapter` is a PEFT folder or a whole model's."""
+    """A version that the server is to have loaded. `adapter` is a PEFT folder or a whole model's; `index` is the folder of what it looks
+    up, if it looks anything up."""
 
     version: int = Field(ge=1)
     adapter: str
     adapter_sha256: str
     base_sha256: str
     max_new_tokens: int = Field(ge=1, description="What an answer may take: as in the version's evaluation.")
+    index: str | None = Field(default=None, exclude_if=unset)
+    retrieval: Retrieval | None = Field(default=None, exclude_if=unset)
 
 
 class SyncRequest(Contract):
@@ -85,6 +101,7 @@ class VersionState(Contract):
     max_new_tokens: int
     state: Literal["loading", "loaded", "failed"]
     reason: str = ""
+    retrieval: Retrieval | None = Field(default=None, exclude_if=unset)
 
 
 class Table(Contract):

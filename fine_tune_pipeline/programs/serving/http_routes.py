@@ -172,6 +172,15 @@ def _single(body: ChatRequest, *, style: str) -> tuple[Asked, str]:
     return Asked(turns[0].text), system[0] if system else ""
 
 
+def _message(answer: Answer) -> dict[str, Any]:
+    """The answer and, of a version that looks passages up, `sources`: what it was given, the nearest first."""
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text}
+    if answer.sources is None:
+        return message
+    found = [(each.entry, each.score) for each in reversed(answer.sources)]
+    return {**message, "sources": [{"id": entry.id, "title": entry.title, "score": round(score, 6)} for entry, score in found]}
+
+
 def _completion(answer: Answer) -> dict[str, Any]:
     return {
         "id": answer.id,
@@ -181,7 +190,7 @@ def _completion(answer: Answer) -> dict[str, Any]:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": answer.text},
+                "message": _message(answer),
                 "finish_reason": "stop" if answer.finished else "length",
                 "logprobs": None,
             }

@@ -1,19 +1,23 @@
 """From a question to an answer: who answers, what is too much, how long to wait, what the log keeps. No HTTP and no torch here."""
 
 import asyncio
+import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Sized
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence, Sized
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 from uuid import uuid4
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import ServedRequest
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
+from fine_tune_pipeline.programs.passages import Found
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.serving.contract import Health
+from fine_tune_pipeline.programs.serving.indexes import IndexGone, Indexes
 from fine_tune_pipeline.programs.serving.model_thread import Draining, ModelThread, QueueFull, ThreadDied
 from fine_tune_pipeline.programs.serving.traffic_writer import Answered, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import NoChampion, Target, Versions
@@ -83,7 +87,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered, by whom, and what it cost."""
+    """What was answered, by whom, from what, and what it cost. `sources` are in the order of the prompt, the nearest last; None where the
+    version looks nothing up."""
 
     id: str
     target: Target
@@ -91,6 +96,7 @@ class Answer:
     prompt_tokens: int
     new_tokens: int
     finished: bool
+    sources: Sequence[Found] | None = None
 
 
 class Service:
@@ -104,6 +110,7 @@ class Service:
         context_tokens: int,
         encode: Callable[[Asked, str], Sized],
         versions: Versions,
+        indexes: Indexes,
         thread: "ModelThread[Written]",
         writer: TrafficWriter,
         shape: AnswerShape,
@@ -119,6 +126,7 @@ class Service:
         self.use_case = use_case
         self.format = format
         self.versions = versions
+        self._indexes = indexes
         self.writer = writer
         self.shape = shape
         self.limits = limits
@@ -178,12 +186,13 @@ class Service:
         arrived = time.monotonic()
         if self._draining:
             raise Draining("the endpoint is being stopped")
-        target = self.versions.target(question.model)
-        prompt = self._encode(question.asked, question.system)
+        target, sources = await self._with_sources(question)
+        context = [found.entry.passage for found in sources or ()]
+        prompt = self._encode(replace(question.asked, context=context), question.system)
         most = self._most(question, target)
-        record = _Record(question=question, target=target, prompt_tokens=len(prompt), arrived=arrived, service=self)
+        record = _Record(question=question, target=target, prompt_tokens=len(prompt), arrived=arrived, service=self, sources=sources)
         try:
-            self._refuse_too_long(len(prompt), most)
+            self._refuse_too_long(len(prompt), most, looked_up=sum(found.entry.tokens for found in sources or ()))
             text = await self._wait(target, prompt, most, gone=gone)
         except (QueueFull, Draining, ThreadDied, TookTooLong, ClientGone, RuntimeError, ValueError) as error:
             record.keep(status=STATUS_OF.get(type(error), 500), text=None)
@@ -197,7 +206,21 @@ class Service:
             prompt_tokens=len(prompt),
             new_tokens=text.tokens,
             finished=text.finished,
+            sources=sources,
         )
+
+    async def _with_sources(self, question: Question) -> tuple[Target, list[Found] | None]:
+        """Who answers, and what was found for it; asked again should it be replaced meanwhile, since each version has an index of its own."""
+        while True:
+            target = self.versions.target(question.model)
+            if target.retrieval is None:
+                return target, None
+            if self._indexes.waiting >= self.limits.waiting:
+                raise QueueFull(f"{self._indexes.waiting} questions wait for their passages, at most {self.limits.waiting} may")
+            with suppress(IndexGone):
+                sources = await self._indexes.look_up(question.asked.text, target.retrieval)
+                if self.versions.serves(target):
+                    return target, sources
 
     async def _wait(self, target: Target, prompt: Sized, most: int, *, gone: Callable[[], Awaitable[bool]]) -> Written:
         queued = self._thread.submit(target.name, prompt, max_new_tokens=most)
@@ -222,8 +245,9 @@ class Service:
             raise TooManyWanted(f"max_tokens: got {question.max_tokens}, want at most {target.max_new_tokens} of {target.name}")
         return question.max_tokens or target.max_new_tokens
 
-    def _refuse_too_long(self, prompt_tokens: int, most: int) -> None:
-        limit = min(self.limits.prompt_tokens, self._context_tokens - most)
+    def _refuse_too_long(self, prompt_tokens: int, most: int, *, looked_up: int) -> None:
+        """What was looked up comes on top of what one may ask."""
+        limit = min(self.limits.prompt_tokens + looked_up, self._context_tokens - most)
         if prompt_tokens > limit:
             raise TooManyTokens(
                 f"the prompt has {prompt_tokens} tokens, at most {limit} are taken with an answer of up to {most}; shorten it"
@@ -259,13 +283,23 @@ STATUS_OF: dict[type[Exception], int] = {
 class _Record:
     """One request on its way into the log."""
 
-    def __init__(self, *, question: Question, target: Target, prompt_tokens: int, arrived: float, service: Service) -> None:
+    def __init__(
+        self,
+        *,
+        question: Question,
+        target: Target,
+        prompt_tokens: int,
+        arrived: float,
+        service: Service,
+        sources: Sequence[Found] | None,
+    ) -> None:
         self.id = f"chatcmpl-{uuid4().hex}"
         self._question = question
         self._target = target
         self._prompt_tokens = prompt_tokens
         self._arrived = arrived
         self._service = service
+        self._sources = sources
 
     def keep(self, *, status: int, text: Written | None) -> None:
         valid = None if text is None else self._service.shape.problem(text.text) is None
@@ -283,6 +317,7 @@ class _Record:
             status=status,
             valid=valid,
             confidence=None if text is None else text.logprob,
+            sources=None if self._sources is None else json.dumps([found.entry.id for found in self._sources], ensure_ascii=False),
         )
         answer = "" if text is None else text.text
         closed = bool(valid and self._service.shape.closed) or not answer

@@ -18,6 +18,7 @@ from fine_tune_pipeline.programs.serving.contract import (
     VERSIONS_FILE,
     Alias,
     OfferedVersion,
+    Retrieval,
     SyncRequest,
     Table,
     VersionState,
@@ -25,6 +26,7 @@ from fine_tune_pipeline.programs.serving.contract import (
     served_name,
     version_of,
 )
+from fine_tune_pipeline.programs.serving.indexes import Indexes
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
 
 BASE = "base"
@@ -56,20 +58,30 @@ class Models(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """Who will answer a request. `version` is its number as text, or `base`; `arm` is what it means for monitoring."""
+    """Who will answer a request. `version` is its number as text, or `base`; `arm` is what it means for monitoring; `retrieval` is what
+    is looked up for it, None where nothing is."""
 
     name: str
     version: str
     sha256: str
     max_new_tokens: int
     arm: Literal["champion", "other", "base"]
+    retrieval: Retrieval | None = None
 
 
 class Versions:
     """The version table and the weights behind it."""
 
     def __init__(
-        self, state: Path, *, use_case: str, base_sha256: str, base_new_tokens: int, models: Models, thread: ModelThread[Any]
+        self,
+        state: Path,
+        *,
+        use_case: str,
+        base_sha256: str,
+        base_new_tokens: int,
+        models: Models,
+        thread: ModelThread[Any],
+        indexes: Indexes,
     ) -> None:
         """
         Args:
@@ -81,6 +93,7 @@ class Versions:
         self._base_new_tokens = base_new_tokens
         self._models = models
         self._thread = thread
+        self._indexes = indexes
         self._one_sync = threading.Lock()
         self._table = _read(state / VERSIONS_FILE, base_sha256=base_sha256)
 
@@ -127,7 +140,14 @@ class Versions:
         """
         table = self._table
         if model is not None and model == base_name(self._use_case):
-            return Target(model, version=BASE, sha256=table.base_sha256, max_new_tokens=self._base_new_tokens, arm="base")
+            return Target(
+                model,
+                version=BASE,
+                sha256=table.base_sha256,
+                max_new_tokens=self._base_new_tokens,
+                arm="base",
+                retrieval=_newest_retrieval(table),
+            )
         champion = table.champion
         if model is None or model == self._use_case:
             if champion is None:
@@ -141,6 +161,10 @@ class Versions:
             raise NotServed(f"model {model!r} is not served here; want one of {', '.join(self.names())}")
         return _target(found, arm="champion" if found == champion else "other")
 
+    def serves(self, target: Target) -> bool:
+        """Whether it still answers: a version may be let go while passages for it are looked up."""
+        return target.version == BASE or target.name in self.names()
+
     def names(self) -> list[str]:
         """Model names that answer: the use case itself when there is a champion, loaded versions, the base."""
         champion = self._table.champion
@@ -152,11 +176,11 @@ class Versions:
         """Have an offered version loaded; the reason if that failed."""
         known = self._table.version(offered.version)
         if known is not None and known.state == "loaded":
-            same = known.adapter_sha256 == offered.adapter_sha256
-            return None if same else f"{known.name} is loaded with other weights; a version number is never used twice"
+            same = known.adapter_sha256 == offered.adapter_sha256 and known.retrieval == offered.retrieval
+            return None if same else f"{known.name} is loaded with other weights or another index; a version number is never used twice"
         name = served_name(self._use_case, offered.version)
         facts = {"adapter_sha256": offered.adapter_sha256, "max_new_tokens": offered.max_new_tokens}
-        version = VersionState(version=offered.version, name=name, state="loading", **facts)
+        version = VersionState(version=offered.version, name=name, state="loading", retrieval=offered.retrieval, **facts)
         self._put(version)
         try:
             self._load(version, self._keep(offered))
@@ -169,6 +193,10 @@ class Versions:
         """The server's own verified copy, so that a later change of the offered folder can't change an answer."""
         if offered.base_sha256 != self._table.base_sha256:
             raise WrongAdapter(f"made for the base model {offered.base_sha256[:12]}, but {self._table.base_sha256[:12]} is served")
+        if offered.retrieval is not None:
+            if offered.index is None:
+                raise WrongAdapter("it was trained with what is looked up, and is offered without its index")
+            self._indexes.keep(Path(offered.index), offered.retrieval)
         folder = self._state / ADAPTERS / offered.adapter_sha256
         if not folder.exists():
             partial = folder.with_name(f".{uuid4().hex}.partial")
@@ -182,6 +210,8 @@ class Versions:
         return folder
 
     def _load(self, version: VersionState, folder: Path) -> None:
+        if version.retrieval is not None:
+            self._indexes.load(version.retrieval)
         self._thread.call(lambda: self._models.load(version.name, folder)).result()
         self._put(version.model_copy(update={"state": "loaded", "reason": ""}))
 
@@ -195,6 +225,7 @@ class Versions:
         for folder in (self._state / ADAPTERS).glob("*"):
             if folder.name not in kept:
                 shutil.rmtree(folder)
+        self._indexes.let_go(keep={version.retrieval.sha256 for version in self._table.versions if version.retrieval is not None})
 
     def _put(self, version: VersionState) -> None:
         others = [other for other in self._table.versions if other.version != version.version]
@@ -211,7 +242,20 @@ class Versions:
 
 
 def _target(version: VersionState, *, arm: Literal["champion", "other"]) -> Target:
-    return Target(version.name, version=str(version.version), sha256=version.adapter_sha256, max_new_tokens=version.max_new_tokens, arm=arm)
+    return Target(
+        version.name,
+        version=str(version.version),
+        sha256=version.adapter_sha256,
+        max_new_tokens=version.max_new_tokens,
+        arm=arm,
+        retrieval=version.retrieval,
+    )
+
+
+def _newest_retrieval(table: Table) -> Retrieval | None:
+    """The base model looks up as the newest version does, so that the two differ by what was trained alone."""
+    loaded = [version.retrieval for version in table.versions if version.state == "loaded" and version.retrieval is not None]
+    return loaded[-1] if loaded else None
 
 
 def _read(path: Path, *, base_sha256: str) -> Table:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from fine_tune_pipeline.artifacts.examples import read_rows
-from fine_tune_pipeline.artifacts.store import Store
+from fine_tune_pipeline.artifacts.examples import Asked, Example, read_rows
+from fine_tune_pipeline.artifacts.store import Artifact, Store
 from fine_tune_pipeline.guide.deployment.assets import drift_report, endpoint, production_traffic, registered_model, traffic_log
 from fine_tune_pipeline.guide.deployment.automation import drift_sensor
+from fine_tune_pipeline.guide.deployment.register import read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.deployment.rollout import read_endpoint
+from fine_tune_pipeline.guide.deployment.served_index import OtherIndex, retrieval_of
+from fine_tune_pipeline.guide.technique.index import read_index
+from fine_tune_pipeline.programs.embed import DISTRIBUTION, Encoder, embed_texts, load_encoder
 from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult, Request, TrainResult
 from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE
@@ -29,15 +34,20 @@ from fine_tune_pipeline.resources.store import ArtifactStore
 from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline_tests.guide.deployment.world import (
     FOREIGN,
+    SUBJECTS,
     USE_CASE,
+    WISHES,
     keep,
     keep_dataset,
+    keep_index,
     keep_predictions,
     prompts,
     use_case,
     words,
 )
 from fine_tune_pipeline_tests.served import evaluated, tiny_adapter
+from fine_tune_pipeline_tests.small_index import ROOM as ROOM_TOKENS
+from fine_tune_pipeline_tests.small_index import small_index
 from fine_tune_pipeline_tests.tiny import tiny_model
 from fine_tune_pipeline_tests.waiting import wait_until
 
@@ -48,6 +58,30 @@ SPEC = use_case()
 ROOM = [registered_model(SPEC), endpoint(SPEC), production_traffic(SPEC), drift_report(SPEC)]
 NEW_TOKENS = 10
 """What the room derives from completions of four characters: two tokens and room for eight."""
+
+
+HYBRID = SPEC.model_copy(
+    update={"dataset": SPEC.dataset.model_copy(update={"format": SPEC.dataset.format.model_copy(update={"context": "retrieved"})})}
+)
+"""The same of a model that was trained with what is looked up."""
+
+GUIDANCE = [f"{subject.capitalize()} that {wish} is looked at" for subject in SUBJECTS for wish in WISHES[:3]]
+MINILM = DISTRIBUTION.replace("==", " ")
+
+
+@cache
+def encoder() -> Encoder:
+    return load_encoder()
+
+
+def minilm(texts: Sequence[str]) -> np.ndarray:
+    return embed_texts(texts, encoder())
+
+
+def looked_up(index: Artifact, texts: Sequence[str]) -> list[Asked]:
+    """Questions as the rows of the index have them: found all at once, as training and predictions do."""
+    rows = [Example(str(place), text, "") for place, text in enumerate(texts)]
+    return [row.asked for row in read_index(index).looked_up(rows, minilm(texts), k=2, room=ROOM_TOKENS)]
 
 
 class HashingCompute(Compute):
@@ -92,8 +126,12 @@ class House:
         keep(self.store, "base_model", mark=str(seed), files={"model": base, "base_model.json": facts})
         return base
 
-    def train(self, seed: int, *, base: Path, wrong: bool = False) -> list[str]:
-        """An adapter, and what it answers on the test set (or, if `wrong`, predictions of something else); the true answers."""
+    def train(self, seed: int, *, base: Path, wrong: bool = False, index: Artifact | None = None) -> list[str]:
+        """An adapter, and what it answers on the test set (or, if `wrong`, predictions of something else); the true answers.
+
+        Args:
+            index: of a model that was trained with what is looked up there.
+        """
         adapter = tiny_adapter(self.folder / f"adapter-{seed}-{base.name}", base, seed=seed)
         facts = TrainResult(
             adapter="adapter",
@@ -112,16 +150,17 @@ class House:
             curve="curve.jsonl",
         )
         files = {"adapter": adapter, "train.json": json.loads(facts.model_dump_json())}
-        keep(self.store, "adapter", mark=f"{seed}-{base.name}", files=files)
-        found = evaluated(base, adapter, prompts(300, 30), new_tokens=NEW_TOKENS)
+        keep(self.store, "adapter", mark=f"{seed}-{base.name}", files=files, upstream={} if index is None else {"retrieval_index": index})
+        asked = prompts(300, 30) if index is None else looked_up(index, prompts(300, 30))
+        found = evaluated(base, adapter, asked, new_tokens=NEW_TOKENS)
         rows = [("other" if wrong else answer.text, answer.logprob) for answer in found]
         keep_predictions(self.store, rows, mark=f"{seed}-{base.name}")
         for name in ("evaluation_report", "human_evaluation"):
             keep(self.store, name, mark=f"{seed}-{base.name}", files={})
         return [answer.text for answer in found]
 
-    def run(self, *names: str) -> dg.ExecuteInProcessResult:
-        return dg.materialize(ROOM, selection=[f"{USE_CASE}/{name}" for name in names], resources=self.resources, raise_on_error=False)
+    def run(self, *names: str, room: Sequence[dg.AssetsDefinition] = ROOM) -> dg.ExecuteInProcessResult:
+        return dg.materialize(room, selection=[f"{USE_CASE}/{name}" for name in names], resources=self.resources, raise_on_error=False)
 
     def ask(self, texts: Sequence[str]) -> list[ServedAnswer]:
         """Answers, once they are all in the log: its first rows wait for the scrubber's model."""
@@ -274,6 +313,39 @@ def test_another_base_model_is_tried_apart_and_when_it_fails_the_old_champion_go
     answers = house.ask(prompts(300, 30))
     assert [answer.text for answer in answers] == first
     assert {answer.model for answer in answers} == {"bank-v1"}
+
+
+def test_a_version_that_looks_passages_up_answers_as_evaluated_each_with_its_own_index(house: House):
+    room, base = [registered_model(HYBRID), endpoint(HYBRID)], house.choose_base()
+    for version, texts in enumerate((GUIDANCE, [f"{text} within five days" for text in GUIDANCE]), start=1):
+        index = keep_index(house.store, small_index(house.folder / f"index-{version}", texts, encoder=MINILM, embed=minilm))
+        wanted = house.train(version, base=base, index=index)
+        deployed = house.run("registered_model", "endpoint", room=room)
+        assert checks(deployed) == {"parity": True, "healthy": True, "latency": True}
+        assert shown(deployed, "endpoint")["action"] == ("started", "adopted")[version - 1]
+        registered = read_registered(house.store.current(USE_CASE, "registered_model"))
+        assert registered.retrieval is not None
+        assert (registered.retrieval.fingerprint, registered.retrieval.passages) == (index.fingerprint, 2)
+        answers = house.ask(prompts(300, 30))
+        assert [answer.text for answer in answers] == wanted
+        assert {len(answer.sources) for answer in answers} == {2}
+        assert {answer.model for answer in answers} == {f"bank-v{version}"}
+    # Evaluated without passages, the same weights would answer otherwise: the comparison sees that.
+    rows = evaluated(base, house.folder / f"adapter-2-{base.name}", prompts(300, 30), new_tokens=NEW_TOKENS)
+    keep_predictions(house.store, [(row.text, row.logprob) for row in rows], mark="without passages")
+    refused = house.run("endpoint", room=room)
+    assert checks(refused)["parity"] is False
+
+
+def test_an_index_that_the_adapter_was_not_trained_with_is_refused_by_name(house: House):
+    indexes = [keep_index(house.store, small_index(house.folder / name, GUIDANCE[place:])) for place, name in enumerate("ab")]
+    trained = keep(house.store, "adapter", mark="one", files={}, upstream={"retrieval_index": indexes[0]})
+    assert retrieval_of(indexes[0], adapter=trained).room_tokens == ROOM_TOKENS
+    with pytest.raises(OtherIndex, match=f"{indexes[1].fingerprint}: the adapter .* was trained with {indexes[0].fingerprint}.*materialize"):
+        retrieval_of(indexes[1], adapter=trained)
+    old = keep(house.store, "retrieval_index", mark="old", files={"index.json": {"source": "documents"}})
+    with pytest.raises(OtherIndex, match="before it could be served"):
+        retrieval_of(old, adapter=keep(house.store, "adapter", mark="old", files={}, upstream={"retrieval_index": old}))
 
 
 @pytest.mark.slow

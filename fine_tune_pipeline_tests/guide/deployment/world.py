@@ -4,8 +4,9 @@ import json
 import random
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,11 @@ def prompts(start: int, count: int) -> list[str]:
     return [f"{' '.join(words)} case {start + number}" for number, words in enumerate(pieces)]
 
 
-def keep(store: Store, asset: str, *, mark: str, files: dict[str, Any]) -> Artifact:
-    """An artifact of this asset, made current. Lists are written as JSONL, dicts as JSON, folders are copied."""
-    with store.draft(USE_CASE, content_of(asset=asset, version=1, what={"mark": mark}, upstream={})) as draft:
+def keep(
+    store: Store, asset: str, *, mark: str, files: dict[str, Any], upstream: Mapping[str, Artifact] = MappingProxyType({})
+) -> Artifact:
+    """An artifact of this asset, made current. Lists are written as JSONL, dicts as JSON, folders and files are copied."""
+    with store.draft(USE_CASE, content_of(asset=asset, version=1, what={"mark": mark}, upstream=upstream)) as draft:
         for name, content in files.items():
             _write(draft.folder / name, content)
         return draft.finish(Built())
@@ -70,6 +73,11 @@ def keep_dataset(store: Store, *, mark: str = "one") -> Artifact:
         for name, texts in rows.items()
     }
     return keep(store, "dataset", mark=mark, files=files)
+
+
+def keep_index(store: Store, folder: Path) -> Artifact:
+    """The index in a folder as the artifact `retrieval_index`."""
+    return keep(store, "retrieval_index", mark=folder.name, files={path.name: path for path in folder.iterdir()})
 
 
 def keep_predictions(store: Store, answers: Sequence[tuple[str, float]], *, mark: str = "one") -> Artifact:
@@ -92,7 +100,7 @@ def words(texts: Sequence[str]) -> Embedded:
 
 def _write(path: Path, content: Any) -> None:
     if isinstance(content, Path):
-        shutil.copytree(content, path)
+        (shutil.copytree if content.is_dir() else shutil.copyfile)(content, path)
     elif isinstance(content, dict):
         path.write_text(json.dumps(content), encoding="utf-8")
     elif content and isinstance(content[0], Example):

@@ -7,7 +7,6 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.artifacts.store import Store
-from fine_tune_pipeline.guide.deployment.register import NotServedYet, refuse_retrieved
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, predictions
 from fine_tune_pipeline.guide.evaluation.buying import prompt_saving
 from fine_tune_pipeline.guide.evaluation.predictions import Cost
@@ -92,12 +91,6 @@ def test_a_model_that_was_trained_with_context_gets_it_and_is_shown_without_it_t
     assert {len(context) for context in CONTEXTS["fine_tuned_without_context"]} == {0}
     assert {"fine_tuned", "fine_tuned_without_context"} <= set(report["systems"])
     assert "fine_tuned_without_context" not in {line["system"] for line in report["recommendation"]["seen"]}
-
-
-def test_a_model_that_expects_passages_is_not_registered(tmp_path):
-    with pytest.raises(NotServedYet, match=r"triage: dataset\.format\.context is retrieved.*set context: none"):
-        refuse_retrieved(use_case(tmp_path, dataset={"format": {"context": "retrieved"}}))
-    assert refuse_retrieved(use_case(tmp_path)) is None
 
 
 def test_what_tuning_saves_in_prompt_length_is_said_with_numbers():

@@ -18,10 +18,12 @@ from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.serving.contract import OfferedVersion, SyncRequest
 from fine_tune_pipeline.programs.serving.http_gate import Keys
 from fine_tune_pipeline.programs.serving.http_routes import make_app
+from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
 from fine_tune_pipeline.programs.serving.service import Limits, Service
 from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import Versions
+from fine_tune_pipeline_tests.small_index import ENCODER, retrieval, word_vectors
 
 USER_KEY = "user-key-of-the-tests"
 ADMIN_KEY = "admin-key-of-the-tests"
@@ -57,8 +59,9 @@ class SpokenModels:
 
 
 def characters(asked: Asked, system: str) -> list[int]:
-    """One token a character."""
-    return [ord(character) for character in system + asked.text]
+    """One token a character; what was looked up stands in brackets before the question."""
+    context = "".join(f"[{passage['text']}] " for passage in asked.context)
+    return [ord(character) for character in context + system + asked.text]
 
 
 def fake_adapter(folder: Path, *, content: str) -> Path:
@@ -88,10 +91,13 @@ class Stand:
     log: TrafficLog
     answers: list[httpx.Response] = field(default_factory=list)
 
-    def promote(self, version: int, *, content: str | None = None) -> None:
-        """Load a version and make it champion."""
+    def promote(self, version: int, *, content: str | None = None, index: Path | None = None) -> None:
+        """Load a version, with what it looks up, and make it champion."""
         adapter = fake_adapter(self.folder / f"offered-{version}", content=content or f"weights {version}")
-        self.versions.sync(SyncRequest(versions=(offered(version, adapter),), aliases={"champion": version}))
+        whole = offered(version, adapter)
+        if index is not None:
+            whole = whole.model_copy(update={"index": str(index), "retrieval": retrieval(index)})
+        self.versions.sync(SyncRequest(versions=(whole,), aliases={"champion": version}))
 
     def client(self, key: str | None = USER_KEY) -> httpx.AsyncClient:
         """Speaks to the app in this process; errors of ours come as responses, as over a socket."""
@@ -113,7 +119,8 @@ def stand(
     models, bounds = SpokenModels(), limits or Limits()
     thread = ModelThread(models.generate, batch_rows=bounds.batch_rows, queue_limit=bounds.waiting)
     thread.start()
-    versions = Versions(folder, use_case="bank", base_sha256=BASE_SHA256, base_new_tokens=8, models=models, thread=thread)
+    indexes = Indexes(folder, encoder=lambda: QuestionEncoder(name=ENCODER, embed=word_vectors))
+    versions = Versions(folder, use_case="bank", base_sha256=BASE_SHA256, base_new_tokens=8, models=models, thread=thread, indexes=indexes)
     versions.restore()
     log = TrafficLog.at(folder)
     writer = TrafficWriter(log, scrubber=lambda: Scrubber("test", clean), salt=b"salt")
@@ -123,6 +130,7 @@ def stand(
         context_tokens=1000,
         encode=characters,
         versions=versions,
+        indexes=indexes,
         thread=thread,
         writer=writer,
         shape=shape or AnswerShape(),
