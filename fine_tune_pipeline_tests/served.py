@@ -38,7 +38,9 @@ def tiny_adapter(folder: Path, base: Path, *, seed: int, rank: int = 4) -> Path:
     return folder
 
 
-def evaluated(base: Path, adapter: Path | None, prompts: Sequence[str | Asked] = PROMPTS, *, new_tokens: int = NEW_TOKENS) -> list[Generated]:
+def evaluated(
+    base: Path, adapter: Path | None, prompts: Sequence[str | Asked] = PROMPTS, *, new_tokens: int = NEW_TOKENS
+) -> list[Generated]:
     """What step 7 would find: each prompt alone, by a model of its own."""
     tokenizer, format = load_tokenizer(base), PromptFormat()
     model = load_model(base, adapter=adapter)

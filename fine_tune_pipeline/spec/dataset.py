@@ -22,7 +22,7 @@ class FormatSpec(Section):
         default="none",
         exclude_if=lambda wanted: wanted == "none",
         description="retrieved: the model is trained and asked with passages of dataset.documents, or of training rows if there are none, "
-        "that are like the prompt. It cannot be served yet.",
+        "that are like the prompt; the endpoint looks them up too.",
     )
     passages: int = Field(
         default=2,

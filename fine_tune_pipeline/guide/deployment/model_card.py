@@ -60,8 +60,8 @@ class Hub:
 
 @dataclass(frozen=True)
 class Material:
-    """All that a card is made of, read once for the cards of all formats. `index` is the fingerprint of what the model looks up, `looked_up`
-    what that holds; None for a model that was trained without."""
+    """All that a card is made of, read once for the cards of all formats. `index` is the fingerprint of what the model looks up,
+    `looked_up` what that holds; None for a model that was trained without."""
 
     spec: UseCaseSpec
     result: ExportResult

@@ -27,7 +27,7 @@ def retrieval_of(index: Artifact, *, adapter: Artifact) -> Retrieval:
     trained_with = adapter.manifest.payload["upstream"].get(ASSET)
     if trained_with != index.fingerprint:
         raise OtherIndex(
-            f"{where}: the adapter {adapter.fingerprint} was trained with {trained_with or 'none'}, and would be served with other passages; "
+            f"{where}: the adapter {adapter.fingerprint} was trained with {trained_with or 'none'} and would get other passages; "
             "materialize adapter and what follows it again"
         )
     about = index.json(FILE)
@@ -36,6 +36,4 @@ def retrieval_of(index: Artifact, *, adapter: Artifact) -> Retrieval:
             f"{where}: {FILE} has no {PASSAGES} and {ROOM}, so it was made before it could be served; delete its folder and materialize "
             "retrieval_index and what follows it again"
         )
-    return Retrieval(
-        fingerprint=index.fingerprint, sha256=index_sha256(index.folder), passages=about[PASSAGES], room_tokens=about[ROOM]
-    )
+    return Retrieval(fingerprint=index.fingerprint, sha256=index_sha256(index.folder), passages=about[PASSAGES], room_tokens=about[ROOM])

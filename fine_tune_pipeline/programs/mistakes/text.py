@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from fine_tune_pipeline.programs.mistakes.checklist import Verdict, fine, wrong
 from fine_tune_pipeline.programs.prompts import ReservedText, end_id
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.http_errors import Refused
-from fine_tune_pipeline.programs.serving.served_prompts import request_body, served_prompts
+from fine_tune_pipeline.programs.serving.served_prompts import Fed, request_body, served_prompts
 from fine_tune_pipeline.programs.training.batches import Row
 
 SAMPLED = 8
@@ -71,20 +71,17 @@ def chat_template(
 
 
 def _sample(examples: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[tuple[Mapping[str, Any], Row]]:
-    # What was looked up for a row is no part of a request, so the endpoint cannot be asked the same.
-    pairs = [pair for pair in zip(examples, rows, strict=True) if not Asked.of(pair[0]).context]
+    pairs = list(zip(examples, rows, strict=True))
     talks = [pair for pair in pairs if Asked.of(pair[0]).beside()]
     chosen = [pair for some in (pairs, talks) for pair in some[:: max(1, len(some) // SAMPLED)][:SAMPLED]]
     return list({row.id: (example, row) for example, row in chosen}.values())
 
 
-def _served_differently(
-    example: Mapping[str, Any], row: Row, *, served: Callable[[str], list[int]], tokenizer: PreTrainedTokenizerBase
-) -> Verdict | None:
+def _served_differently(example: Mapping[str, Any], row: Row, *, served: Fed, tokenizer: PreTrainedTokenizerBase) -> Verdict | None:
     """What the endpoint would feed the model for this row, if that is not what training has before the answer."""
     trained = row.input_ids[: row.prompt_tokens]
     try:
-        fed = served(request_body(example))
+        fed = served(request_body(example), context=Asked.of(example).context)
     except (ValidationError, Refused, ReservedText) as error:
         return wrong(f"row {row.id} cannot be asked of the endpoint: {error}", "correct its prompt or its earlier turns, or take it out")
     if fed == trained:
@@ -146,9 +143,9 @@ def generation_never_stops(
 
 
 def _conversation(example: Mapping[str, Any], *, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """A row as a trainer or a server renders a whole conversation; None where it has earlier turns or tools."""
+    """A row as a trainer or a server renders a whole conversation; None where it has earlier turns, tools or passages."""
     asked = Asked.of(example)
-    if asked.beside():
+    if asked.beside() or asked.context:
         return None
     turns = [{"role": "user", "content": asked.prompt}, {"role": "assistant", "content": example["completion"]}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False, enable_thinking=False)
@@ -166,8 +163,6 @@ def _differ(id: str, one: str, other: str) -> str:
 
 
 def _same(tokenizer: PreTrainedTokenizerBase, *, format: PromptFormat, rows: int) -> str:
-    if rows == 0:
-        return "every row has passages that were looked up, which no request can bring; nothing to compare with serving"
     if format.style == "plain":
         return f"plain style, no template; {rows} rows have the same tokens in training and serving"
     template = tokenizer.chat_template

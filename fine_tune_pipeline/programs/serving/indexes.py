@@ -1,6 +1,6 @@
-"""What the versions of an endpoint look up: each has the index that it was trained with, as a copy of the server's own, and all share one encoder.
+"""What the versions of an endpoint look up: each has the index that it was trained with, in a copy of the server's own.
 
-No torch here: the encoder is given from outside, and loaded when the first index is.
+All share one encoder, which is given from outside (no torch here) and made when the first index is loaded.
 """
 
 import asyncio

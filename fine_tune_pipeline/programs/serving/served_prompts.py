@@ -1,11 +1,12 @@
 """From the body of a request to the tokens that the model is fed: the endpoint's own way, which preflight holds against training."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from fine_tune_pipeline.artifacts.examples import Asked
+from fine_tune_pipeline.artifacts.examples import Asked, Passage
 from fine_tune_pipeline.programs.models import load_tokenizer
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import PromptFormat
@@ -35,7 +36,13 @@ def request_body(example: Mapping[str, Any]) -> str:
     return json.dumps(body | ({"tools": list(asked.tools)} if asked.tools else {}))
 
 
-def served_prompts(model: str | Path, *, format: PromptFormat, conversations: bool) -> Callable[[str], list[int]]:
+class Fed(Protocol):
+    """The tokens of the body of a request, and what was looked up for it."""
+
+    def __call__(self, body: str, *, context: Sequence[Passage] = ()) -> list[int]: ...
+
+
+def served_prompts(model: str | Path, *, format: PromptFormat, conversations: bool) -> Fed:
     """The tokens that the endpoint would feed the model for the body of a request.
 
     Raises, when it is called:
@@ -43,7 +50,8 @@ def served_prompts(model: str | Path, *, format: PromptFormat, conversations: bo
     """
     tokens = encoder(model, format=format)
 
-    def fed(body: str) -> list[int]:
-        return tokens(*asked_of(ChatRequest.model_validate_json(body), conversations=conversations, style=format.style))
+    def fed(body: str, *, context: Sequence[Passage] = ()) -> list[int]:
+        asked, system = asked_of(ChatRequest.model_validate_json(body), conversations=conversations, style=format.style)
+        return tokens(replace(asked, context=context), system)
 
     return fed

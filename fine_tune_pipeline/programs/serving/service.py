@@ -17,7 +17,7 @@ from fine_tune_pipeline.programs.passages import Found
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.serving.contract import Health
-from fine_tune_pipeline.programs.serving.indexes import IndexGone, Indexes
+from fine_tune_pipeline.programs.serving.indexes import Indexes, IndexGone
 from fine_tune_pipeline.programs.serving.model_thread import Draining, ModelThread, QueueFull, ThreadDied
 from fine_tune_pipeline.programs.serving.traffic_writer import Answered, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import NoChampion, Target, Versions
@@ -210,7 +210,7 @@ class Service:
         )
 
     async def _with_sources(self, question: Question) -> tuple[Target, list[Found] | None]:
-        """Who answers, and what was found for it; asked again should it be replaced meanwhile, since each version has an index of its own."""
+        """Who answers, and what was found for it; once more should it be replaced meanwhile, since each version has its own index."""
         while True:
             target = self.versions.target(question.model)
             if target.retrieval is None:

@@ -121,8 +121,8 @@ class ExportWorld:
         content = card([*STEPS, Step("split", 22, 22)], parts, use_case=USE_CASE, task=FRUIT, spec=fruit(self.folder).dataset)
         self.keep("dataset", {"card.json": content, **{f"{name}.jsonl": rows for name, rows in parts.parts().items()}})
 
-    def train(self, base: Path, *, seed: int = 1, technique: str = "lora") -> Path:
-        """Another adapter, as the training would have left it."""
+    def train(self, base: Path, *, seed: int = 1, technique: str = "lora", index: Artifact | None = None) -> Path:
+        """Another adapter, as the training would have left it, with passages of `index` or without."""
         trained = self.folder / f"trained-{seed}-{technique}"
         if technique == "full":
             tiny_model(trained, architecture="llama", seed=seed)
@@ -134,7 +134,9 @@ class ExportWorld:
             "training_plan.dtype": "float32",
             "dataset.format.style": "plain",
         }
-        self.keep("adapter", {"adapter": trained, "train.json": json.loads(train_result(trained).model_dump_json())}, what=what)
+        upstream = {} if index is None else {"retrieval_index": index}
+        files = {"adapter": trained, "train.json": json.loads(train_result(trained).model_dump_json())}
+        self.keep("adapter", files, what=what, upstream=upstream)
         return trained
 
     def evaluate(self, *, passed: bool = True) -> None:

@@ -124,6 +124,17 @@ def test_the_header_is_one_that_the_hub_reads(world: ExportWorld):
     assert ELSEWHERE not in text
 
 
+def test_the_card_of_a_model_that_was_trained_with_passages_says_what_it_needs_beside_its_weights(world: ExportWorld):
+    base, _ = world.fill()
+    index = world.keep("retrieval_index", {"index.json": {"source": "training answers"}})
+    world.train(base, seed=2, index=index)
+    _, artifact = world.export(use_case(world.folder, formats=["adapter"]))
+    page = artifact.file("export/README.md").read_text(encoding="utf-8")
+    assert f"up to 2 passages before each question, the nearest last, looked up in the artifact retrieval_index {index.fingerprint}" in page
+    assert "(training answers)" in page
+    assert "like, answered = 'what was looked up for it'" in page
+
+
 @pytest.mark.parametrize("style", ["plain", "chat"])
 def test_the_code_of_the_cards_gives_the_answers_of_the_endpoint(world: ExportWorld, style: str, monkeypatch, capsys):
     base, adapter = world.fill(chat=style == "chat")
