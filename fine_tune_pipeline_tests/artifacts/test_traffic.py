@@ -119,11 +119,13 @@ def test_a_reader_sees_whole_batches_while_a_writer_is_at_work(log: TrafficLog):
     assert log.path.name == FILE
 
 
-def test_a_log_of_an_earlier_version_gets_the_column_that_came_later(log: TrafficLog):
+def test_a_log_of_an_earlier_version_gets_the_columns_that_came_later(log: TrafficLog):
     log.append([ROW])
     with sqlite3.connect(log.path) as connection:
-        connection.execute("ALTER TABLE request DROP COLUMN before_scrubbed")
+        for name in ("before_scrubbed", "sources"):
+            connection.execute(f"ALTER TABLE request DROP COLUMN {name}")
     assert log.window(1)[0].request == ROW
-    log.append([replace(ROW, id="b", before_scrubbed='{"history": []}')])
+    log.append([replace(ROW, id="b", ts=ROW.ts + 1, before_scrubbed='{"history": []}', sources='["a"]')])
+    assert log.window(1)[0].request.sources == '["a"]'
     log.feedback(Feedback("b", corrected="fees"))
     assert log.corrections()[0]["before"] == '{"history": []}'

@@ -42,6 +42,11 @@ def test_prompts_are_sent_as_written_and_answered_in_their_order(provider):
     assert len(PROMPT(Asked("x" * 350), "")) == 103
 
 
+def test_passages_that_were_looked_up_are_sent_before_the_question():
+    prompt = PROMPT(Asked("what is the fee", context=[{"text": "The fee is five."}]), "")
+    assert prompt.turns == [{"role": "user", "content": "Context: The fee is five.\n\nwhat is the fee"}]
+
+
 @pytest.mark.parametrize(
     ("status", "error"), [(429, UpstreamBusy), (400, UpstreamRefused), (401, UpstreamFailed), (404, UpstreamFailed), (500, UpstreamFailed)]
 )

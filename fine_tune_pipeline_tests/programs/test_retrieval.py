@@ -53,6 +53,14 @@ def test_the_order_is_that_of_both_ranks_fused_by_hand(seed: int):
     assert found == [fused_by_hand(text, vector, texts, vectors) for text, vector in zip(asked, queries, strict=True)]
 
 
+def test_the_score_is_the_sum_of_the_inverted_ranks_and_falls():
+    vectors = unit(5)
+    [found] = Retriever(TEXTS, vectors).scored(["zzz"], vectors[3:4], k=5)
+    assert [score for _, score in found] == pytest.approx([1 / (FUSION_K + rank) for rank in range(1, 6)])
+    [both] = Retriever(TEXTS, vectors).scored(TEXTS[3:4], vectors[3:4], k=1)
+    assert both == [(3, pytest.approx(2 / (FUSION_K + 1)))]
+
+
 def test_a_row_does_not_find_itself():
     vectors = unit(5)
     retriever = Retriever(TEXTS, vectors)

@@ -317,6 +317,7 @@ def test_another_base_model_is_tried_apart_and_when_it_fails_the_old_champion_go
 
 def test_a_version_that_looks_passages_up_answers_as_evaluated_each_with_its_own_index(house: House):
     room, base = [registered_model(HYBRID), endpoint(HYBRID)], house.choose_base()
+    assert all(dg.AssetKey([USE_CASE, "retrieval_index"]) in asset.dependency_keys for asset in room)
     for version, texts in enumerate((GUIDANCE, [f"{text} within five days" for text in GUIDANCE]), start=1):
         index = keep_index(house.store, small_index(house.folder / f"index-{version}", texts, encoder=MINILM, embed=minilm))
         wanted = house.train(version, base=base, index=index)

@@ -113,6 +113,16 @@ def test_the_forward_pass_of_the_endpoint_gets_the_prompt_of_training(
     assert len(asked) > 1
 
 
+@pytest.mark.parametrize("format", [PLAIN, CHAT], ids=["plain", "chat"])
+@pytest.mark.parametrize("passage", [{"text": "fees are low"}, {"prompt": "my card", "completion": "lost_card"}], ids=["document", "row"])
+def test_what_was_looked_up_stands_in_the_prompt_of_the_endpoint_as_in_training(format: PromptFormat, passage: dict[str, str], model: Path):
+    example = {"id": "1", "prompt": "my card is lost", "completion": "lost_card", "context": [passage, passage]}
+    row = tokenised(example, tokenizer=load_tokenizer(model), format=format, loss_on="completion")
+    fed = served_prompts(model, format=format, conversations=False)
+    assert fed(request_body(example), context=[passage, passage]) == row.input_ids[: row.prompt_tokens]
+    assert len(fed(request_body(example))) < row.prompt_tokens
+
+
 def test_a_call_without_words_is_no_text_to_the_model(model: Path):
     tokenizer = load_tokenizer(model)
     row = tokenised({**TALKS[1], "completion": "blocked"}, tokenizer=tokenizer, format=CHAT, loss_on="completion")
