@@ -80,7 +80,7 @@ class EvaluationSpec(Section):
         exclude_if=lambda wanted: wanted == "greedy",
     )
     timed_rows: int = Field(
-        default=10,
+        default=5,
         ge=0,
         description="Test rows that each language model answers once more, one at a time, to time single answers; 0: none.",
     )

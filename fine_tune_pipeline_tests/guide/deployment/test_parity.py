@@ -1,5 +1,7 @@
 """Parity: equal to the evaluation, different from the base, and how long it took."""
 
+import threading
+
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import Asked
@@ -43,6 +45,30 @@ def test_the_base_is_asked_only_until_it_differs():
     answer, asked = endpoint(base_differs_at=2)
     assert compare(ROWS, answer, version="v1", base="base").differs_from_base
     assert [prompt for model, prompt in asked if model == "base"] == ["p0", "p1", "p2"]
+
+
+def test_twenty_answers_are_timed_one_at_a_time_and_the_others_asked_together():
+    now, most, inside = threading.Lock(), [], []
+
+    def answer(question: Asked, *, model: str) -> str:
+        with now:
+            inside.append(question.prompt)
+            most.append((int(question.prompt[1:]), len(inside)))
+        meet(question, model=model)
+        with now:
+            inside.remove(question.prompt)
+        return f"a{question.prompt[1:]}" if model == "v1" else "other"
+
+    barrier = threading.Barrier(2)
+
+    def meet(question: Asked, *, model: str) -> None:
+        # The first two of the others wait for each other: asked one after the other, they would never get on.
+        if model == "v1" and question.prompt in {"p20", "p21"}:
+            barrier.wait(timeout=60)
+
+    parity = compare(ROWS, answer, version="v1", base="base")
+    assert (len(parity.seconds), parity.equal, parity.passed) == (20, 50, True)
+    assert {together for number, together in most if number < 20} == {1}
 
 
 def test_the_sample_is_drawn_by_seed_and_a_small_set_is_taken_whole():

@@ -11,7 +11,7 @@ from fine_tune_pipeline.guide.evaluation.figure import figure_of
 from fine_tune_pipeline.guide.evaluation.statistics import mean_bounds, two_sided
 from fine_tune_pipeline.guide.evaluation.vectors import Vectors
 from fine_tune_pipeline.guide.objective.measures.item import Item
-from fine_tune_pipeline.guide.technique.systems import classifier_answers
+from fine_tune_pipeline.guide.technique.systems import CLASSIFIER, classifier_answers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,9 +111,11 @@ def _learned(given: Given, vectors: Vectors) -> Learned:
 
 
 def _classifier(given: Given, vectors: Vectors) -> Learner:
-    """Logistic regression on sentence embeddings: the same as the system of that name."""
+    """Logistic regression on sentence embeddings: the same as the system of that name, whose answers are those of all rows."""
 
     def answers(places: Sequence[int]) -> Sequence[str]:
+        if len(places) == len(given.train) and CLASSIFIER in given.answers:
+            return given.answers[CLASSIFIER]
         rows = [given.train[vectors.places[place]] for place in places]
         found = classifier_answers(rows, given.test, task=given.task, train_vectors=vectors.train[list(places)], row_vectors=vectors.test)
         assert found is not None

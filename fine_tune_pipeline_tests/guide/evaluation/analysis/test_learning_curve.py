@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,13 @@ def test_the_classifier_learns_on_nested_parts_and_the_last_point_is_that_of_all
     assert found["points"][-1]["estimate"] == 1.0
     assert all(point["n"] == 60 and point["low"] <= point["estimate"] <= point["high"] for point in found["points"])
     assert no_nan(found)
+
+
+def test_what_the_classifier_answered_already_is_the_point_of_all_rows():
+    train, test = fruit(60, start=1000), fruit(60)
+    world = given(test, ["?"] * 60, train=train, known=vectors(train, test))
+    world = replace(world, answers={**world.answers, "classifier": ["plum"] * 60})
+    assert learning_curve(world)["points"][-1]["estimate"] == pytest.approx(1 / 3)
 
 
 def test_where_less_is_better_the_curve_falls_and_the_gain_is_positive():
