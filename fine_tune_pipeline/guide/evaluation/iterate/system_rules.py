@@ -82,7 +82,7 @@ def retrieval_adds(found: Findings) -> Iterator[NextStep]:
             f"{NAMES.get(RETRIEVAL, RETRIEVAL)} has {told(with_, n)}, {NAMES[found.report['compared_base']]} {told(without, n)}",
             (found.change(CONTEXT, "retrieved"),),
             f"what retrieval gives the base model in {found.metric}, and what tuning gives",
-            f"longer prompts, a training of {found.minutes:.3g} minutes or more; such a model cannot be served yet",
+            f"longer prompts, a training of {found.minutes:.3g} minutes or more; each request is looked up before it is answered",
         )  # fmt: skip
 
 
