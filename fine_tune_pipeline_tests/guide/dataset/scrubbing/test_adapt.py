@@ -124,7 +124,7 @@ def test_without_the_section_there_is_no_such_asset_and_nothing_depends_on_it(tm
     key = dg.AssetKey(["fruit", "pii_ner_adapt"])
     assert key not in plain.get_all_asset_keys()
     readers = {child.to_user_string() for child in adapting.get(key).child_keys}
-    assert readers == {"fruit/endpoint", "fruit/scrubbed_examples"}
+    assert readers == {"fruit/endpoint", "fruit/safety", "fruit/scrubbed_examples"}
     assert adapting.get_all_asset_keys() - plain.get_all_asset_keys() == {key}
 
 
