@@ -100,7 +100,7 @@ def gain_bounds(
 
     Student's t on clustered differences; with fewer than `FEW_CLUSTERS` clusters or `FEW_DIFFERENCES` of them that differ, exact ones:
     McNemar's mid-p for independent 0/1 scores, else the sign-flip test turned into a bound. No rule sees what the rows do not hold: a
-    system that gains a little on many rows and loses much on few passes 7 to 10 % instead of 5 % when clusters are few (measured).
+    system that gains a little on many rows and loses much on few passes 6 to 11 % instead of 5 % when clusters are few (measured).
 
     Args:
         gains: score of the one minus score of the other, one per row; positive is better.
