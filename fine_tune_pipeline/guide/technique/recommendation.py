@@ -242,10 +242,19 @@ def _cheaper(enough: Seen, tuned: Seen) -> str:
 
 
 def _best(ordered: Sequence[Seen], tuned: Seen, asked: Question) -> Seen:
-    """The best by its figure; of those that the fine-tuned model leads by less than what matters, the best of the others."""
+    """The best by its figure; of those that the fine-tuned model leads by less than what matters, and that miss nothing that it meets, the
+    best of the others."""
     sign = 1 if asked.higher_is_better else -1
     best = max(ordered, key=lambda one: sign * one.estimate)
-    close = [one for one in ordered if one is not tuned and one.lead is not None and one.lead < asked.smallest_gain]
+    own = {miss.criterion for miss in tuned.missed or ()}
+    close = [
+        one
+        for one in ordered
+        if one is not tuned
+        and one.lead is not None
+        and one.lead < asked.smallest_gain
+        and {miss.criterion for miss in one.missed or ()} <= own
+    ]
     return max(close, key=lambda one: sign * one.estimate) if best is tuned and close else best
 
 

@@ -52,6 +52,15 @@ def test_a_system_that_meets_everything_is_not_enough_while_tuning_may_lead_by_w
     assert (found.choice, found.system) == ("fine_tune", "fine_tuned")
 
 
+@pytest.mark.parametrize(
+    ("more", "system"), [((), "base_few_shot"), ((Missed("follows_style at least 0.8", "0.708", open=False),), "fine_tuned")]
+)
+def test_while_nothing_is_enough_a_close_system_is_nearest_only_if_it_misses_nothing_that_the_tuned_one_meets(more, system):
+    close = replace(FEW_SHOT, estimate=0.80, lead=0.015, missed=(MISSED, *more))
+    found = recommend([close, replace(TUNED, estimate=0.81, missed=(MISSED,))], ASKED)
+    assert (found.system, found.meets) == (system, False)
+
+
 def test_of_systems_that_are_enough_the_cheapest_is_taken():
     both = [seen("classifier", 0.93, seconds=50.0, lead=0.0), seen("word_classifier", 0.91, seconds=1.0, lead=0.01), TUNED]
     assert recommend(both, ASKED).system == "word_classifier"

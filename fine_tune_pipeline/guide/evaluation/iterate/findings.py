@@ -60,6 +60,11 @@ class Findings:
     def figure(self, metric: str, system: str = FINE_TUNED) -> Mapping[str, Any] | None:
         return self.report["systems"].get(system, {}).get(metric)
 
+    def missing(self, system: str) -> set[str]:
+        """Criteria that a system is not shown to meet; empty where that was not looked at."""
+        lines = (self.report.get("recommendation") or {}).get("seen") or []
+        return {criterion for line in lines if line["system"] == system for criterion in line["missing"]}
+
     def part(self, name: str) -> Mapping[str, Any]:
         """A part of the error analysis; empty where it was not made."""
         found = (self.report.get("analysis") or {}).get(name)

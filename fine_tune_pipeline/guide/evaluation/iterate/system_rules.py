@@ -6,7 +6,7 @@ from typing import Any
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
 from fine_tune_pipeline.guide.evaluation.iterate.findings import Findings, told
 from fine_tune_pipeline.guide.evaluation.iterate.steps import Change, NextStep
-from fine_tune_pipeline.guide.evaluation.predictions import WITHOUT_CONTEXT
+from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, WITHOUT_CONTEXT
 from fine_tune_pipeline.guide.objective.criteria import criterion_text
 from fine_tune_pipeline.spec.fields import has_field, value_at
 from fine_tune_pipeline.spec.objective import Criterion
@@ -59,8 +59,10 @@ def answers_cut(found: Findings) -> Iterator[NextStep]:
 
 
 def retrieval_does_it(found: Findings) -> Iterator[NextStep]:
-    """Retrieval alone is as good within what matters, so tuning is not needed."""
+    """Retrieval alone is as good within what matters and misses no criterion that the fine-tuned model meets, so tuning is not needed."""
     alone, matters = found.gain(RETRIEVAL), found.spec.objective.evidence.smallest_gain
+    if found.missing(RETRIEVAL) - found.missing(FINE_TUNED):
+        return
     if alone is not None and alone["upper"] is not None and alone["upper"] < matters:
         yield NextStep(
             "retrieval_does_it", "Serve the base model with retrieval, and drop tuning",
@@ -87,8 +89,13 @@ def retrieval_adds(found: Findings) -> Iterator[NextStep]:
 
 
 def retrieval_unused(found: Findings) -> Iterator[NextStep]:
-    """The model was trained with passages, and without them is as good within what matters: they make prompts longer for nothing."""
+    """The model was trained with passages, and without them is as good within what matters: they make prompts longer for nothing.
+
+    While the objective is missed, nothing that surely helps is taken away.
+    """
     lead, matters = found.gain(WITHOUT_CONTEXT), found.spec.objective.evidence.smallest_gain
+    if found.missed and lead is not None and lead["low"] is not None and lead["low"] > 0:
+        return
     if lead is not None and lead["upper"] is not None and lead["upper"] < matters and value_at(found.spec, CONTEXT) == "retrieved":
         yield NextStep(
             "retrieval_unused", "Train and answer without retrieved passages",

@@ -50,6 +50,11 @@ def looked_up(right: float) -> dict[str, Any]:
     }
 
 
+def lacks(*systems: str) -> dict[str, Any]:
+    """Systems that miss a criterion, which all others meet."""
+    return {"recommendation": {"seen": [{"system": name, "missing": ["follows_style at least 0.8"]} for name in systems]}}
+
+
 def with_context() -> dict[str, Any]:
     dataset = use_case(TRIAGE).dataset.model_dump(by_alias=True, exclude_unset=True)
     return {"dataset": {**dataset, "format": {"context": "retrieved"}}}
@@ -147,9 +152,19 @@ def test_nothing_is_proposed_when_nothing_stands_out():
         ("answers_cut", {"unfinished": figure(0.015)}, {"unfinished": figure(0.01)}),
         ("classifier_does_it", {"gains": [gain("classifier", 0.0)]}, {"gains": [gain("classifier", 0.01)]}),
         ("retrieval_does_it", {"gains": [gain("base_retrieval", 0.09)]}, {"gains": [gain("base_retrieval", 0.11)]}),
+        (
+            "retrieval_does_it",
+            {"gains": [gain("base_retrieval", 0.09)], **lacks("base_retrieval", "fine_tuned")},
+            {"gains": [gain("base_retrieval", 0.09)], **lacks("base_retrieval")},
+        ),
         ("retrieval_adds", {"systems": looked_up(0.41), **MISSED}, {"systems": looked_up(0.39), **MISSED}),
         ("retrieval_adds", {"systems": looked_up(0.6), **MISSED}, {"systems": looked_up(0.6)}),
         ("retrieval_adds", {"systems": looked_up(0.6), **MISSED}, {"systems": looked_up(0.6), "spec": with_context(), **MISSED}),
+        (
+            "retrieval_unused",
+            {"gains": [gain("fine_tuned_without_context", 0.04)], "spec": with_context(), **MISSED},
+            {"gains": [gain("fine_tuned_without_context", 0.09)], "spec": with_context(), **MISSED},
+        ),
         (
             "retrieval_unused",
             {"gains": [gain("fine_tuned_without_context", 0.09)], "spec": with_context()},
