@@ -130,7 +130,7 @@ def test_money_and_single_answers_stand_beside_every_system(made: Made):
     assert costs["classifier"]["latency_seconds"] is None
     text = made.text("report.md")
     assert "cost per 1,000" in text
-    assert "0.500 [0.200, 0.900]" in text
+    assert "0.300 [0.100, 0.600]" in text
     assert "10 answers of each language model were timed one at a time" in text
 
 
