@@ -131,7 +131,7 @@ def test_money_and_single_answers_stand_beside_every_system(made: Made):
     text = made.text("report.md")
     assert "cost per 1,000" in text
     assert "0.300 [0.100, 0.600]" in text
-    assert "10 answers of each language model were timed one at a time" in text
+    assert "6 answers of each language model were timed one at a time" in text
 
 
 def test_without_a_price_seconds_stand_alone_and_how_to_get_money_is_said(tmp_path: Path):
