@@ -5,6 +5,7 @@ ended first: the launchers themselves say 1 of a training that was preempted, st
 """
 
 import runpy
+import signal
 import sys
 from collections.abc import Iterable
 
@@ -29,9 +30,13 @@ def main() -> None:
         raise SystemExit(PREEMPTED) from None
 
 
+_FOLLOWERS = (MATE_LOST, -signal.SIGTERM)
+"""How processes end because another one has: by themselves, or told so by the launcher once it has seen that one."""
+
+
 def first_of(failures: Iterable[ProcessFailure]) -> ProcessFailure:
-    """The one that the others followed: their times are whole seconds, and those that only say that a mate is gone are not it."""
-    return min(failures, key=lambda each: (each.exitcode == MATE_LOST, each.timestamp, each.local_rank))
+    """The one that the others followed. Their times are whole seconds, so the way they ended has to tell more."""
+    return min(failures, key=lambda each: (each.exitcode in _FOLLOWERS, each.timestamp, each.exitcode == PREEMPTED, each.local_rank))
 
 
 def _how(status: int) -> str:
