@@ -72,11 +72,11 @@ def _parsed_once() -> Iterator[None]:
     """transformers parses the file for the config, for the weights and for the tokenizer; of a vocabulary of 262,144 tokens each takes
     six seconds. In here all get what the first has read."""
     parse = gguf.GGUFReader
-    gguf.GGUFReader = functools.cache(parse)  # type: ignore[misc,assignment]
+    gguf.GGUFReader = functools.cache(parse)
     try:
         yield
     finally:
-        gguf.GGUFReader = parse  # type: ignore[misc]
+        gguf.GGUFReader = parse
 
 
 def _refuse_other_files(path: Path) -> None:
