@@ -15,8 +15,9 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import Asked, Example, read_rows
 from fine_tune_pipeline.artifacts.store import Artifact, Store
-from fine_tune_pipeline.guide.deployment.assets import drift_report, endpoint, production_traffic, registered_model, traffic_log
+from fine_tune_pipeline.guide.deployment.assets import endpoint, registered_model, traffic_log
 from fine_tune_pipeline.guide.deployment.automation import drift_sensor
+from fine_tune_pipeline.guide.deployment.monitoring.assets import drift_report, production_traffic
 from fine_tune_pipeline.guide.deployment.register import read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.deployment.rollout import read_endpoint
