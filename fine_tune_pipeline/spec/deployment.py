@@ -6,21 +6,7 @@ from pydantic import Field
 
 from fine_tune_pipeline.spec.base import Section
 from fine_tune_pipeline.spec.export import ExportSpec
-
-
-class MonitoringSpec(Section):
-    """When production no longer looks like the data."""
-
-    window: int = Field(default=200, ge=50, description="Requests that one drift verdict looks at.")
-    minimum_requests: int = Field(default=100, ge=20, description="Below this the verdict is: not enough traffic.")
-    alpha: float = Field(default=0.01, gt=0, lt=0.5, description="False-alarm rate of one window over all signals.")
-
-
-class RetrainSpec(Section):
-    """When retraining may start by itself."""
-
-    cooldown_days: float = Field(default=7.0, ge=0)
-    cron: str | None = Field(default=None, description="Also retrain at these times, such as `0 3 * * 1`.")
+from fine_tune_pipeline.spec.monitoring import MonitoringSpec, RetrainSpec
 
 
 class DeploymentSpec(Section):
