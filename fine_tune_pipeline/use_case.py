@@ -25,6 +25,7 @@ from fine_tune_pipeline.guide.deployment.assets import (
     traffic_log,
 )
 from fine_tune_pipeline.guide.deployment.automation import drift_sensor, retrain_schedule
+from fine_tune_pipeline.guide.deployment.release.sensor import release_sensor
 from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, judge_evaluation, predictions
 from fine_tune_pipeline.guide.evaluation.safety.assets import safety
@@ -108,6 +109,7 @@ def build(spec: UseCaseSpec) -> dg.Definitions:
             drift_sensor(spec, jobs["retrain"]),
             examples_sensor(spec),
             pairs_sensor(spec),
+            release_sensor(spec),
         ],
         schedules=[] if schedule is None else [schedule],
     )

@@ -11,12 +11,13 @@ from fine_tune_pipeline.guide.dataset.scrubbing.adapt import ASSET as ADAPTED_NE
 from fine_tune_pipeline.guide.deployment.drift import Embed, Embedded, Watched, build_drift_report
 from fine_tune_pipeline.guide.deployment.export import CHECK as MERGED_AS_TRAINED
 from fine_tune_pipeline.guide.deployment.export import build_export, content, provenance, upstream
+from fine_tune_pipeline.guide.deployment.live import Live, read_endpoint
 from fine_tune_pipeline.guide.deployment.production import FILE as REQUESTS
 from fine_tune_pipeline.guide.deployment.production import build_production_traffic
 from fine_tune_pipeline.guide.deployment.register import Sources as RegisterSources
 from fine_tune_pipeline.guide.deployment.register import build_registered_model
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
-from fine_tune_pipeline.guide.deployment.rollout import Live, Place, Sources, build_endpoint, read_endpoint
+from fine_tune_pipeline.guide.deployment.rollout import Place, Sources, build_endpoint
 from fine_tune_pipeline.guide.deployment.served_index import looked_up
 from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult
@@ -102,10 +103,18 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
     checks = [
         *blocking(
             key,
+            loads="The version loads beside the others, and its files are those that were registered.",
             parity="The endpoint answers held-out prompts as the evaluated model did, and not as the base model does.",
+            shadow="On recent prompts of the traffic log the version is no worse than the champion; nobody gets these answers.",
+            canary="The version is with everybody, or with some users for a while; none was worse off.",
             healthy="The endpoint is up, and its champion is the version that it should be.",
         ),
-        *advisory(key, latency="95 % of the answers come within objective.limits.p95_latency_seconds, one at a time."),
+        *advisory(
+            key,
+            latency="95 % of the answers come within objective.limits.p95_latency_seconds, one at a time.",
+            watch="Once promoted, the version is no worse than the one before; else that one is champion again.",
+            **({"approval": "A person has agreed to the version, or none is asked."} if spec.deployment.approval else {}),
+        ),
     ]
 
     @dg.asset(
@@ -129,6 +138,7 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
             candidate=serving.candidate(spec.name),
             host=serving.host,
             inventory=compute.inventory(),
+            log=serving.traffic_log(spec.name),
         )
         registry = ModelRegistry(uri=tracking.uri, use_case=spec.name)
         return materialized(
@@ -139,7 +149,7 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 upstream=made_from,
                 observed=True,
                 build=lambda folder: build_endpoint(
-                    spec, Sources(**made_from), place=place, registry=registry, before=before, folder=folder
+                    spec, Sources(**made_from), place=place, registry=registry, before=before, store=store.open(), folder=folder
                 ),
             )
         )
