@@ -1,4 +1,4 @@
-"""What aliases mean, as the model registry says, asked without MLflow: that would take 200 MB of the server's memory for one small question.
+"""What aliases mean, as the model registry says, asked without MLflow, whose import takes 155 MB for one small question.
 
 A tracking server is asked over its REST API, a database by the table that MLflow keeps aliases in. `test_registry_aliases.py` holds both
 against MLflow's own client.
@@ -88,7 +88,7 @@ def _of_database(uri: str, use_case: str) -> Ask:
             if not engines:
                 engines.append(create_engine(uri, pool_pre_ping=True, pool_size=1))
             with engines[0].connect() as connection:
-                return _ours({alias: version for alias, version in connection.execute(text(_QUERY), {"name": use_case})})
+                return _ours(dict(map(tuple, connection.execute(text(_QUERY), {"name": use_case}))))
         except (SQLAlchemyError, ImportError) as error:
             # What SQLAlchemy says may quote the address with its password.
             raise RegistrySilent(f"{shown(uri)}: {type(error).__name__}") from error

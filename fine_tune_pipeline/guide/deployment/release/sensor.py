@@ -4,11 +4,12 @@ import os
 
 import dagster as dg
 
+from fine_tune_pipeline.artifacts.manifest import Check
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.deployment.live import ASSET
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry, RegistryDown, registry_answers
 from fine_tune_pipeline.guide.deployment.release.steps import Desk, Step, look
-from fine_tune_pipeline.guide.deployment.release.told import CANARY, WATCH, publish
+from fine_tune_pipeline.guide.deployment.release.told import APPROVAL, CANARY, WATCH, publish
 from fine_tune_pipeline.resources.endpoint import EndpointFailed, NotRunning
 from fine_tune_pipeline.resources.endpoint_client import EndpointError, Unreachable
 from fine_tune_pipeline.resources.serving import Serving
@@ -60,20 +61,20 @@ def events(desk: Desk, artifact: Artifact) -> list[Event]:
     metadata = {name: shown(value) for name, value in built.metadata.items()}
     tags = {"dagster/data_version": artifact.fingerprint}
     found: list[Event] = [dg.AssetMaterialization(asset_key=key, metadata=metadata, tags=tags)]
-    for check in built.checks:
-        if check.name in (CANARY, WATCH):
-            found.append(
-                dg.AssetCheckEvaluation(
-                    asset_key=key,
-                    check_name=check.name,
-                    passed=check.passed,
-                    severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
-                    description=check.description,
-                    metadata={name: shown(value) for name, value in check.metadata.items()},
-                    blocking=check.blocking,
-                )
-            )
+    found.extend(_evaluation(key, check) for check in built.checks if check.name in (CANARY, WATCH, APPROVAL))
     return found
+
+
+def _evaluation(key: dg.AssetKey, check: Check) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=check.name,
+        passed=check.passed,
+        severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
+        description=check.description,
+        metadata={name: shown(value) for name, value in check.metadata.items()},
+        blocking=check.blocking,
+    )
 
 
 def tell(desk: Desk, step: Step) -> None:

@@ -1,4 +1,4 @@
-"""The steps of a release: begin, look, approve, roll back, allow again. Each holds the book's lock, so the last decision wins and none is half.
+"""The steps of a release: begin, look, approve, roll back, allow again. Each holds the book's lock, so two never decide at once.
 
 The model registry is told first, the endpoint after it; should the second word not come through, the endpoint's next poll finds the first.
 """
@@ -245,7 +245,8 @@ def _go_on(desk: Desk, release: Release) -> Step:
 def _share(release: Release) -> str:
     canary = release.canary
     assert canary is not None
-    return f"{release.name} gets {canary.share:.0%} beside version {release.rival}, until {canary.answers} requests or {canary.minutes:g} minutes"
+    bounds = f"{canary.answers} requests or {canary.minutes:g} minutes"
+    return f"{release.name} gets {canary.share:.0%} beside version {release.rival}, until {bounds}"
 
 
 def _offer(desk: Desk, release: Release, *, canary: bool) -> None:
