@@ -78,6 +78,9 @@ class Place:
     log: TrafficLog
 
 
+APART = Check(
+    name="shadow", passed=True, description="not replayed: the version was tried in a server of its own, where no champion answers beside it"
+)
 NOT_REPLAYED = Check(name="shadow", passed=False, description="not replayed: the version has not passed the comparison with its evaluation")
 
 
@@ -170,10 +173,7 @@ def gates(
     try:
         if place.endpoint.has_to_restart(request, base_sha256=model.base_sha256):
             parity = _tried_apart(place.candidate, request, sources, model=model, rows=rows)
-            apart = "not replayed: the version was tried in a server of its own, where no champion answers beside it"
-            return Outcome(
-                action="apart" if parity.passed else "refused", parity=parity, shadow=Check(name="shadow", passed=True, description=apart)
-            )
+            return Outcome(action="apart", parity=parity, shadow=APART) if parity.passed else Outcome(action="refused", parity=parity)
         action = place.endpoint.ensure(request, base_sha256=model.base_sha256)
         client = place.endpoint.client()
         parity = _tried(client, sources, model=model, rows=rows)
