@@ -63,7 +63,7 @@ def _taken(parsed: argparse.Namespace, take: "Callable[[Desk], Step]", *, wanted
         with registry_answers(desk.registry.uri):
             step = take(desk)
             tell(desk, step)
-            told = facts(desk, step)
+            told = {"use_case": parsed.use_case, **facts(step)}
     except (NoPrevious, NothingWaits, NotRolledBack) as error:
         print(error, file=sys.stderr)
         return DATA_SAYS_NO

@@ -35,7 +35,7 @@ def registry_answers(uri: str) -> Iterator[None]:
         with impatient():
             yield
     except (MlflowException, SQLAlchemyError) as error:
-        said = str(error).splitlines()[0][:300]
+        said = str(error).replace(uri.rstrip("/"), shown(uri)).splitlines()[0][:300]
         raise RegistryDown(
             f"the model registry at {shown(uri)} does not answer ({type(error).__name__}: {said}); who is champion is written there, so "
             "nothing was changed: start it, let this machine reach it, or correct MLFLOW_TRACKING_URI"

@@ -189,6 +189,9 @@ def _released(desk: Desk, outcome: Outcome, wished: Release, *, spec: UseCaseSpe
     """What becomes of a version that has passed."""
     try:
         step = begin(desk, wished, approval=spec.deployment.approval)
+        if step.release is not None:
+            # The artifact that is being made says so.
+            desk.book.tell(step.release)
     except (EndpointFailed, EndpointError, NotRunning, Unreachable) as error:
         return replace(outcome, problem=str(error)), None
     action = outcome.action if outcome.action != "apart" else step.server

@@ -30,7 +30,7 @@ class Release(Contract):
     """One version on its way to everybody, with all that is needed to go on without the use case's YAML.
 
     `since` is when `state` began, in seconds since 1970; `rival` the version that it is held against; `looks` how many early
-    looks were taken in this state; `by` who brought it into this state, and `reason` why.
+    looks were taken in this state; `told` whether the asset `endpoint` says so already; `by` who brought it into this state, and `reason` why.
     """
 
     live: Live
@@ -45,6 +45,7 @@ class Release(Contract):
     watch: WatchSpec | None = None
     limit_ms: float | None = None
     looks: int = 0
+    told: bool = False
 
     @property
     def version(self) -> int:
@@ -70,6 +71,12 @@ class Book:
         """Keep a release that has come into another state."""
         release.write(self.folder / FILE)
         self.note(release.version, release.state, now=release.since, by=release.by, reason=release.reason)
+
+    def tell(self, release: Release) -> None:
+        """Keep that the asset `endpoint` says how it stands, unless it stands otherwise by now."""
+        with self.locked():
+            if self.read() == release:
+                release.model_copy(update={"told": True}).write(self.folder / FILE)
 
     def looked(self, release: Release, looks: int) -> None:
         """Keep how often it was looked at; an early look is taken once."""

@@ -65,7 +65,8 @@ class Desk:
 
 @dataclass(frozen=True)
 class Step:
-    """How a release stands after somebody looked. `does` is what was done about it, `version` who it was done to; `server` says whether the
+    """How a release stands after somebody looked. `does` is what was done about it, `version` who it was done to, `champion` who
+    answers everybody afterwards, as far as that is known here; `server` says whether the
     server had to be started for it, and `everybody_had` of a version that was rolled back whether it was champion."""
 
     does: Literal["nothing", "wait", "approval", "canary", "promote", "keep", "roll_back", "refused"]
@@ -73,6 +74,7 @@ class Step:
     version: int | None = None
     release: Release | None = None
     decision: Decision | None = None
+    champion: int | None = None
     server: str = "adopted"
     everybody_had: bool = False
 
@@ -107,7 +109,7 @@ def begin(desk: Desk, wished: Release, *, approval: bool) -> Step:
         if own is not None and own.state == "canary":
             return _canary_again(desk, wished, own)
         if approval:
-            return _wait_for_a_person(desk, wished if own is None or own.state != "approval" else own)
+            return _wait_for_a_person(desk, wished, own if own is not None and own.state == "approval" else None)
         return _go_on(desk, wished)
 
 
@@ -124,7 +126,8 @@ def look(desk: Desk) -> Step:
         if release.state == "approval":
             return Step("approval", _waits(desk, release), release.version, release)
         if release.state in ("kept", "rolled_back"):
-            return Step("nothing", f"{release.name} is {release.state.replace('_', ' ')}: {release.reason}", release.version, release)
+            said = f"{release.name} is {release.state.replace('_', ' ')}: {release.reason}"
+            return Step("nothing", said, release.version, release, champion=_champion_of(release))
         decision = decide(release, new=_arm_of(desk, release, new=True), old=_arm_of(desk, release, new=False), now=desk.now())
         return _carried_out(desk, release, decision)
 
@@ -173,7 +176,7 @@ def roll_back(desk: Desk, *, by: str, reason: str) -> Step:
             own = _write(desk, own, "rolled_back", by=by, reason=reason)
         else:
             desk.book.note(champion, "rolled_back", now=desk.now(), by=by, reason=reason)
-        return Step("roll_back", reason, champion, own, everybody_had=True)
+        return Step("roll_back", reason, champion, own, champion=previous, everybody_had=True)
 
 
 def allow(desk: Desk, *, by: str, reason: str) -> int:
@@ -196,7 +199,7 @@ def _champion_already(desk: Desk, wished: Release, own: Release | None) -> Step:
     desk.endpoint.client().sync(SyncRequest(versions=(wished.offered,), aliases={CHAMPION: wished.version}))
     if own is not None and own.state in ("canary", "approval"):
         own = _write(desk, own, "kept", by=wished.by, reason="champion already")
-    return Step("nothing", f"{wished.name} is champion already", wished.version, own, server=server)
+    return Step("nothing", f"{wished.name} is champion already", wished.version, own, champion=wished.version, server=server)
 
 
 def _canary_again(desk: Desk, wished: Release, own: Release) -> Step:
@@ -206,20 +209,20 @@ def _canary_again(desk: Desk, wished: Release, own: Release) -> Step:
     if champion is None or champion.version != own.rival:
         return _go_on(desk, wished)
     _offer(desk, own, canary=True)
-    return Step("canary", f"canary goes on: {_share(own)}", own.version, own, server=server)
+    return Step("canary", f"canary goes on: {_share(own)}", own.version, own, champion=own.rival, server=server)
 
 
 def _server_of(desk: Desk, release: Release) -> str:
     return desk.endpoint.ensure(release.request, base_sha256=release.offered.base_sha256)
 
 
-def _wait_for_a_person(desk: Desk, release: Release) -> Step:
+def _wait_for_a_person(desk: Desk, wished: Release, own: Release | None) -> Step:
+    """Held ready for the moment when somebody agrees; `own` is it if it waits already."""
+    release = own or _write(desk, wished, "approval", by=wished.by, reason=f"{PASSED}; a person has to agree")
     table = desk.table()
     # With another base model it can't be loaded beside the champion yet.
     if table is not None and table.base_sha256 == release.offered.base_sha256:
         desk.endpoint.client().sync(SyncRequest(versions=(release.offered,), aliases={CHALLENGER: release.version}, end_canary=True))
-    if release.state != "approval":
-        release = _write(desk, release, "approval", by=release.by, reason="all checks have passed; a person has to agree")
     return Step("approval", _waits(desk, release), release.version, release)
 
 
@@ -239,7 +242,7 @@ def _go_on(desk: Desk, release: Release) -> Step:
         return replace(_promoted(desk, held, why=PASSED), server=server)
     _offer(desk, held, canary=True)
     begun = _write(desk, held, "canary", by=held.by, reason=held.reason or PASSED)
-    return Step("canary", f"canary begins: {_share(begun)}", begun.version, begun, server=server)
+    return Step("canary", f"canary begins: {_share(begun)}", begun.version, begun, champion=begun.rival, server=server)
 
 
 def _share(release: Release) -> str:
@@ -258,19 +261,19 @@ def _offer(desk: Desk, release: Release, *, canary: bool) -> None:
 def _promoted(desk: Desk, release: Release, *, why: str, decision: Decision | None = None) -> Step:
     """Registry first, endpoint after it; until then the old champion answers, and from then on the new one."""
     _offer(desk, release, canary=False)
-    before = desk.registry.aliases().get(CHAMPION)
     promote(desk.registry, release.version)
     client = desk.endpoint.client()
-    known = client.health().table.version(before) if before is not None and before != release.version else None
-    loaded = known is not None and known.state == "loaded"
-    aliases = {CHAMPION: release.version} | ({PREVIOUS: known.version} if known is not None and loaded else {})
-    drop = () if loaded else (PREVIOUS,)
-    client.sync(SyncRequest(versions=(release.offered,), aliases=aliases, drop=drop, end_canary=True))
+    # As the registry has it: a promotion that was broken off here says the same when it is made again.
+    before = desk.registry.aliases().get(PREVIOUS)
+    known = None if before is None else client.health().table.version(before)
+    ready = known is not None and known.state == "loaded" and before != release.version
+    aliases = {CHAMPION: release.version} | ({PREVIOUS: before} if ready and before is not None else {})
+    client.sync(SyncRequest(versions=(release.offered,), aliases=aliases, drop=() if ready else (PREVIOUS,), end_canary=True))
     reason = "; ".join(filter(None, [release.reason, why]))
-    watched = release.watch is not None and loaded and release.rival == before
+    watched = release.watch is not None and ready and release.rival == before
     state: State = "watch" if watched else "kept"
     done = _write(desk, release, state, by=release.by, reason=reason)
-    return Step("promote", f"{release.name} is champion: {reason}", release.version, done, decision)
+    return Step("promote", f"{release.name} is champion: {reason}", release.version, done, decision, champion=release.version)
 
 
 def promote(registry: ModelRegistry, version: int) -> None:
@@ -281,6 +284,10 @@ def promote(registry: ModelRegistry, version: int) -> None:
     if champion is not None:
         registry.point(PREVIOUS, champion)
     registry.point(CHAMPION, version)
+
+
+def _champion_of(release: Release) -> int | None:
+    return release.version if release.state in ("watch", "kept") else release.rival
 
 
 def _arm_of(desk: Desk, release: Release, *, new: bool) -> Sequence[Logged]:
@@ -298,10 +305,10 @@ def _carried_out(desk: Desk, release: Release, decision: Decision) -> Step:
     if decision.does == "wait":
         if decision.looks != release.looks:
             desk.book.looked(release, decision.looks)
-        return Step("wait", f"{release.name}: {decision.reason}", release.version, release, decision)
+        return Step("wait", f"{release.name}: {decision.reason}", release.version, release, decision, champion=_champion_of(release))
     if decision.does == "keep":
         kept = _write(desk, release, "kept", by=release.state, reason=decision.reason)
-        return Step("keep", f"{release.name} stays champion: {decision.reason}", release.version, kept, decision)
+        return Step("keep", f"{release.name} stays champion: {decision.reason}", release.version, kept, decision, champion=release.version)
     if decision.does == "promote":
         ready = release.model_copy(update={"by": "canary", "reason": ""})
         return _promoted(desk, ready, why=decision.reason, decision=decision)
@@ -310,14 +317,14 @@ def _carried_out(desk: Desk, release: Release, decision: Decision) -> Step:
     assert release.rival is not None
     _back_to(desk, release.rival, instead_of=release.version)
     back = _write(desk, release, "rolled_back", by="watch", reason=decision.reason)
-    return Step("roll_back", decision.reason, release.version, back, decision, everybody_had=True)
+    return Step("roll_back", decision.reason, release.version, back, decision, champion=release.rival, everybody_had=True)
 
 
 def _withdrawn(desk: Desk, release: Release, *, by: str, reason: str, decision: Decision | None = None) -> Step:
     """A version that not everybody has yet gets nobody any more; the champion was the same all the time."""
     _tell(desk, SyncRequest(end_canary=True))
     back = _write(desk, release, "rolled_back", by=by, reason=reason)
-    return Step("roll_back", reason, release.version, back, decision)
+    return Step("roll_back", reason, release.version, back, decision, champion=release.rival)
 
 
 def _back_to(desk: Desk, version: int, *, instead_of: int) -> None:
@@ -341,6 +348,6 @@ def _tell(desk: Desk, wished: SyncRequest) -> None:
 
 
 def _write(desk: Desk, release: Release, state: State, *, by: str, reason: str) -> Release:
-    found = release.model_copy(update={"state": state, "since": desk.now(), "by": by, "reason": reason, "looks": 0})
+    found = release.model_copy(update={"state": state, "since": desk.now(), "by": by, "reason": reason, "looks": 0, "told": False})
     desk.book.write(found)
     return found

@@ -9,7 +9,7 @@ from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.deployment.live import ASSET, FILE, EndpointRecord, live_of, read_endpoint
 from fine_tune_pipeline.guide.deployment.release.steps import Desk, Step
-from fine_tune_pipeline.programs.serving.contract import CHAMPION
+from fine_tune_pipeline.programs.serving.contract import served_name
 
 CANARY, WATCH, APPROVAL = "canary", "watch", "approval"
 
@@ -41,11 +41,12 @@ def publish(desk: Desk, step: Step) -> Artifact | None:
     Who is live is read by drift and by people's comparisons; both find it there, whoever decided.
     """
     before = desk.store.peek(desk.use_case, ASSET)
-    if not step.changed or before is None:
+    # One that was broken off after the decision is told of by whoever looks next.
+    untold = step.release is not None and not step.release.told
+    if before is None or not (step.changed or untold):
         return None
-    champion = desk.registry.aliases().get(CHAMPION)
     old = read_endpoint(before)
-    live = None if champion is None else live_of(desk.store, desk.use_case, champion)
+    live = old.live if step.champion is None else live_of(desk.store, desk.use_case, step.champion)
     record = EndpointRecord(
         url=desk.endpoint.status().url,
         action=step.does,
@@ -56,35 +57,35 @@ def publish(desk: Desk, step: Step) -> Artifact | None:
     content = payload(
         asset=ASSET,
         version=1,
-        what={"release": facts(desk, step), "observed_at": datetime.now(UTC).isoformat()},
+        what={"release": facts(step), "observed_at": datetime.now(UTC).isoformat()},
         upstream=before.manifest.payload["upstream"],
     )
     with desk.store.draft(desk.use_case, content) as draft:
         (draft.folder / FILE).write_text(json.dumps(record.model_dump(), indent=2), encoding="utf-8")
-        return draft.finish(_built(before, facts(desk, step), step))
+        artifact = draft.finish(_built(before, step, use_case=desk.use_case))
+    if step.release is not None:
+        desk.book.tell(step.release)
+    return artifact
 
 
-def facts(desk: Desk, step: Step) -> dict[str, Any]:
+def facts(step: Step) -> dict[str, Any]:
     """What a step is about, for machines."""
-    aliases = desk.registry.aliases()
     return {
-        "use_case": desk.use_case,
         "does": step.does,
         "version": step.version,
         "state": None if step.release is None else step.release.state,
         "reason": step.reason,
         "by": None if step.release is None else step.release.by,
-        "champion": aliases.get(CHAMPION),
-        "aliases": aliases,
+        "champion": step.champion,
         "signals": [] if step.decision is None else step.decision.rows(),
     }
 
 
-def _built(before: Artifact, told: dict[str, Any], step: Step) -> Built:
+def _built(before: Artifact, step: Step, *, use_case: str) -> Built:
     """As the artifact before says, but for the release."""
     built = before.manifest.built
-    name = f"{told['use_case']}-v{told['champion']}" if told["champion"] is not None else None
-    metadata = built.metadata | {"action": step.does, "champion": name, "release": step.reason, "version": step.version}
+    who = {} if step.champion is None else {"champion": served_name(use_case, step.champion)}
+    metadata = built.metadata | {"action": step.does, "release": step.reason, "version": step.version} | who
     approval = any(check.name == APPROVAL for check in built.checks)
     own = release_checks(step, approval=approval)
     others = [check for check in built.checks if check.name not in (CANARY, WATCH, APPROVAL)]
