@@ -79,7 +79,9 @@ class Place:
 
 
 APART = Check(
-    name="shadow", passed=True, description="not replayed: the version was tried in a server of its own, where no champion answers beside it"
+    name="shadow",
+    passed=True,
+    description="not replayed: the version was tried in a server of its own, where no champion answers beside it",
 )
 NOT_REPLAYED = Check(name="shadow", passed=False, description="not replayed: the version has not passed the comparison with its evaluation")
 

@@ -20,6 +20,7 @@ from fine_tune_pipeline.guide.deployment.automation import drift_sensor
 from fine_tune_pipeline.guide.deployment.live import read_endpoint
 from fine_tune_pipeline.guide.deployment.register import read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
+from fine_tune_pipeline.guide.deployment.release.sensor import release_sensor
 from fine_tune_pipeline.guide.deployment.served_index import OtherIndex, retrieval_of
 from fine_tune_pipeline.guide.technique.index import read_index
 from fine_tune_pipeline.programs.embed import DISTRIBUTION, Encoder, embed_texts, load_encoder
@@ -172,14 +173,6 @@ class House:
             answers = list(pool.map(client.answer, texts))
         wait_until(lambda: {answer.id for answer in answers} <= {logged.request.id for logged in log.window(len(texts))})
         return answers
-
-
-@pytest.fixture(scope="module")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to make its tables: each test gets a copy."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    assert ModelRegistry(uri=f"sqlite:///{path}", use_case="other").aliases() == {}
-    return path
 
 
 @pytest.fixture
@@ -339,6 +332,41 @@ def test_a_version_that_looks_passages_up_answers_as_evaluated_each_with_its_own
     keep_predictions(house.store, [(row.text, row.logprob) for row in rows], mark="without passages")
     refused = house.run("endpoint", room=room)
     assert checks(refused)["parity"] is False
+
+
+def test_a_version_that_people_like_less_is_rolled_back_by_itself_and_not_tried_again(house: House):
+    spec = use_case(canary={"share": 0.5, "answers": 20}, shadow=5)
+    room, base = [registered_model(spec), endpoint(spec)], house.choose_base()
+    right = dict(zip(prompts(300, 30), house.train(1, base=base), strict=True))
+    assert house.run("registered_model", "endpoint", room=room).success
+    house.ask(prompts(300, 10))
+    house.train(2, base=base)
+    begun = house.run("registered_model", "endpoint", room=room)
+    assert checks(begun) == PASSED
+    assert shown(begun, "endpoint")["release"] == "canary begins: bank-v2 gets 50% beside version 1, until 20 requests or 60 minutes"
+    assert shown(begun, "endpoint")["champion"] == "bank-v1"
+    shadow = next(check for check in begun.get_asset_check_evaluations() if check.check_name == "shadow")
+    assert (shadow.description or "").startswith("5 recent prompts were answered by both")
+
+    client = house.serving.endpoint(USE_CASE).client()
+    said = [client.answer(prompt) for prompt in [*right, *right]]
+    for prompt, answer in zip([*right, *right], said, strict=True):
+        client.feedback(answer.id, thumb="up" if answer.text == right[prompt] else "down")
+    given = {name: house.resources[name] for name in ("store", "serving", "tracking")}
+    decided = release_sensor(spec)(dg.build_sensor_context(resources=given))
+    assert isinstance(decided, dg.SensorResult)
+    check = next(event for event in decided.asset_events if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == "canary")
+    assert not check.passed
+    assert "bad_feedback" in (check.description or "")
+    assert house.registry.aliases() == {"challenger": 2, "champion": 1}
+    assert {answer.model for answer in house.ask(prompts(300, 10))} == {"bank-v1"}
+
+    again = house.run("endpoint", room=room)
+    assert checks(again) == {**PASSED, "canary": False}
+    assert "--again" in shown(again, "endpoint")["release"]
+    record = read_endpoint(house.store.current(USE_CASE, "endpoint", passed=False))
+    assert record.live is not None
+    assert (record.tried, record.live.version) == (2, 1)
 
 
 def test_an_index_that_the_adapter_was_not_trained_with_is_refused_by_name(house: House):

@@ -47,7 +47,7 @@ class Rest(http.server.BaseHTTPRequestHandler):
     body: str
     seen: list[tuple[str, str | None]]
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.seen.append((self.path, self.headers["Authorization"]))
         known = self.path == "/mlflow/api/2.0/mlflow/registered-models/get?name=bank"
         self.send_response(200 if known else 404)

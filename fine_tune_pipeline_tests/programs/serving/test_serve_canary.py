@@ -114,7 +114,10 @@ def test_the_table_follows_the_registry_and_frees_nothing(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("aliases", "says"),
-    [({"champion": 9, "previous": 1}, "names version 9 champion, which is not loaded here; version 1 stays"), ({}, "names no champion; version 1 stays")],
+    [
+        ({"champion": 9, "previous": 1}, "names version 9 champion, which is not loaded here; version 1 stays"),
+        ({}, "names no champion; version 1 stays"),
+    ],
 )
 def test_a_champion_that_is_not_here_or_not_named_leaves_the_last_one(tmp_path: Path, aliases: dict[str, int], says: str):
     with stand(tmp_path / "state") as it:

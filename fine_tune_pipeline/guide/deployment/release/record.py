@@ -29,8 +29,8 @@ GATES = "the checks of endpoint"
 class Release(Contract):
     """One version on its way to everybody, with all that is needed to go on without the use case's YAML.
 
-    `since` is when `state` began, in seconds since 1970; `rival` the version that it is held against; `looks` how many early
-    looks were taken in this state; `told` whether the asset `endpoint` says so already; `by` who brought it into this state, and `reason` why.
+    `since` is when `state` began, in seconds since 1970, `by` who brought it there, and `reason` why; `rival` is the version that it is
+    held against; `looks` counts the early looks of this state; `told` says whether the asset `endpoint` shows the state already.
     """
 
     live: Live

@@ -32,7 +32,9 @@ USE_CASE = "bank"
 
 
 def live(version: int) -> Live:
-    return Live(version=version, name=f"bank-v{version}", adapter_sha256=f"{version}" * 64, dataset=f"d{version}", predictions=f"p{version}")
+    return Live(
+        version=version, name=f"bank-v{version}", adapter_sha256=f"{version}" * 64, dataset=f"d{version}", predictions=f"p{version}"
+    )
 
 
 def a_request(folder: Path | str = "/nowhere") -> ServeRequest:
@@ -109,7 +111,9 @@ class World:
         step = begin(self.desk, wished, approval=approval)
         now = live(version) if step.everybody else self.live
         record = EndpointRecord(url=self.endpoint.url, action="adopted", tried=version, live=now, candidate=live(version))
-        with self.store.draft(USE_CASE, content_of(asset="endpoint", version=1, what={"at": repr((version, self.seconds))}, upstream={})) as draft:
+        with self.store.draft(
+            USE_CASE, content_of(asset="endpoint", version=1, what={"at": repr((version, self.seconds))}, upstream={})
+        ) as draft:
             record.write(draft.folder / FILE)
             draft.finish(Built())
         if step.release is not None:

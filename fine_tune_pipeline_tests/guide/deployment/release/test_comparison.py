@@ -42,7 +42,13 @@ def test_what_a_client_did_wrong_says_nothing_of_a_version():
 
 
 def test_each_kind_of_trouble_is_counted_among_those_that_can_have_it():
-    new = [logged(status=500, valid=None), logged(valid=False), logged(valid=None), logged(latency_ms=900.0), logged(status=429, valid=None)]
+    new = [
+        logged(status=500, valid=None),
+        logged(valid=False),
+        logged(valid=None),
+        logged(latency_ms=900.0),
+        logged(status=429, valid=None),
+    ]
     found = by_name(new, arm(30))
     assert {name: (signal.new_bad, signal.new, signal.old) for name, signal in found.items()} == {
         "errors": (1, 4, 30),
@@ -91,7 +97,9 @@ def rolled_back(draw: random.Random, *, bad_new: float, bad_old: float, errors: 
     for number in range(500):
         mine = number % 10 == 0
         bad = bad_new if mine else bad_old
-        row = logged(number, valid=draw.random() >= bad, latency_ms=draw.lognormvariate(6, 0.4), status=500 if draw.random() < errors else 200)
+        row = logged(
+            number, valid=draw.random() >= bad, latency_ms=draw.lognormvariate(6, 0.4), status=500 if draw.random() < errors else 200
+        )
         (new if mine else old).append(row)
         if mine:
             found = decide(release, new=new, old=old, now=release.since + number)

@@ -1,5 +1,6 @@
 """What looks at a release without a run, and what Dagster then shows."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,10 @@ def test_it_is_stopped_until_somebody_starts_it():
     assert (sensor.name, sensor.default_status) == ("bank_release", dg.DefaultSensorStatus.STOPPED)
 
 
-def test_a_release_is_looked_at_decided_and_shown_at_the_asset_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_a_release_is_looked_at_decided_and_shown_at_the_asset_endpoint(
+    tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch
+):
+    uri = f"sqlite:///{shutil.copy(empty_registry, tmp_path)}"
     with world(tmp_path, uri) as it:
         it.seconds = time.time()
         assert skipped(looked(it, monkeypatch)) == "bank: no version has passed its checks yet; materialize its asset endpoint"

@@ -64,7 +64,9 @@ def test_what_could_not_be_kept_or_was_not_answered_is_not_replayed():
 
 def test_a_conversation_is_replayed_with_its_turns():
     before = {"history": [{"role": "user", "content": "hi"}], "role": "tool", "tools": [{"name": "t"}]}
-    assert asked_in(logged(before_scrubbed=json.dumps(before))) == Asked("question 0", history=before["history"], role="tool", tools=before["tools"])
+    assert asked_in(logged(before_scrubbed=json.dumps(before))) == Asked(
+        "question 0", history=before["history"], role="tool", tools=before["tools"]
+    )
 
 
 def test_an_endpoint_that_is_gone_is_no_verdict():

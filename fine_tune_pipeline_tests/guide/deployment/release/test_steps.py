@@ -20,14 +20,6 @@ from fine_tune_pipeline_tests.guide.deployment.release.release_world import Worl
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to make its tables: each test gets a copy."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    assert ModelRegistry(uri=f"sqlite:///{path}", use_case="other").aliases() == {}
-    return path
-
-
 @pytest.fixture
 def it(tmp_path: Path, empty_registry: Path) -> Iterator[World]:
     """Version 1 is champion."""

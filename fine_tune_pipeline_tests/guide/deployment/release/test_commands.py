@@ -1,6 +1,7 @@
-"""`fine-tune-pipeline release`, `rollback` and `approve`, from the command line; the endpoint does not run, so its files are what changes."""
+"""`fine-tune-pipeline release`, `rollback` and `approve`; the endpoint does not run, so its files are what changes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy i
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with two versions of four use cases: making its tables takes seconds."""
+def home(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Path:
+    """A registry with two versions of four use cases."""
     folder = tmp_path_factory.mktemp("home")
+    shutil.copy(empty_registry, folder)
     for use_case in ("back", "once", "waiting", "again"):
         registry = ModelRegistry(uri=f"sqlite:///{folder}/mlflow.db", use_case=use_case)
         for version in (1, 2):
