@@ -14,6 +14,7 @@ from fine_tune_pipeline.command import DATA_SAYS_NO, ENVIRONMENT, WAITING, WRONG
 from fine_tune_pipeline.places import places
 
 if TYPE_CHECKING:
+    from fine_tune_pipeline.programs.serving.contract import Canary
     from fine_tune_pipeline.resources.endpoint import Endpoint
 
 
@@ -69,6 +70,7 @@ def status(parsed: argparse.Namespace) -> int:
         "state": found.state,
         "url": found.url,
         "model": found.champion,
+        "canary": None if found.table is None or found.table.canary is None else _canary(found.table.canary, parsed.use_case),
         "problem": found.problem,
         "restarts": found.restarts,
         "key": found.key,
@@ -268,6 +270,12 @@ def dev(parsed: argparse.Namespace) -> int:
     from fine_tune_pipeline.dev import run_dev
 
     return run_dev(home=places().home, port=parsed.port, mlflow_port=parsed.mlflow_port)
+
+
+def _canary(canary: "Canary", use_case: str) -> str:
+    from fine_tune_pipeline.programs.serving.contract import served_name
+
+    return f"{served_name(use_case, canary.version)} gets {canary.share:.0%}"
 
 
 def _endpoint(parsed: argparse.Namespace) -> "Endpoint":

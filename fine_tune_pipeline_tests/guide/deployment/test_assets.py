@@ -368,6 +368,16 @@ def test_a_version_that_people_like_less_is_rolled_back_by_itself_and_not_tried_
     assert record.live is not None
     assert (record.tried, record.live.version) == (2, 1)
 
+    house.train(3, base=base)
+    assert house.run("registered_model", room=room).success
+    weights = house.store.current(USE_CASE, "adapter").file("adapter") / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    changed = house.run("endpoint", room=room)
+    failed = next(check for check in changed.get_asset_check_evaluations() if check.check_name == "loads")
+    assert not failed.passed
+    assert "the files were changed after registration" in (failed.description or "")
+    assert {answer.model for answer in house.ask(prompts(300, 4))} == {"bank-v1"}
+
 
 def test_an_index_that_the_adapter_was_not_trained_with_is_refused_by_name(house: House):
     indexes = [keep_index(house.store, small_index(house.folder / name, GUIDANCE[place:])) for place, name in enumerate("ab")]

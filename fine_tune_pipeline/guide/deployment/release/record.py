@@ -69,8 +69,8 @@ class Book:
 
     def write(self, release: Release) -> None:
         """Keep a release that has come into another state."""
-        release.write(self.folder / FILE)
         self.note(release.version, release.state, now=release.since, by=release.by, reason=release.reason)
+        release.write(self.folder / FILE)
 
     def tell(self, release: Release) -> None:
         """Keep that the asset `endpoint` says how it stands, unless it stands otherwise by now."""

@@ -99,11 +99,11 @@ def begin(desk: Desk, wished: Release, *, approval: bool) -> Step:
     with desk.book.locked():
         now = desk.book.read()
         own = now if now is not None and now.version == wished.version else None
+        if desk.registry.aliases().get(CHAMPION) == wished.version:
+            return _champion_already(desk, wished, own)
         if (refusal := desk.book.refusal(wished.version)) is not None:
             again = f"train another version, or say `fine-tune-pipeline release {desk.use_case} --again`"
             return Step("refused", f"version {wished.version} was {refusal}; {again}", wished.version)
-        if desk.registry.aliases().get(CHAMPION) == wished.version:
-            return _champion_already(desk, wished, own)
         if now is not None and own is None and now.state in ("canary", "approval"):
             desk.book.note(now.version, "superseded", now=desk.now(), by=GATES, reason=f"version {wished.version} came")
         if own is not None and own.state == "canary":
@@ -119,15 +119,18 @@ def look(desk: Desk) -> Step:
     Raises:
         NotRunning, EndpointError, Unreachable: a decision could not be carried out; the next look decides again.
     """
+    if desk.book.read() is None:
+        return Step("nothing", f"{desk.use_case}: no version has passed its checks yet; materialize its asset endpoint")
     with desk.book.locked():
         release = desk.book.read()
-        if release is None:
-            return Step("nothing", f"{desk.use_case}: no version has passed its checks yet; materialize its asset endpoint")
+        assert release is not None
         if release.state == "approval":
             return Step("approval", _waits(desk, release), release.version, release)
         if release.state in ("kept", "rolled_back"):
             said = f"{release.name} is {release.state.replace('_', ' ')}: {release.reason}"
             return Step("nothing", said, release.version, release, champion=_champion_of(release))
+        if (overtaken := _overtaken(desk, release)) is not None:
+            return overtaken
         decision = decide(release, new=_arm_of(desk, release, new=True), old=_arm_of(desk, release, new=False), now=desk.now())
         return _carried_out(desk, release, decision)
 
@@ -299,6 +302,21 @@ def _arm_of(desk: Desk, release: Release, *, new: bool) -> Sequence[Logged]:
         return desk.log.window(MOST_ROWS, versions=[str(release.version)], since=release.since)
     before = desk.log.window(MOST_ROWS, versions=[str(release.rival)])
     return [logged for logged in before if logged.request.ts < release.since]
+
+
+def _overtaken(desk: Desk, release: Release) -> Step | None:
+    """What follows when somebody has moved the champion's alias in the registry, and with it the endpoint, past the release."""
+    table = desk.table()
+    champion = None if table is None or table.champion is None else table.champion.version
+    if champion is None or champion == _champion_of(release):
+        return None
+    if champion == release.version:
+        return _promoted(
+            desk, release.model_copy(update={"by": "the model registry", "reason": ""}), why="made champion in the model registry"
+        )
+    said = f"version {champion} was made champion in the model registry"
+    over = _write(desk, release, "rolled_back", by="the model registry", reason=said)
+    return Step("roll_back", said, release.version, over, champion=champion, everybody_had=release.state == "watch")
 
 
 def _carried_out(desk: Desk, release: Release, decision: Decision) -> Step:

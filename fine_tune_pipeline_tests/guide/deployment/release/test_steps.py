@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry, RegistryDown, registry_answers
-from fine_tune_pipeline.guide.deployment.release.steps import NoPrevious, NothingWaits, NotRolledBack, allow, approve, look, roll_back
+from fine_tune_pipeline.guide.deployment.release.steps import (
+    NoPrevious,
+    NothingWaits,
+    NotRolledBack,
+    allow,
+    approve,
+    look,
+    promote,
+    roll_back,
+)
 from fine_tune_pipeline.programs.serving.contract import Canary, SyncRequest, Table
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, Unreachable
 from fine_tune_pipeline.spec.release import CanarySpec
@@ -245,3 +255,19 @@ def test_a_promotion_that_the_endpoint_did_not_hear_of_is_made_again_in_full(it:
     step = look(it.desk)
     assert (step.does, step.release and step.release.state) == ("promote", "watch")
     assert it.client.health().table.aliases == {"challenger": 2, "champion": 2, "previous": 1}
+
+
+def test_an_alias_that_somebody_moves_in_the_registry_ends_what_goes_on(it: World):
+    it.begin(2, canary=CanarySpec(share=0.5))
+    promote(it.registry, 2)
+    assert it.stand.versions.follow(it.registry.aliases(), asked_at=time.monotonic()) is None
+    step = it.kept(look(it.desk))
+    assert (step.does, step.reason) == ("promote", "bank-v2 is champion: made champion in the model registry")
+    assert it.live is not None
+    assert it.live.version == 2
+    it.registry.point("champion", 1)
+    assert it.stand.versions.follow(it.registry.aliases(), asked_at=time.monotonic()) is None
+    step = it.kept(look(it.desk))
+    assert (step.does, step.reason) == ("roll_back", "version 1 was made champion in the model registry")
+    assert it.live.version == 1
+    assert champions(it) == {"bank-v1"}
