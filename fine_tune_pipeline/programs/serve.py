@@ -32,6 +32,8 @@ from fine_tune_pipeline.programs.serving.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.serving.http_routes import make_app
 from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
+from fine_tune_pipeline.programs.serving.registry_aliases import asker
+from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
 from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
 from fine_tune_pipeline.programs.serving.service import Limits, Service, Written
@@ -192,6 +194,10 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         limits=limits,
         conversations=request.conversations,
     )
+    if request.registry is not None:
+        registry = request.registry
+        service.registry = RegistryWatch(asker(registry.uri, request.use_case), versions, every_seconds=registry.poll_seconds)
+        service.registry.start()
     return service, writer
 
 
