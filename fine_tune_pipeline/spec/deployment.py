@@ -6,6 +6,7 @@ from pydantic import Field
 
 from fine_tune_pipeline.spec.base import Section
 from fine_tune_pipeline.spec.export import ExportSpec
+from fine_tune_pipeline.spec.traffic import GuardSpec, TrafficSpec
 
 
 class MonitoringSpec(Section):
@@ -32,3 +33,5 @@ class DeploymentSpec(Section):
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
     export: ExportSpec = ExportSpec()
+    traffic: TrafficSpec = TrafficSpec()
+    guard: GuardSpec = GuardSpec()

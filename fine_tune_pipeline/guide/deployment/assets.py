@@ -178,7 +178,7 @@ def production_traffic(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 what={"deployment.monitoring.window": spec.deployment.monitoring.window},
                 observed=True,
                 build=lambda folder: build_production_traffic(
-                    serving.traffic_log(spec.name),
+                    serving.traffic_log(spec),
                     last=spec.deployment.monitoring.window,
                     state=serving.endpoint(spec.name).status().state,
                     folder=folder,

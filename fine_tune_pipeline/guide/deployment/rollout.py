@@ -129,6 +129,8 @@ def serve_request(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel
         pii=spec.pii,
         ner=None if ner is None else str(ner),
         conversations=any(row.asked.beside() for row in train),
+        traffic=spec.deployment.traffic,
+        guard=spec.deployment.guard,
     )
 
 
