@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.types import TypeEngine
 
 WAIT_SECONDS = 10
 """How long a statement waits for another writer, or for a server that does not answer, before it counts as failed."""
@@ -71,8 +72,9 @@ def _tables(*, shared: bool) -> Tables:
     Args:
         shared: the database may hold other tables, so that these need names that tell what they are.
     """
-    metadata, prefix, strict = MetaData(), "traffic_" if shared else "", {"sqlite_strict": True}
-    number, count = Double().with_variant(REAL(), "sqlite"), BigInteger().with_variant(Integer(), "sqlite")
+    metadata, prefix = MetaData(), "traffic_" if shared else ""
+    number: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
+    count: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
     numbered = [Column("seq", BigInteger, Identity(always=True))] if shared else []
     request = Table(
         f"{prefix}request", metadata,
@@ -84,7 +86,7 @@ def _tables(*, shared: bool) -> Tables:
         Column("valid", Integer), Column("confidence", number), Column("user_hash", Text),
         Column("prompt_characters", Integer, nullable=False), Column("answer_characters", Integer, nullable=False),
         Column("prompt_hash", Text), Column("answer_hash", Text), Column("scrubber", Text, nullable=False),
-        Column("before_scrubbed", Text), Column("sources", Text), Column("key_name", Text), *numbered, **strict,
+        Column("before_scrubbed", Text), Column("sources", Text), Column("key_name", Text), *numbered, sqlite_strict=True,
     )  # fmt: skip
     Index(f"{prefix}request_by_time", request.c.ts)
     if shared:
@@ -92,15 +94,15 @@ def _tables(*, shared: bool) -> Tables:
     feedback = Table(
         f"{prefix}feedback", metadata,
         Column("request_id", Text, ForeignKey(request.c.id), primary_key=True), Column("ts", number, nullable=False),
-        Column("thumb", Text), Column("corrected", Text), Column("source", Text, primary_key=True), **strict,
+        Column("thumb", Text), Column("corrected", Text), Column("source", Text, primary_key=True), sqlite_strict=True,
     )  # fmt: skip
     dropped = Table(
         f"{prefix}dropped", metadata,
         Column("ts", number, nullable=False), Column("rows", Integer, nullable=False), Column("reason", Text, nullable=False),
-        Column("use_case", Text), **strict,
+        Column("use_case", Text), sqlite_strict=True,
     )  # fmt: skip
     settled = Table(
-        f"{prefix}settled", metadata, Column("server", Text, primary_key=True), Column("answered", count, nullable=False), **strict
+        f"{prefix}settled", metadata, Column("server", Text, primary_key=True), Column("answered", count, nullable=False), sqlite_strict=True
     )  # fmt: skip
     order = request.c.seq if shared else literal_column("rowid")
     return Tables(request=request, feedback=feedback, dropped=dropped, settled=settled, order=order)
@@ -232,7 +234,7 @@ def _sqlite(url: URL) -> Engine:
 
 def _postgres(url: URL, *, kept_open: bool) -> Engine:
     limits = f"-c statement_timeout={WAIT_SECONDS * 1000} -c lock_timeout={WAIT_SECONDS * 1000}"
-    bounds = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": WAIT_SECONDS * 1000}
+    bounds: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": WAIT_SECONDS * 1000}
     bounds |= {} if "options" in url.query else {"options": limits}
     pool: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 1, "pool_pre_ping": True} if kept_open else {"poolclass": NullPool}
     try:

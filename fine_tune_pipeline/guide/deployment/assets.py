@@ -11,6 +11,7 @@ from fine_tune_pipeline.guide.dataset.scrubbing.adapt import ASSET as ADAPTED_NE
 from fine_tune_pipeline.guide.deployment.drift import Embed, Embedded, Watched, build_drift_report
 from fine_tune_pipeline.guide.deployment.export import CHECK as MERGED_AS_TRAINED
 from fine_tune_pipeline.guide.deployment.export import build_export, content, provenance, upstream
+from fine_tune_pipeline.guide.deployment.forgetting import expired
 from fine_tune_pipeline.guide.deployment.production import FILE as REQUESTS
 from fine_tune_pipeline.guide.deployment.production import build_production_traffic
 from fine_tune_pipeline.guide.deployment.register import Sources as RegisterSources
@@ -171,6 +172,9 @@ def production_traffic(spec: UseCaseSpec) -> dg.AssetsDefinition:
     )
     def asset(context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving) -> dg.MaterializeResult:
         """The last requests to the endpoint: how many, how many valid answers, how fast, what people said, what the log lost."""
+        old = expired(serving.traffic_log(spec), spec.deployment.traffic)
+        if old.requests:
+            context.log.info(f"{len(old.requests)} requests deleted, older than {spec.deployment.traffic.retention_days:g} days")
         return materialized(
             store.made(
                 context,
