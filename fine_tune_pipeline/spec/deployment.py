@@ -8,6 +8,7 @@ from fine_tune_pipeline.spec.base import Section
 from fine_tune_pipeline.spec.export import ExportSpec
 from fine_tune_pipeline.spec.monitoring import MonitoringSpec, RetrainSpec
 from fine_tune_pipeline.spec.release import CanarySpec, WatchSpec
+from fine_tune_pipeline.spec.traffic import GuardSpec, TrafficSpec
 
 
 class DeploymentSpec(Section):
@@ -31,3 +32,5 @@ class DeploymentSpec(Section):
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
     export: ExportSpec = ExportSpec()
+    traffic: TrafficSpec = TrafficSpec()
+    guard: GuardSpec = GuardSpec()

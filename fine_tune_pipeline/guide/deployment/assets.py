@@ -129,7 +129,7 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
             candidate=serving.candidate(spec.name),
             host=serving.host,
             inventory=compute.inventory(),
-            log=serving.traffic_log(spec.name),
+            log=serving.traffic_log(spec),
         )
         registry = ModelRegistry(uri=tracking.uri, use_case=spec.name)
         return materialized(

@@ -169,7 +169,7 @@ class House:
 
     def ask(self, texts: Sequence[str]) -> list[ServedAnswer]:
         """Answers, once they are all in the log: its first rows wait for the scrubber's model."""
-        client, log = self.serving.endpoint(USE_CASE).client(), self.serving.traffic_log(USE_CASE)
+        client, log = self.serving.endpoint(USE_CASE).client(), self.serving.traffic_log(SPEC)
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(client.answer, texts))
         wait_until(lambda: {answer.id for answer in answers} <= {logged.request.id for logged in log.window(len(texts))})

@@ -24,7 +24,7 @@ from fine_tune_pipeline.guide.deployment.monitoring.reference import (
 from fine_tune_pipeline.guide.deployment.monitoring.report import FILE, HISTORY, DriftReport, EarlierReport, Judged, Verdict, read_drift
 from fine_tune_pipeline.guide.deployment.monitoring.signals import Compared, Sample, Signal, far_of, judge
 from fine_tune_pipeline.guide.deployment.monitoring.windows import Window
-from fine_tune_pipeline.guide.deployment.rollout import Live
+from fine_tune_pipeline.guide.deployment.live import Live
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.monitoring import MonitoringSpec
 

@@ -16,7 +16,7 @@ from fine_tune_pipeline.guide.deployment.monitoring.operations import OperationL
 from fine_tune_pipeline.guide.deployment.monitoring.reference import Embedded, ReferenceGone
 from fine_tune_pipeline.guide.deployment.monitoring.report import VERSION, DriftReport, EarlierReport, read_drift
 from fine_tune_pipeline.guide.deployment.monitoring.windows import Window
-from fine_tune_pipeline.guide.deployment.rollout import Live
+from fine_tune_pipeline.guide.deployment.live import Live
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline_tests.guide.deployment.world import FOREIGN, USE_CASE, keep_dataset, keep_predictions, prompts, use_case, words
 
