@@ -1,4 +1,4 @@
-"""Requests of the traffic log whose answer a person should look at: somebody did not like it, or the request is unlike all that is known."""
+"""Requests of the traffic log whose answer a person should look at: somebody did not like it, or nothing known is like the request."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any

@@ -43,9 +43,9 @@ def deduplicate(examples: Sequence[Example], *, task: Task, threshold: float) ->
     what training is there to learn.
 
     The best is kept: a correction from production, which people made, before all others; then what most say; of an open task then the
-    longest answer; then what came first; a request that nobody has found answered rightly comes after all others. The same question with contradictory answers goes out whole, unless more than half of at least
-    three agree. Like (not equal) questions with different answers stay, with a mark. Held-out rows are treated alike among themselves, and
-    win over training rows.
+    longest answer; then what came first. A request of production whose answer nobody has judged comes after all others. The same question
+    with contradictory answers goes out whole, unless more than half of at least three agree. Like (not equal) questions with different
+    answers stay, with a mark. Held-out rows are treated alike among themselves, and win over training rows.
 
     Args:
         threshold: Jaccard similarity from which two are near duplicates.

@@ -4,7 +4,7 @@ import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -44,7 +44,7 @@ class Gathered:
 
     sources: Sequence[Opened]
     held_out: Sequence[Opened]
-    production: Production = Production()
+    production: Production = field(default_factory=Production)
     documents: Sequence[OpenedDocuments] = ()
 
     def what(self) -> dict[str, Any]:
