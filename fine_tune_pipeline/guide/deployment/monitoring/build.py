@@ -23,7 +23,7 @@ from fine_tune_pipeline.guide.deployment.monitoring.reference import (
     share_right,
 )
 from fine_tune_pipeline.guide.deployment.monitoring.report import FILE, HISTORY, DriftReport, EarlierReport, Judged, Verdict, read_drift
-from fine_tune_pipeline.guide.deployment.monitoring.signals import Compared, Sample, Signal, far_of, judge
+from fine_tune_pipeline.guide.deployment.monitoring.signals import Compared, Reference, Sample, Signal, far_of, judge
 from fine_tune_pipeline.guide.deployment.monitoring.windows import Window
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.monitoring import MonitoringSpec
@@ -59,15 +59,6 @@ class _Seen:
     signals: tuple[Signal, ...] = ()
     measures: tuple[Measure, ...] = ()
     versions: dict[str, int] | None = None
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """What windows are compared with: embeddings of training texts, and held-back texts with evaluated answers."""
-
-    texts: Texts
-    held_back: Sample
-    encoder_sha256: str
 
 
 def build_drift_report(store: Store, use_case: str, watched: Watched, *, embed: Embed, before: Artifact | None, folder: Path) -> Built:
@@ -150,20 +141,18 @@ def _judged(
     kept.keep(folder)
     answers = evaluated_answers(store, use_case, watched.live, watched.task)
     held_back = Sample(vectors=kept.held_back, lengths=kept.lengths.tolist(), answers=answers)
-    reference = _Reference(texts=kept, held_back=held_back, encoder_sha256=production.encoder_sha256)
+    reference = Reference(train=kept.train, held_back=held_back, seed=watched.seed)
     found, start = [], 0
     for (window, rows), few, whole in zip(new, usable, enough, strict=True):
         vectors = production.vectors[start : start + len(whole)]
         found.append(_compared(watched, window, rows, whole, vectors, reference) if whole else _seen(watched, window, rows, few))
         start += len(whole)
-    return found, reference.encoder_sha256
+    return found, production.encoder_sha256
 
 
-def _compared(watched: Watched, window: Window, rows: Rows, whole: Rows, vectors: "np.ndarray", reference: _Reference) -> _Seen:
+def _compared(watched: Watched, window: Window, rows: Rows, whole: Rows, vectors: "np.ndarray", reference: Reference) -> _Seen:
     """The verdict on a window with enough requests."""
-    compared = Compared(
-        window=sample(whole, vectors, watched.task), held_back=reference.held_back, train=reference.texts.train, seed=watched.seed
-    )
+    compared = Compared(window=sample(whole, vectors, watched.task), reference=reference)
     signals = judge(compared, alpha=watched.monitoring.alpha, texts=[row["prompt_scrubbed"] for row in whole])
     shares = far_of(compared)
     alarms = [signal for signal in signals if signal.alarm]
