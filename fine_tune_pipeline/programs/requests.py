@@ -385,4 +385,5 @@ class ServeRequest(Request):
     ner: str | None = Field(default=None, description="Folder of an adapted NER that finds names in them; the packaged one by default.")
     conversations: bool = Field(default=False, description="The model was trained on conversations, so several turns are taken.")
     traffic: TrafficSpec = TrafficSpec()
+    mlflow_uri: str | None = Field(default=None, description="Where `traffic.mlflow_share` of the traffic is copied to.")
     guard: GuardSpec = GuardSpec()

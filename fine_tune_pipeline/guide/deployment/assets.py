@@ -130,6 +130,7 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
             candidate=serving.candidate(spec.name),
             host=serving.host,
             inventory=compute.inventory(),
+            mlflow=tracking.uri,
         )
         registry = ModelRegistry(uri=tracking.uri, use_case=spec.name)
         return materialized(
@@ -170,9 +171,11 @@ def production_traffic(spec: UseCaseSpec) -> dg.AssetsDefinition:
         tags=STEP,
         kinds={"sqlite"},
     )
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving) -> dg.MaterializeResult:
+    def asset(
+        context: dg.AssetExecutionContext, store: ArtifactStore, tracking: ExperimentTracking, serving: Serving
+    ) -> dg.MaterializeResult:
         """The last requests to the endpoint: how many, how many valid answers, how fast, what people said, what the log lost."""
-        old = expired(serving.traffic_log(spec), spec.deployment.traffic)
+        old = expired(serving.traffic_log(spec), spec.deployment.traffic, use_case=spec.name, mlflow=tracking.uri)
         if old.requests:
             context.log.info(f"{len(old.requests)} requests deleted, older than {spec.deployment.traffic.retention_days:g} days")
         return materialized(

@@ -64,12 +64,13 @@ class Sources:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the endpoint runs: its own server, a second one for trying, and how."""
+    """Where the endpoint runs: its own server, a second one for trying, and how; `mlflow` is the URI of MLflow."""
 
     endpoint: Endpoint
     candidate: Endpoint
     host: str
     inventory: "Inventory"
+    mlflow: str | None = None
 
 
 class Live(Contract):
@@ -130,6 +131,7 @@ def serve_request(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel
         ner=None if ner is None else str(ner),
         conversations=any(row.asked.beside() for row in train),
         traffic=spec.deployment.traffic,
+        mlflow_uri=place.mlflow if spec.deployment.traffic.mlflow_share else None,
         guard=spec.deployment.guard,
     )
 
