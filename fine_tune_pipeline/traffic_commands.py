@@ -44,8 +44,9 @@ def forget(parsed: argparse.Namespace) -> int:
         state = places().serving / name
         log = TrafficLog.of(traffic, use_case=name, folder=state)
         found = forgotten(
-            log, Store.at(places().store), use_case=name, user=parsed.user, state=state, copies=parsed.copies, dry_run=parsed.dry_run
-        )
+            log, Store.at(places().store), use_case=name, user=parsed.user, state=state, mlflow=places().mlflow if traffic.mlflow_share else None,
+            copies=parsed.copies, dry_run=parsed.dry_run,
+        )  # fmt: skip
     except (InvalidUseCase, UnknownUseCase) as error:
         print(error, file=sys.stderr)
         return WRONG_USE
@@ -57,6 +58,7 @@ def forget(parsed: argparse.Namespace) -> int:
         "use_case": name,
         "requests": len(found.removed.requests),
         "feedback": found.removed.feedback,
+        "traces": found.traces,
         "deleted": not parsed.dry_run,
         "copies_deleted": [str(copy.folder) for copy in found.deleted],
         "copies_left": [str(copy.folder) for copy in left],

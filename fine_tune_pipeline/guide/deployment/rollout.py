@@ -69,13 +69,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the endpoint runs: its own server, a second one for trying, and how; `log` is what it is asked."""
+    """Where the endpoint runs: its own server, a second one for trying, and how; `log` is what it is asked, `mlflow` the URI of MLflow."""
 
     endpoint: Endpoint
     candidate: Endpoint
     host: str
     inventory: "Inventory"
     log: TrafficLog
+    mlflow: str | None = None
 
 
 APART = Check(
@@ -129,6 +130,7 @@ def serve_request(
         conversations=any(row.asked.beside() for row in train),
         registry=None if registry is None else RegistryAddress(uri=registry.uri, poll_seconds=spec.deployment.registry_poll_seconds),
         traffic=spec.deployment.traffic,
+        mlflow_uri=place.mlflow if spec.deployment.traffic.mlflow_share else None,
         guard=spec.deployment.guard,
     )
 
