@@ -51,6 +51,7 @@ bench: setup ## side by side: training with stock TRL, answers with generate, pe
 	@$(BIN)/python bench/pii_speed.py
 	@$(BIN)/python bench/pii_quality.py
 	@$(BIN)/python bench/dataset_scale.py
+	@$(BIN)/python bench/traffic_speed.py
 
 docs: setup ## the documentation as a web site in site/
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]' && $(BIN)/mkdocs build --strict
