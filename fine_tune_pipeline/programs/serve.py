@@ -35,6 +35,8 @@ from fine_tune_pipeline.programs.serving.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.serving.http_routes import make_app
 from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
+from fine_tune_pipeline.programs.serving.registry_aliases import asker
+from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
 from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
 from fine_tune_pipeline.programs.serving.service import Limits, Service, Written
@@ -198,6 +200,10 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         limits=limits,
         conversations=request.conversations,
     )
+    if request.registry is not None:
+        registry = request.registry
+        service.registry = RegistryWatch(asker(registry.uri, request.use_case), versions, every_seconds=registry.poll_seconds)
+        service.registry.start()
     return service, writer
 
 
@@ -209,10 +215,11 @@ def _writer(request: ServeRequest, state: Path) -> TrafficWriter:
 
 
 def _trace_copy(request: ServeRequest) -> TraceCopy | None:
-    if request.mlflow_uri is None or not request.traffic.mlflow_share:
+    """For the share that the use case wants in MLflow, where its versions are registered too."""
+    if request.registry is None or not request.traffic.mlflow_share:
         return None
     wait_for_each_trace()
-    return TraceCopy(uri=request.mlflow_uri, use_case=request.use_case, share=request.traffic.mlflow_share)
+    return TraceCopy(uri=request.registry.uri, use_case=request.use_case, share=request.traffic.mlflow_share)
 
 
 def _service(request: ServeRequest, **parts: Any) -> Service:
