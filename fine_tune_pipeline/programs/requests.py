@@ -393,5 +393,4 @@ class ServeRequest(Request):
     conversations: bool = Field(default=False, description="The model was trained on conversations, so several turns are taken.")
     registry: RegistryAddress | None = Field(default=None, description="None: only calls change who answers.", exclude_if=unset)
     traffic: TrafficSpec = TrafficSpec()
-    mlflow_uri: str | None = Field(default=None, description="Where `traffic.mlflow_share` of the traffic is copied to.")
     guard: GuardSpec = GuardSpec()

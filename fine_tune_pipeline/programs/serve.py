@@ -215,10 +215,11 @@ def _writer(request: ServeRequest, state: Path) -> TrafficWriter:
 
 
 def _trace_copy(request: ServeRequest) -> TraceCopy | None:
-    if request.mlflow_uri is None or not request.traffic.mlflow_share:
+    """For the share that the use case wants in MLflow, where its versions are registered too."""
+    if request.registry is None or not request.traffic.mlflow_share:
         return None
     wait_for_each_trace()
-    return TraceCopy(uri=request.mlflow_uri, use_case=request.use_case, share=request.traffic.mlflow_share)
+    return TraceCopy(uri=request.registry.uri, use_case=request.use_case, share=request.traffic.mlflow_share)
 
 
 def _service(request: ServeRequest, **parts: Any) -> Service:

@@ -130,7 +130,6 @@ def serve_request(
         conversations=any(row.asked.beside() for row in train),
         registry=None if registry is None else RegistryAddress(uri=registry.uri, poll_seconds=spec.deployment.registry_poll_seconds),
         traffic=spec.deployment.traffic,
-        mlflow_uri=place.mlflow if spec.deployment.traffic.mlflow_share else None,
         guard=spec.deployment.guard,
     )
 
