@@ -6,6 +6,7 @@ Every change of the table is one atomic replacement, in memory and on disk. The 
 import shutil
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,9 +50,9 @@ class NoChampion(Exception):
 
 
 class Models(Protocol):
-    """What holds the weights; called in the model thread only."""
+    """What holds the weights; called in the model thread only. A future is waited for beside that thread."""
 
-    def load(self, name: str, folder: Path) -> None: ...
+    def load(self, name: str, folder: Path) -> "Future[None] | None": ...
 
     def unload(self, name: str) -> None: ...
 
