@@ -41,5 +41,7 @@ class DeploymentSpec(Section):
     def _vllm_is_where_it_is_used(self) -> Self:
         if (self.serving == "vllm") != (self.vllm is not None):
             seen = "no section vllm" if self.vllm is None else "a section vllm, which is used with serving: vllm only"
-            raise ValueError(f"serving: got {self.serving} and {seen}; want serving: vllm with vllm: {{urls: […], adapters_at: …}}, or neither")
+            raise ValueError(
+                f"serving: got {self.serving} and {seen}; want serving: vllm with vllm: {{urls: […], adapters_at: …}}, or neither"
+            )
         return self

@@ -106,6 +106,6 @@ def refuse_unservable(spec: "UseCaseSpec") -> None:
     if rank > vllm.max_lora_rank:
         twice = f" (rank {technique.rank}, doubled by use_pissa)" if technique.use_pissa else ""
         raise ValueError(
-            f"deployment.vllm.max_lora_rank: got {vllm.max_lora_rank}, and the adapter will have rank {rank}{twice}; start vLLM with a larger "
-            "--max-lora-rank and write it here, or lower technique.rank"
+            f"deployment.vllm.max_lora_rank: got {vllm.max_lora_rank}, and the adapter will have rank {rank}{twice}; start vLLM with a "
+            "larger --max-lora-rank and write it here, or lower technique.rank"
         )

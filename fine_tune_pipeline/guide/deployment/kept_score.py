@@ -61,7 +61,9 @@ def kept_score(pairs: Sequence[tuple[Example, str, str]], *, task: Task) -> Kept
     return KeptScore(metric=name, served=sum(served) / len(served), evaluated=bounds)
 
 
-def paired(rows: Sequence[Example], evaluated: Mapping[str, str], differences: Sequence[Mapping[str, str]]) -> list[tuple[Example, str, str]]:
+def paired(
+    rows: Sequence[Example], evaluated: Mapping[str, str], differences: Sequence[Mapping[str, str]]
+) -> list[tuple[Example, str, str]]:
     """(test row, evaluated answer, served answer) of the prompts that were compared.
 
     Args:

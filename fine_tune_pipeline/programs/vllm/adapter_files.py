@@ -130,8 +130,8 @@ def _refuse_other_content(target: UPath, sums: dict[str, str]) -> None:
         seen = _sha256(target / file) if (target / file).exists() else "nothing"
         if seen != wanted:
             raise NotPublished(
-                f"{target / file}: has SHA-256 {seen[:12]}, the adapter's is {wanted[:12]}; somebody has changed it: delete {target}, and load "
-                "the version under a new number if vLLM has it loaded already"
+                f"{target / file}: has SHA-256 {seen[:12]}, the adapter's is {wanted[:12]}; somebody has changed it: delete {target}, and "
+                "load the version under a new number if vLLM has it loaded already"
             )
 
 

@@ -115,14 +115,16 @@ class Replica:
             NoRuntimeLoading, AdapterRefused: it stays without.
             ReplicaDown, ReplicaSlow, KeyRefused: nobody knows.
         """
-        response = self._send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path, "load_inplace": False}, seconds=seconds)
+        response = self._send(
+            "POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path, "load_inplace": False}, seconds=seconds
+        )
         if response.status_code == 200:
             return
         said = _said(response)
         if response.status_code in (404, 405) and not _is_vllm_error(response):
             raise NoRuntimeLoading(
-                f"{self.url}: has no route to load adapters; start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, or write "
-                "deployment.vllm.mode: static"
+                f"{self.url}: has no route to load adapters; start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, or "
+                "write deployment.vllm.mode: static"
             )
         if response.status_code in (400, 404, 422):
             raise AdapterRefused(f"{self.url}: does not load {name} from {path}: {said}")

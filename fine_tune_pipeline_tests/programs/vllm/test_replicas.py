@@ -1,4 +1,4 @@
-"""Which replica is asked: one that is not tried, not at rest, and answers the fewest requests; found by name where it has many addresses."""
+"""Which replica is asked: one that is not tried, not at rest, and answers the fewest requests; a name may have many addresses."""
 
 from collections.abc import Iterator, Sequence
 

@@ -27,9 +27,7 @@ def test_every_replica_loads_it_once_by_name_and_path_and_never_in_place(two: Ri
     (folder,) = two.published()
     assert folder.startswith("bank-v1-")
     for server in two.servers:
-        assert server.requests(LOAD) == [
-            {"lora_name": "bank-v1", "lora_path": f"{two.folder}/shared/{folder}", "load_inplace": False}
-        ]
+        assert server.requests(LOAD) == [{"lora_name": "bank-v1", "lora_path": f"{two.folder}/shared/{folder}", "load_inplace": False}]
         assert server.adapters == {"bank-v1": f"{two.folder}/shared/{folder}"}
 
 
@@ -80,7 +78,7 @@ def test_when_one_replica_does_not_load_it_none_has_it_and_the_error_names_that_
 def test_a_name_that_a_replica_has_from_elsewhere_is_not_taken(one: Rig):
     with one.models() as models:
         one.servers[0].adapters["bank-v1"] = "/adapters/of/somebody"
-        with pytest.raises(NotLoaded, match="bank-v1 is loaded from /adapters/of/somebody, want .*never used twice"):
+        with pytest.raises(NotLoaded, match=r"bank-v1 is loaded from /adapters/of/somebody, want .*never used twice"):
             load(models, one)
     assert one.servers[0].adapters == {"bank-v1": "/adapters/of/somebody"}
 
@@ -89,7 +87,9 @@ def test_without_leave_to_load_the_version_must_be_named_at_the_servers_start_an
     for server in two.servers:
         server.runtime = False
     with two.models(mode="static") as models:
-        with pytest.raises(NotLoaded, match=f"{two.servers[0].url}: has no bank-v1; start it with --lora-modules bank-v1={two.folder}/shared/b"):
+        with pytest.raises(
+            NotLoaded, match=f"{two.servers[0].url}: has no bank-v1; start it with --lora-modules bank-v1={two.folder}/shared/b"
+        ):
             load(models, two)
         (folder,) = two.published()
         for server in two.servers:

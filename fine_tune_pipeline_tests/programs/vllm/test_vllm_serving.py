@@ -180,7 +180,11 @@ def test_while_a_version_is_loaded_requests_for_others_are_answered(one: Rig):
 
 @pytest.mark.parametrize(
     ("fault", "said"),
-    [("no key", f"{VARIABLE} is empty"), ("wrong key", "HTTP 401.*api_key_variable"), ("other base", "serves no base model 'base', but gemma")],
+    [
+        ("no key", f"{VARIABLE} is empty"),
+        ("wrong key", "HTTP 401.*api_key_variable"),
+        ("other base", "serves no base model 'base', but gemma"),
+    ],
 )
 def test_what_starting_again_would_not_mend_is_told_at_the_start(one: Rig, monkeypatch: pytest.MonkeyPatch, fault: str, said: str):
     if fault == "no key":
