@@ -7,7 +7,7 @@ tried in a second server first.
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from fine_tune_pipeline.artifacts.examples import Asked, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.dataset.scrubbing.adapt import used_ner
-from fine_tune_pipeline.guide.deployment.kept_score import kept_score, paired
 from fine_tune_pipeline.guide.deployment.parity import (
     HOSTED_LEAST_SHARE,
     LEAST_SHARE,
@@ -29,6 +28,7 @@ from fine_tune_pipeline.guide.deployment.parity import (
 from fine_tune_pipeline.guide.deployment.register import RegisteredModel, offer, read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.deployment.vllm import NotServable, refuse_unservable_version, upstream_of
+from fine_tune_pipeline.guide.deployment.vllm_parity import as_vllm_may
 from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.answer_rows import read_answers
 from fine_tune_pipeline.guide.technique.decoding import decoding_of
@@ -172,13 +172,15 @@ def roll_out(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, row
     try:
         refuse_unservable_version(spec, adapter=sources.adapter.file("adapter"), base_sha256=model.base_sha256)
         if place.endpoint.has_to_restart(request, base_sha256=model.base_sha256):
-            parity = _tried_apart(place.candidate, request, spec, sources, model=model, rows=rows)
+            parity = _tried_apart(place.candidate, request, sources, model=model, rows=rows)
+            parity = as_vllm_may(parity, spec, dataset=sources.dataset, rows=rows)
             if not parity.passed:
                 return Outcome(action="refused", parity=parity, problem=None)
             action = place.endpoint.ensure(request, base_sha256=model.base_sha256)
         else:
             action = place.endpoint.ensure(request, base_sha256=model.base_sha256)
-            parity = _tried(place.endpoint.client(), spec, sources, model=model, rows=rows)
+            parity = _tried(place.endpoint.client(), sources, model=model, rows=rows)
+            parity = as_vllm_may(parity, spec, dataset=sources.dataset, rows=rows)
         if parity.passed:
             _make_champion(place.endpoint.client(), SyncRequest(versions=(offered,)), model.version)
         else:
@@ -216,7 +218,7 @@ def read_endpoint(artifact: Artifact) -> EndpointRecord:
     return EndpointRecord.read(artifact.file(FILE))
 
 
-def _tried(client: EndpointClient, spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated]) -> Parity:
+def _tried(client: EndpointClient, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated]) -> Parity:
     """The version, loaded beside the others and asked by its own name; nobody else gets it yet."""
     client.sync(SyncRequest(versions=(offer(model, sources.adapter, index=sources.retrieval_index),)))
 
@@ -224,27 +226,18 @@ def _tried(client: EndpointClient, spec: UseCaseSpec, sources: Sources, *, model
         return client.answer(asked, model=model, probe=True).text
 
     least = LEAST_SHARE if read_hosted(sources.base_model.file("model")) is None else HOSTED_LEAST_SHARE
-    if spec.deployment.vllm is not None:
-        least = spec.deployment.vllm.tolerance
-    found = compare(rows, answer, version=served_name(model.name, model.version), base=base_name(model.name), least_share=least)
-    return _with_score(found, spec, sources, rows=rows) if spec.deployment.vllm is not None and found.share < LEAST_SHARE else found
-
-
-def _with_score(parity: Parity, spec: UseCaseSpec, sources: Sources, *, rows: Sequence[Evaluated]) -> Parity:
-    evaluated = {row.id: row.evaluated for row in rows}
-    pairs = paired(read_examples(sources.dataset.file("test.jsonl")), evaluated, parity.differences)
-    return replace(parity, score=kept_score(pairs, task=read_task(spec)))
+    return compare(rows, answer, version=served_name(model.name, model.version), base=base_name(model.name), least_share=least)
 
 
 def _tried_apart(
-    candidate: Endpoint, request: ServeRequest, spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated]
+    candidate: Endpoint, request: ServeRequest, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated]
 ) -> Parity:
     """The same in a second server, which is gone afterwards."""
     state = str(candidate.folder)
     apart = request.model_copy(update={"output": state, "state": state, "port": 0})
     try:
         candidate.ensure(apart, base_sha256=model.base_sha256)
-        return _tried(candidate.client(), spec, sources, model=model, rows=rows)
+        return _tried(candidate.client(), sources, model=model, rows=rows)
     finally:
         candidate.stop()
         shutil.rmtree(candidate.folder, ignore_errors=True)
