@@ -20,16 +20,16 @@ from fine_tune_pipeline.resources.endpoint import POLL_SECONDS, Endpoint, Endpoi
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, Unreachable
 
 
-def endpoint_at(folder: Path, *, use_case: str, url: str = "", **settings: float) -> Endpoint:
+def endpoint_at(folder: Path, *, use_case: str, url: str = "", ready_seconds: float = Endpoint.ready_seconds) -> Endpoint:
     """The endpoint of a use case: of this machine, or attended elsewhere if there is a URL for it.
 
     Args:
         url: `{use_case}` in it stands for the use case's name, `{name}` for the same with hyphens, as names of hosts have them.
     """
     if not url:
-        return Endpoint(use_case=use_case, folder=folder, **settings)
+        return Endpoint(use_case=use_case, folder=folder, ready_seconds=ready_seconds)
     place = url.format(use_case=use_case, name=use_case.replace("_", "-"))
-    return AttendedEndpoint(use_case=use_case, folder=folder, url=place.rstrip("/"), **settings)
+    return AttendedEndpoint(use_case=use_case, folder=folder, url=place.rstrip("/"), ready_seconds=ready_seconds)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class AttendedEndpoint(Endpoint):
             raise EndpointFailed(f"{self.use_case}: {done.problem or done.action}")
         if self._until(lambda: self._health(None)) is None:
             raise EndpointFailed(f"{self.use_case}: runs where it is attended, and {self.url} does not answer from here")
-        return done.action  # type: ignore[return-value]
+        return done.action
 
     def resume(self) -> Literal["started", "adopted"]:
         """Have it running as it ran last.
