@@ -7,7 +7,8 @@ tokens (the shots of a few-shot prompt), the keys and values of those are comput
 padding and prefix tokens, hence only the other T - P columns have to be computed. Token sequence, positions and distances between
 tokens stay exactly what they are without sharing, also for layers with a sliding window.
 
-On a CPU the vocabulary is walked in tiles (see `head.py`), after a check that this is what the model itself does.
+On a CPU the vocabulary is walked in tiles (see `head.py`), after a check that this is what the model itself does; with bfloat16 units a
+coarse copy of the head says first which tokens matter (see `screen.py`).
 """
 
 from collections.abc import Sequence
@@ -21,13 +22,18 @@ from peft.utils import TrainableTokensWrapper
 from torch import Tensor, nn
 from transformers import DynamicCache, DynamicLayer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from fine_tune_pipeline.programs import bfloat16_units
 from fine_tune_pipeline.programs.head import Head, base_of, head_of, likeliest
 from fine_tune_pipeline.programs.json_guides import JsonGuide, Way
 from fine_tune_pipeline.programs.prompts import answer_text, end_id, stopped
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.screen import Screen
 
 LEAST_SHARED = 16
 """Tokens from which sharing a prefix is worth an extra forward pass."""
+
+_SCREENS: WeakKeyDictionary[PreTrainedModel, Screen] = WeakKeyDictionary()
+"""Copies of the heads of base models, made once."""
 
 _TILES_FIT: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 """Base models that were checked, and whether `likeliest` says what they say: looked up for every batch, found out once."""
@@ -146,7 +152,7 @@ def generate_batch(
     ends = end_ids(model, tokenizer=tokenizer, format=format)
     rows = [_Row(None if guide is None else guide.begin()) for _ in prompts]
     open_rows = rows
-    head = _tiled_head(model)
+    head = _walked(model)
     batch = laid(model, prompts, prefix=prefix, cache=DynamicCache(config=model.config))
     mask, cache = batch.mask, batch.read["cache"]
     best = _best(model, batch.read, head=head, rows=open_rows)
@@ -223,18 +229,27 @@ def _lay(prefix: Prefix, *, pads: Tensor, cache: DynamicCache) -> None:
         cache.update(keys[:, token].transpose(0, 1), values[:, token].transpose(0, 1), index)
 
 
-def _best(model: PreTrainedModel | PeftModel, read: dict[str, Any], *, head: Head | None, rows: Sequence[_Row]) -> Best:
+def _best(model: PreTrainedModel | PeftModel, read: dict[str, Any], *, head: Head | Screen | None, rows: Sequence[_Row]) -> Best:
     """The likeliest token after the last of each row; without `head` by the model's own logits, and of the allowed ones where rows have
     a way to keep.
 
-    One row alone takes the logits too: reading the weights once is all the time, and the tiles take a tenth longer (64 rows: a fifth less).
+    Without a screen one row alone takes the logits too: reading the weights once is all the time, and the tiles take a tenth longer (64
+    rows: a fifth less).
     """
     ways = [row.way for row in rows if row.way is not None]
     if ways:
         return _best_allowed(model(**read, logits_to_keep=1).logits[:, -1].float(), ways)
+    if isinstance(head, Screen):
+        return Best(*head.likeliest(_last_hidden(model, read)))
     if head is not None and len(rows) > 1:
-        return Best(*likeliest(base_of(model).base_model(**read).last_hidden_state[:, -1], head))
+        return Best(*likeliest(_last_hidden(model, read), head))
     return _best_of(model(**read, logits_to_keep=1).logits[:, -1].float())
+
+
+def _last_hidden(model: PreTrainedModel | PeftModel, read: dict[str, Any]) -> Tensor:
+    hidden = base_of(model).base_model(**read).last_hidden_state[:, -1]
+    assert isinstance(hidden, Tensor)
+    return hidden
 
 
 def _best_of(logits: Tensor) -> Best:
@@ -250,9 +265,16 @@ def _best_allowed(logits: Tensor, ways: Sequence[Way]) -> Best:
     return Best(chosen, highest - logits.logsumexp(dim=-1))
 
 
-def _tiled_head(model: PreTrainedModel | PeftModel) -> Head | None:
-    """The head to walk in tiles while writing; None on an accelerator, which wants few large kernels."""
-    return fitting_head(model) if base_of(model).device.type == "cpu" else None
+def _walked(model: PreTrainedModel | PeftModel) -> Head | Screen | None:
+    """The head to look through while writing: by a coarse copy, where that is faster, or in tiles; None on an accelerator, which wants few
+    large kernels."""
+    base = base_of(model)
+    head = fitting_head(model) if base.device.type == "cpu" else None
+    if head is None or not Screen.fits(head) or not bfloat16_units.here():
+        return head
+    if base not in _SCREENS or not _SCREENS[base].of(head):
+        _SCREENS[base] = Screen(head)
+    return _SCREENS[base]
 
 
 def fitting_head(model: PreTrainedModel | PeftModel) -> Head | None:
