@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tune_pipeline import export_commands, iterate_commands, release_commands
+from fine_tune_pipeline import export_commands, iterate_commands, release_commands, traffic_commands
 from fine_tune_pipeline.command import DATA_SAYS_NO, ENVIRONMENT, WAITING, WRONG_USE, Add, say
 from fine_tune_pipeline.places import places
 
@@ -301,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     export_commands.add(command)
     iterate_commands.add(command)
     release_commands.add(command)
+    traffic_commands.add(command)
     return parser
 
 

@@ -6,22 +6,9 @@ from pydantic import Field
 
 from fine_tune_pipeline.spec.base import Section
 from fine_tune_pipeline.spec.export import ExportSpec
+from fine_tune_pipeline.spec.monitoring import MonitoringSpec, RetrainSpec
 from fine_tune_pipeline.spec.release import CanarySpec, WatchSpec
-
-
-class MonitoringSpec(Section):
-    """When production no longer looks like the data."""
-
-    window: int = Field(default=200, ge=50, description="Requests that one drift verdict looks at.")
-    minimum_requests: int = Field(default=100, ge=20, description="Below this the verdict is: not enough traffic.")
-    alpha: float = Field(default=0.01, gt=0, lt=0.5, description="False-alarm rate of one window over all signals.")
-
-
-class RetrainSpec(Section):
-    """When retraining may start by itself."""
-
-    cooldown_days: float = Field(default=7.0, ge=0)
-    cron: str | None = Field(default=None, description="Also retrain at these times, such as `0 3 * * 1`.")
+from fine_tune_pipeline.spec.traffic import GuardSpec, TrafficSpec
 
 
 class DeploymentSpec(Section):
@@ -45,3 +32,5 @@ class DeploymentSpec(Section):
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
     export: ExportSpec = ExportSpec()
+    traffic: TrafficSpec = TrafficSpec()
+    guard: GuardSpec = GuardSpec()

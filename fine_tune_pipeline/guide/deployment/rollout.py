@@ -128,6 +128,8 @@ def serve_request(
         ner=None if ner is None else str(ner),
         conversations=any(row.asked.beside() for row in train),
         registry=None if registry is None else RegistryAddress(uri=registry.uri, poll_seconds=spec.deployment.registry_poll_seconds),
+        traffic=spec.deployment.traffic,
+        guard=spec.deployment.guard,
     )
 
 

@@ -6,8 +6,9 @@ State folder of one use case:
     versions.json     version table and aliases                adapters/<hash>/  the server's own copy of each version
     indexes/<hash>/   and of what it looks up
     traffic.sqlite    the log                                  server.log        output of supervisor and server
+    answered.count    answers so far, for the log to compare with
     lock             held while somebody starts or stops it
-    api_key, admin_key, salt: files that only the owner can read
+    api_key, admin_key, keys.json (further keys, hashed), salt: files that only the owner can read
 """
 
 import hashlib
@@ -32,7 +33,6 @@ LOG_FILE = "server.log"
 LOCK_FILE = "lock"
 KEY_FILE = "api_key"
 ADMIN_KEY_FILE = "admin_key"
-SALT_FILE = "salt"
 ADAPTERS = "adapters"
 INDEXES = "indexes"
 

@@ -15,9 +15,10 @@ import pytest
 
 from fine_tune_pipeline.artifacts.examples import Asked, Example, read_rows
 from fine_tune_pipeline.artifacts.store import Artifact, Store
-from fine_tune_pipeline.guide.deployment.assets import drift_report, endpoint, production_traffic, registered_model, traffic_log
+from fine_tune_pipeline.guide.deployment.assets import endpoint, registered_model, traffic_log
 from fine_tune_pipeline.guide.deployment.automation import drift_sensor
 from fine_tune_pipeline.guide.deployment.live import read_endpoint
+from fine_tune_pipeline.guide.deployment.monitoring.assets import drift_report, production_traffic
 from fine_tune_pipeline.guide.deployment.register import read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
 from fine_tune_pipeline.guide.deployment.release.sensor import release_sensor
@@ -55,7 +56,7 @@ from fine_tune_pipeline_tests.waiting import wait_until
 # MLflow's tables ask SQLAlchemy for a strategy that 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning")
 
-SPEC = use_case()
+SPEC = use_case(retrain={"drift_windows": 1, "of_windows": 1})
 ROOM = [registered_model(SPEC), endpoint(SPEC), production_traffic(SPEC), drift_report(SPEC)]
 NEW_TOKENS = 10
 """What the room derives from completions of four characters: two tokens and room for eight."""
@@ -168,7 +169,7 @@ class House:
 
     def ask(self, texts: Sequence[str]) -> list[ServedAnswer]:
         """Answers, once they are all in the log: its first rows wait for the scrubber's model."""
-        client, log = self.serving.endpoint(USE_CASE).client(), self.serving.traffic_log(USE_CASE)
+        client, log = self.serving.endpoint(USE_CASE).client(), self.serving.traffic_log(SPEC)
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(client.answer, texts))
         wait_until(lambda: {answer.id for answer in answers} <= {logged.request.id for logged in log.window(len(texts))})
@@ -239,7 +240,7 @@ def _quiet_traffic_is_skipped_with_the_number(house: House) -> None:
     watched = house.run("production_traffic", "drift_report")
     assert shown(watched, "production_traffic")["requests"] == 60
     assert shown(watched, "drift_report")["verdict"] == "no drift"
-    assert checks(watched) == {"no_drift": True}
+    assert checks(watched) == {"no_drift": True, "within_limits": True}
     found = _sensor_says(house)
     assert isinstance(found, dg.SkipReason)
     assert (found.skip_message or "").startswith("no drift in 60 requests")
@@ -249,7 +250,7 @@ def _shifted_traffic_asks_for_a_run(house: House) -> dg.RunRequest:
     house.ask([f"{text} {number}" for number in range(15) for text in FOREIGN])
     watched = house.run("production_traffic", "drift_report")
     assert watched.success
-    assert checks(watched) == {"no_drift": False}
+    assert checks(watched) == {"no_drift": False, "within_limits": True}
     found = _sensor_says(house)
     assert isinstance(found, dg.RunRequest)
     return found

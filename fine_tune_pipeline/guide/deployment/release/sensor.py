@@ -36,7 +36,7 @@ def release_sensor(spec: UseCaseSpec) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, store: ArtifactStore, serving: Serving, tracking: ExperimentTracking
     ) -> dg.SensorResult | dg.SkipReason:
         registry = ModelRegistry(uri=tracking.uri, use_case=spec.name)
-        desk = Desk(spec.name, serving.endpoint(spec.name), registry, log=serving.traffic_log(spec.name), store=store.open())
+        desk = Desk(spec.name, serving.endpoint(spec.name), registry, log=serving.traffic_log(spec), store=store.open())
         try:
             with registry_answers(registry.uri):
                 step = look(desk)
