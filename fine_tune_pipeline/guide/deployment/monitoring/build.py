@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact, Store
+from fine_tune_pipeline.guide.deployment.live import Live
 from fine_tune_pipeline.guide.deployment.monitoring.feedback import Feedback, judge_feedback
 from fine_tune_pipeline.guide.deployment.monitoring.labels import Label
 from fine_tune_pipeline.guide.deployment.monitoring.operations import Measure, OperationLimits, Prices, measured
@@ -24,7 +25,6 @@ from fine_tune_pipeline.guide.deployment.monitoring.reference import (
 from fine_tune_pipeline.guide.deployment.monitoring.report import FILE, HISTORY, DriftReport, EarlierReport, Judged, Verdict, read_drift
 from fine_tune_pipeline.guide.deployment.monitoring.signals import Compared, Sample, Signal, far_of, judge
 from fine_tune_pipeline.guide.deployment.monitoring.windows import Window
-from fine_tune_pipeline.guide.deployment.live import Live
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.monitoring import MonitoringSpec
 
