@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tune_pipeline import export_commands, iterate_commands
+from fine_tune_pipeline import attend_command, export_commands, iterate_commands, release_commands, traffic_commands
 from fine_tune_pipeline.command import DATA_SAYS_NO, ENVIRONMENT, WAITING, WRONG_USE, Add, say
-from fine_tune_pipeline.places import places
+from fine_tune_pipeline.places import SERVING_URL_VARIABLE, places
 
 if TYPE_CHECKING:
+    from fine_tune_pipeline.programs.serving.contract import Canary
     from fine_tune_pipeline.resources.endpoint import Endpoint
 
 
@@ -69,6 +70,7 @@ def status(parsed: argparse.Namespace) -> int:
         "state": found.state,
         "url": found.url,
         "model": found.champion,
+        "canary": None if found.table is None or found.table.canary is None else _canary(found.table.canary, parsed.use_case),
         "problem": found.problem,
         "restarts": found.restarts,
         "key": found.key,
@@ -270,10 +272,17 @@ def dev(parsed: argparse.Namespace) -> int:
     return run_dev(home=places().home, port=parsed.port, mlflow_port=parsed.mlflow_port)
 
 
-def _endpoint(parsed: argparse.Namespace) -> "Endpoint":
-    from fine_tune_pipeline.resources.endpoint import Endpoint
+def _canary(canary: "Canary", use_case: str) -> str:
+    from fine_tune_pipeline.programs.serving.contract import served_name
 
-    return Endpoint(use_case=parsed.use_case, folder=places().serving / parsed.use_case)
+    return f"{served_name(use_case, canary.version)} gets {canary.share:.0%}"
+
+
+def _endpoint(parsed: argparse.Namespace) -> "Endpoint":
+    from fine_tune_pipeline.resources.attended import endpoint_at
+
+    url = os.environ.get(SERVING_URL_VARIABLE, "")
+    return endpoint_at(places().serving / parsed.use_case, use_case=parsed.use_case, url=url)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -292,6 +301,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_actions(command)
     export_commands.add(command)
     iterate_commands.add(command)
+    attend_command.add(command)
+    release_commands.add(command)
+    traffic_commands.add(command)
     return parser
 
 

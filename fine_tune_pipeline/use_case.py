@@ -19,6 +19,7 @@ from fine_tune_pipeline.guide.dataset.assets import (
 from fine_tune_pipeline.guide.deployment.assets import endpoint, exported_model, registered_model, traffic_log
 from fine_tune_pipeline.guide.deployment.automation import drift_sensor, monitor_schedule, retrain_schedule
 from fine_tune_pipeline.guide.deployment.monitoring.assets import drift_report, production_traffic
+from fine_tune_pipeline.guide.deployment.release.sensor import release_sensor
 from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, judge_evaluation, predictions
 from fine_tune_pipeline.guide.evaluation.safety.assets import safety
@@ -102,6 +103,7 @@ def build(spec: UseCaseSpec) -> dg.Definitions:
             drift_sensor(spec, jobs["retrain"]),
             examples_sensor(spec),
             pairs_sensor(spec),
+            release_sensor(spec),
         ],
         schedules=[schedule for schedule in schedules if schedule is not None],
     )

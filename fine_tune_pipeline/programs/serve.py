@@ -5,11 +5,10 @@ traffic log still holds, and ends with exit code 0.
 """
 
 import asyncio
-import os
-import secrets
 import socket
 import sys
 from collections.abc import Callable, Sequence, Sized
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -19,6 +18,8 @@ import uvicorn
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
+from fine_tune_pipeline.artifacts.traffic_database import NoDatabaseUrl
+from fine_tune_pipeline.artifacts.traffic_identity import ShortSalt, log_salt
 from fine_tune_pipeline.programs.hosted.requests import HostedModel, read_hosted
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamNotSetUp
 from fine_tune_pipeline.programs.json_guides import GuideMissing, UnsupportedSchema, UnsupportedTokenizer
@@ -26,18 +27,25 @@ from fine_tune_pipeline.programs.models import NoWeights, PickledWeights, weight
 from fine_tune_pipeline.programs.process_identity import own_identity
 from fine_tune_pipeline.programs.reporting import Reporter, parse, watch_parent
 from fine_tune_pipeline.programs.requests import ServeRequest
+from fine_tune_pipeline.programs.serving import answer_count
+from fine_tune_pipeline.programs.serving.answer_count import AnswerCount
 from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
-from fine_tune_pipeline.programs.serving.contract import SALT_FILE, SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
+from fine_tune_pipeline.programs.serving.contract import SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
+from fine_tune_pipeline.programs.serving.guarded import GuardedService
 from fine_tune_pipeline.programs.serving.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.serving.http_routes import make_app
 from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
+from fine_tune_pipeline.programs.serving.registry_aliases import asker
+from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
 from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
 from fine_tune_pipeline.programs.serving.service import Limits, Service, Written
+from fine_tune_pipeline.programs.serving.trace_copy import TraceCopy, wait_for_each_trace
 from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import Models, Versions
 from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer
+from fine_tune_pipeline.programs.vllm.requests import VllmUpstream
 
 DEFAULT_LIMITS = Limits()
 
@@ -49,12 +57,12 @@ FLUSH_SECONDS = 30.0
 
 
 class Served(Models, Protocol):
-    """What answers, with weights here or at a provider."""
+    """What answers, with weights here, at vLLM, or at a provider; a future where answers are computed elsewhere."""
 
     @property
     def context_tokens(self) -> int: ...
 
-    def generate(self, name: str, prompts: Sequence[Any], max_new_tokens: int) -> Sequence[Written | Exception]: ...
+    def generate(self, name: str, prompts: Sequence[Any], max_new_tokens: int) -> "Sequence[Written | Exception | Future[Any]]": ...
 
 
 class PortTaken(Exception):
@@ -93,7 +101,8 @@ def main() -> None:
     try:
         run(request, keys=Keys.from_environment())
     except (
-        NoKey, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp, WrongTokenizer, GuideMissing, UnsupportedSchema, UnsupportedTokenizer
+        NoKey, NoDatabaseUrl, ShortSalt, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp, WrongTokenizer, GuideMissing,
+        UnsupportedSchema, UnsupportedTokenizer,
     ) as error:  # fmt: skip
         Reporter(None).log(f"{type(error).__name__}: {error}")
         sys.exit(USAGE_EXIT)
@@ -112,7 +121,7 @@ def run(request: ServeRequest, *, keys: Keys, limits: Limits = DEFAULT_LIMITS) -
     listener = bind(request.host, request.port, before=_port_before(state))
     service, writer = _build(request, state=state, limits=limits)
     config = uvicorn.Config(
-        make_app(service, keys),
+        make_app(service, keys.with_named(state)),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -161,7 +170,10 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     base_sha256 = weights_sha256(folder)
     base = base_name(request.use_case)
     hosted = read_hosted(folder)
-    models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
+    if request.vllm is not None:
+        models, tokens = _at_vllm(request, request.vllm, base)
+    else:
+        models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
     thread: ModelThread[Written] = ModelThread(models.generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting)
     thread.start()
     indexes = Indexes(state, encoder=_question_encoder)
@@ -178,8 +190,9 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     champion = versions.table.champion
     warm = champion.name if champion is not None and champion.state == "loaded" else base
     thread.submit(warm, tokens(Asked("Hello"), ""), max_new_tokens=1).result()
-    writer = TrafficWriter(TrafficLog.at(state), scrubber=lambda: _scrubber(request), salt=_salt(state / SALT_FILE))
-    service = Service(
+    writer = _writer(request, state)
+    service = _service(
+        request,
         use_case=request.use_case,
         format=request.format,
         context_tokens=models.context_tokens,
@@ -192,7 +205,35 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         limits=limits,
         conversations=request.conversations,
     )
+    if request.registry is not None:
+        registry = request.registry
+        service.registry = RegistryWatch(asker(registry.uri, request.use_case), versions, every_seconds=registry.poll_seconds)
+        service.registry.start()
     return service, writer
+
+
+def _writer(request: ServeRequest, state: Path) -> TrafficWriter:
+    """What keeps the traffic, where the use case wants it."""
+    log = TrafficLog.of(request.traffic, use_case=request.use_case, folder=state, kept_open=True)
+    count = AnswerCount(state / answer_count.FILE)
+    return TrafficWriter(log, scrubber=lambda: _scrubber(request), salt=log_salt(state), count=count, copy=_trace_copy(request))
+
+
+def _trace_copy(request: ServeRequest) -> TraceCopy | None:
+    """For the share that the use case wants in MLflow, where its versions are registered too."""
+    if request.registry is None or not request.traffic.mlflow_share:
+        return None
+    wait_for_each_trace()
+    return TraceCopy(uri=request.registry.uri, use_case=request.use_case, share=request.traffic.mlflow_share)
+
+
+def _service(request: ServeRequest, **parts: Any) -> Service:
+    """The endpoint, with a guard between clients and model where the use case wants one: then its scrubber must be there first."""
+    if not request.guard.on:
+        return Service(**parts)
+    service = GuardedService(guard=request.guard, **parts)
+    service.writer.scrubbing.wait_until_ready()
+    return service
 
 
 def _with_weights(request: ServeRequest, base: str) -> tuple[Served, Encode]:
@@ -209,6 +250,20 @@ def _at_provider(request: ServeRequest, hosted: HostedModel, base: str) -> tuple
     return HostedModels(hosted, base_name=base), remote_prompts(request.format)
 
 
+def _at_vllm(request: ServeRequest, upstream: VllmUpstream, base: str) -> tuple[Served, Encode]:
+    from fine_tune_pipeline.programs.vllm.serving import VllmModels
+
+    models = VllmModels(
+        upstream,
+        base_name=base,
+        model=Path(request.model),
+        format=request.format,
+        state=Path(request.state),
+        decoding=request.decoding,
+    )
+    return models, encoder(request.model, format=request.format)
+
+
 def _question_encoder() -> QuestionEncoder:
     """What embedded the index, for those versions that look something up."""
     from fine_tune_pipeline.programs.embed import DISTRIBUTION, embed_texts, load_encoder
@@ -223,15 +278,6 @@ def _scrubber(request: ServeRequest) -> Scrubber:
 
     found = detector(request.pii, ner=request.ner)
     return Scrubber(name=found.name, clean=lambda text: scrub_text(text, detector=found))
-
-
-def _salt(path: Path) -> bytes:
-    """The key of the log's hashes, made once; only the owner can read it."""
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(32))
-    return path.read_bytes()
 
 
 def _port_before(state: Path) -> int | None:

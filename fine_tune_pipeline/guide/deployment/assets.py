@@ -93,10 +93,18 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
     checks = [
         *blocking(
             key,
+            loads="The version loads beside the others, and its files are those that were registered.",
             parity="The endpoint answers held-out prompts as the evaluated model did, and not as the base model does.",
+            shadow="On recent prompts of the traffic log the version is no worse than the champion; nobody gets these answers.",
+            canary="The version is with everybody, or with some users for a while; none was worse off.",
             healthy="The endpoint is up, and its champion is the version that it should be.",
         ),
-        *advisory(key, latency="95 % of the answers come within objective.limits.p95_latency_seconds, one at a time."),
+        *advisory(
+            key,
+            latency="95 % of the answers come within objective.limits.p95_latency_seconds, one at a time.",
+            watch="Once promoted, the version is no worse than the one before; else that one is champion again.",
+            **({"approval": "A person has agreed to the version, or none is asked."} if spec.deployment.approval else {}),
+        ),
     ]
 
     @dg.asset(
@@ -120,6 +128,8 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
             candidate=serving.candidate(spec.name),
             host=serving.host,
             inventory=compute.inventory(),
+            log=serving.traffic_log(spec),
+            mlflow=tracking.uri,
         )
         registry = ModelRegistry(uri=tracking.uri, use_case=spec.name)
         return materialized(
@@ -130,7 +140,7 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 upstream=made_from,
                 observed=True,
                 build=lambda folder: build_endpoint(
-                    spec, Sources(**made_from), place=place, registry=registry, before=before, folder=folder
+                    spec, Sources(**made_from), place=place, registry=registry, before=before, store=store.open(), folder=folder
                 ),
             )
         )

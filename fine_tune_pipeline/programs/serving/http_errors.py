@@ -9,8 +9,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from fine_tune_pipeline.artifacts.traffic import UnknownRequest
-from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
+from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused, UpstreamSlow
 from fine_tune_pipeline.programs.prompts import ReservedText
+from fine_tune_pipeline.programs.serving.guard import NotChecked, PersonalData
 from fine_tune_pipeline.programs.serving.model_thread import Draining, QueueFull, ThreadDied
 from fine_tune_pipeline.programs.serving.service import STATUS_OF, ClientGone, TookTooLong, TooManyTokens, TooManyWanted
 from fine_tune_pipeline.programs.serving.traffic_writer import NotScrubbed
@@ -37,6 +38,8 @@ _STATUS: dict[type[Exception], int] = {
     SyncRefused: 409,
     LookupError: 404,
     ReservedText: 400,
+    PersonalData: 400,
+    NotChecked: 503,
     NotScrubbed: 503,
     sqlite3.Error: 503,
     OSError: 503,
@@ -48,6 +51,7 @@ _CODES: dict[type[Exception], str] = {
     UpstreamBusy: "provider_busy",
     UpstreamFailed: "provider_failed",
     UpstreamRefused: "provider_refused",
+    UpstreamSlow: "timeout",
     ClientGone: "client_gone",
     Draining: "stopping",
     ThreadDied: "model_thread_ended",
@@ -57,6 +61,8 @@ _CODES: dict[type[Exception], str] = {
     UnknownRequest: "request_not_found",
     SyncRefused: "sync_refused",
     NotScrubbed: "not_scrubbed",
+    PersonalData: "personal_data",
+    NotChecked: "not_checked",
 }
 
 

@@ -12,13 +12,14 @@ from uuid import uuid4
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import ServedRequest
-from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
+from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused, UpstreamSlow
 from fine_tune_pipeline.programs.passages import Found
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.serving.contract import Health
 from fine_tune_pipeline.programs.serving.indexes import Indexes, IndexGone
 from fine_tune_pipeline.programs.serving.model_thread import Draining, ModelThread, QueueFull, ThreadDied
+from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
 from fine_tune_pipeline.programs.serving.traffic_writer import Answered, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import NoChampion, Target, Versions
 
@@ -131,6 +132,7 @@ class Service:
         self.shape = shape
         self.limits = limits
         self.conversations = conversations
+        self.registry: RegistryWatch | None = None
         self._context_tokens = context_tokens
         self._encode = encode
         self._thread = thread
@@ -169,6 +171,7 @@ class Service:
             waiting=self._thread.waiting,
             answered_total=self._answered,
             log_dropped_total=self.writer.dropped,
+            registry_stale_seconds=None if self.registry is None else self.registry.stale_seconds,
             table=self.versions.table,
         )
 
@@ -211,8 +214,10 @@ class Service:
 
     async def _with_sources(self, question: Question) -> tuple[Target, list[Found] | None]:
         """Who answers, and what was found for it; once more should it be replaced meanwhile, since each version has its own index."""
+        # A probe of ours never meets a canary by chance; one who gives no name is somebody else with each request.
+        user = None if question.probe else question.user or uuid4().hex
         while True:
-            target = self.versions.target(question.model)
+            target = self.versions.target(question.model, user=user)
             if target.retrieval is None:
                 return target, None
             if self._indexes.waiting >= self.limits.waiting:
@@ -262,7 +267,8 @@ class Service:
 
     def _problems(self) -> list[str]:
         dead = None if self._thread.alive or self._draining else "the model thread has ended"
-        return [problem for problem in (dead, self._champion_problem(), self.writer.problem) if problem is not None]
+        registry = None if self.registry is None else self.registry.problem
+        return [problem for problem in (dead, self._champion_problem(), self.writer.problem, registry) if problem is not None]
 
 
 STATUS_OF: dict[type[Exception], int] = {
@@ -276,6 +282,7 @@ STATUS_OF: dict[type[Exception], int] = {
     ThreadDied: 503,
     NoChampion: 503,
     TookTooLong: 504,
+    UpstreamSlow: 504,
 }
 """HTTP status of what can go wrong; everything else is 500."""
 

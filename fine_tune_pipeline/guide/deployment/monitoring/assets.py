@@ -11,6 +11,8 @@ import dagster as dg
 from fine_tune_pipeline.artifacts.examples import write_rows
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.guide.base_model.price import price_of
+from fine_tune_pipeline.guide.deployment.forgetting import expired
+from fine_tune_pipeline.guide.deployment.live import Live, read_endpoint
 from fine_tune_pipeline.guide.deployment.monitoring.build import Watched, build_drift_report
 from fine_tune_pipeline.guide.deployment.monitoring.labels import read_labels
 from fine_tune_pipeline.guide.deployment.monitoring.message import message
@@ -20,13 +22,13 @@ from fine_tune_pipeline.guide.deployment.monitoring.report import VERSION, read_
 from fine_tune_pipeline.guide.deployment.monitoring.traffic import build_production_traffic
 from fine_tune_pipeline.guide.deployment.monitoring.webhook import notify
 from fine_tune_pipeline.guide.deployment.monitoring.windows import read_traffic, read_window
-from fine_tune_pipeline.guide.deployment.rollout import Live, read_endpoint
 from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult
 from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore, Kept
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.hosted import ApiModel
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import advisory, materialized
@@ -50,8 +52,13 @@ def production_traffic(spec: UseCaseSpec) -> dg.AssetsDefinition:
         kinds={"parquet"},
         freshness_policy=fresh_within(monitoring.fresh_hours),
     )
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving) -> dg.MaterializeResult:
+    def asset(
+        context: dg.AssetExecutionContext, store: ArtifactStore, tracking: ExperimentTracking, serving: Serving
+    ) -> dg.MaterializeResult:
         """The endpoint's requests in closed windows, and of the last ones: how many, how fast, what people said, what the log lost."""
+        old = expired(serving.traffic_log(spec), spec.deployment.traffic, use_case=spec.name, mlflow=tracking.uri)
+        if old.requests:
+            context.log.info(f"{len(old.requests)} requests deleted, older than {spec.deployment.traffic.retention_days:g} days")
         before = store.open().peek(spec.name, "production_traffic")
         return materialized(
             store.made(
@@ -60,7 +67,7 @@ def production_traffic(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 what={"deployment.monitoring.window": monitoring.window},
                 observed=True,
                 build=lambda folder: build_production_traffic(
-                    serving.traffic_log(spec.name),
+                    serving.traffic_log(spec),
                     monitoring=monitoring,
                     task=read_task(spec),
                     state=serving.endpoint(spec.name).status().state,

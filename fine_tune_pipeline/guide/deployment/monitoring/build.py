@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact, Store
+from fine_tune_pipeline.guide.deployment.live import Live
 from fine_tune_pipeline.guide.deployment.monitoring.feedback import Feedback, judge_feedback
+from fine_tune_pipeline.guide.deployment.monitoring.for_review import keep_for_review, unlike
 from fine_tune_pipeline.guide.deployment.monitoring.labels import Label
 from fine_tune_pipeline.guide.deployment.monitoring.operations import Measure, OperationLimits, Prices, measured
 from fine_tune_pipeline.guide.deployment.monitoring.page import alarms_told, html_page, markdown, pictures
@@ -24,7 +26,6 @@ from fine_tune_pipeline.guide.deployment.monitoring.reference import (
 from fine_tune_pipeline.guide.deployment.monitoring.report import FILE, HISTORY, DriftReport, EarlierReport, Judged, Verdict, read_drift
 from fine_tune_pipeline.guide.deployment.monitoring.signals import Compared, Reference, Sample, Signal, far_of, judge
 from fine_tune_pipeline.guide.deployment.monitoring.windows import Window
-from fine_tune_pipeline.guide.deployment.rollout import Live
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.monitoring import MonitoringSpec
 
@@ -59,10 +60,12 @@ class _Seen:
     signals: tuple[Signal, ...] = ()
     measures: tuple[Measure, ...] = ()
     versions: dict[str, int] | None = None
+    unlike: Sequence[str] = ()
 
 
 def build_drift_report(store: Store, use_case: str, watched: Watched, *, embed: Embed, before: Artifact | None, folder: Path) -> Built:
-    """Judge the windows that are new; write `drift.json`, `drift.html` and, where something was compared, the reference's embeddings.
+    """Judge the windows that are new; write `drift.json`, `drift.html` and, where something was compared, the reference's embeddings;
+    `far.jsonl` names the requests that people should look at, if there are any.
 
     Args:
         before: the last report: what it judged is not judged again, and its embeddings are taken when the reference is the same.
@@ -78,8 +81,9 @@ def build_drift_report(store: Store, use_case: str, watched: Watched, *, embed: 
     report = _report(watched, seen, earlier=earlier, feedback=feedback, encoder=encoder)
     (folder / FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
     (folder / PAGE).write_text(html_page(report), encoding="utf-8")
+    far = keep_for_review((id_ for one in seen for id_ in one.unlike), before=before, folder=folder)
     return Built(
-        metadata=_metadata(report),
+        metadata={**_metadata(report), "for_review": far},
         markdown={"report": markdown(report), **pictures(report)},
         checks=[drift_check(report), limits_check(report)],
     )
@@ -166,7 +170,8 @@ def _compared(watched: Watched, window: Window, rows: Rows, whole: Rows, vectors
             "held_back_far": shares.held_back.share,
         }
     )
-    return _Seen(verdict=verdict, signals=signals, measures=seen.measures, versions=seen.versions)
+    far = unlike(whole, compared.near.few, threshold=shares.threshold) if verdict.retrain else []
+    return _Seen(verdict=verdict, signals=signals, measures=seen.measures, versions=seen.versions, unlike=far)
 
 
 def _seen(watched: Watched, window: Window, rows: Rows, usable: Rows) -> _Seen:

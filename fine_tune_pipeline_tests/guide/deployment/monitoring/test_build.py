@@ -9,6 +9,7 @@ import pytest
 
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
+from fine_tune_pipeline.guide.deployment.live import Live
 from fine_tune_pipeline.guide.deployment.monitoring.build import Watched, build_drift_report, comparable
 from fine_tune_pipeline.guide.deployment.monitoring.labels import Label
 from fine_tune_pipeline.guide.deployment.monitoring.message import message
@@ -16,7 +17,6 @@ from fine_tune_pipeline.guide.deployment.monitoring.operations import OperationL
 from fine_tune_pipeline.guide.deployment.monitoring.reference import Embedded, ReferenceGone
 from fine_tune_pipeline.guide.deployment.monitoring.report import VERSION, DriftReport, EarlierReport, read_drift
 from fine_tune_pipeline.guide.deployment.monitoring.windows import Window
-from fine_tune_pipeline.guide.deployment.rollout import Live
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline_tests.guide.deployment.world import FOREIGN, USE_CASE, keep_dataset, keep_predictions, prompts, use_case, words
 
