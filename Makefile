@@ -52,6 +52,7 @@ bench: setup ## side by side: training with stock TRL, answers with generate, pe
 	@$(BIN)/python bench/pii_quality.py
 	@$(BIN)/python bench/dataset_scale.py
 	@if [ -n "$(DATA)" ]; then $(BIN)/python bench/drift_power.py --data "$(DATA)"; else echo "drift_power.py: give DATA=folder of clinc_oos/ and banking77/"; fi
+	@$(BIN)/python bench/traffic_speed.py
 
 docs: setup ## the documentation as a web site in site/
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]' && $(BIN)/mkdocs build --strict

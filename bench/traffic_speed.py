@@ -1,7 +1,7 @@
 """The traffic log: rows a second, and what it costs those who answer; side by side in one run, each way in a process of its own.
 
-    python bench/traffic_speed.py                     all, with a PostgreSQL server of its own if one is installed
-    python bench/traffic_speed.py --answer-ms 270     CPU milliseconds of one answer (Gemma 3 270M on two cores: 270 and more)
+python bench/traffic_speed.py                     all, with a PostgreSQL server of its own if one is installed
+python bench/traffic_speed.py --answer-ms 270     CPU milliseconds of one answer (Gemma 3 270M on two cores: 270 and more)
 """
 
 import argparse
@@ -35,14 +35,18 @@ def main() -> None:
                 print("postgres  no server is installed: left out")
                 continue
             found = _apart(arguments, "rows", "--url", url)
-            print(f"{store:9} {found['rows_per_second']:>8,.0f} rows/s by the wall, {found['cpu_us']:.0f} CPU µs a row, {found['kept']:,} kept")
+            print(
+                f"{store:9} {found['rows_per_second']:>8,.0f} rows/s, {found['cpu_us']:.0f} CPU µs a row, {found['kept']:,} kept",
+                flush=True,
+            )
     found = _apart(arguments, "cost")
     print(
-        f"cost      {found['cost_share']:.2%} of the throughput, a row of the log {found['row_us']:.0f} CPU µs beside {arguments.answer_ms:g} ms an"
-        f" answer; with the scrubber of step 3 {found['scrub_share']:.2%} ({found['scrub_ms']:.1f} CPU ms a row)"
+        f"cost      {found['cost_share']:.2%} of the throughput at {arguments.answer_ms:g} ms an answer ({found['row_us']:.0f} µs a row); "
+        f"with the scrubber of step 3 {found['scrub_share']:.2%} ({found['scrub_ms']:.1f} CPU ms a row)",
+        flush=True,
     )
     found = _apart(arguments, "guard")
-    print(f"guard     {found['in_ms']:.1f} ms a question of {len(PROMPT)} characters on its way in, {found['out_ms']:.1f} ms an answer on its way out")
+    print(f"guard     {found['in_ms']:.1f} ms for {len(PROMPT)} characters on the way in, {found['out_ms']:.1f} ms on the way out")
 
 
 def rows(arguments: argparse.Namespace) -> dict[str, float]:

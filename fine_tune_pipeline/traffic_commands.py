@@ -44,8 +44,8 @@ def forget(parsed: argparse.Namespace) -> int:
         state = places().serving / name
         log = TrafficLog.of(traffic, use_case=name, folder=state)
         found = forgotten(
-            log, Store.at(places().store), use_case=name, user=parsed.user, state=state, mlflow=places().mlflow if traffic.mlflow_share else None,
-            copies=parsed.copies, dry_run=parsed.dry_run,
+            log, Store.at(places().store), use_case=name, user=parsed.user, state=state, copies=parsed.copies, dry_run=parsed.dry_run,
+            mlflow=places().mlflow if traffic.mlflow_share else None,
         )  # fmt: skip
     except (InvalidUseCase, UnknownUseCase) as error:
         print(error, file=sys.stderr)
@@ -86,7 +86,7 @@ def _add_key(parsed: argparse.Namespace, file: "KeyFile") -> int:
 
 
 def _list_keys(parsed: argparse.Namespace, file: "KeyFile") -> int:
-    there = file.keys()
+    there = file.listed()
     facts = {"keys": [{"name": key.name, "per_minute": key.per_minute, "made_at": key.made_at} for key in there]}
     lines = [f"{key.name:<24} {key.per_minute or 'any number':>10} a minute   {key.made_at}" for key in there]
     say(parsed, facts, "\n".join(lines) or "no keys with a name; the endpoint's own two are taken")

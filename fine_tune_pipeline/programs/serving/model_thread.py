@@ -14,8 +14,9 @@ from typing import Any, Generic, TypeVar
 AnswerT = TypeVar("AnswerT")
 ResultT = TypeVar("ResultT")
 
-Generate = Callable[[str, Sequence[Any], int], Sequence[AnswerT | Exception]]
-"""(model name, prompts, most new tokens) -> one answer a prompt, in their order; an exception is the answer of its own request only."""
+Generate = Callable[[str, Sequence[Any], int], Sequence[AnswerT | Exception | Future[AnswerT]]]
+"""(model name, prompts, most new tokens) -> one answer a prompt, in their order; an exception is the answer of its own request only. What
+computes elsewhere gives futures, and the thread goes on at once."""
 
 STOPPING = "the endpoint is being stopped"
 DIED = "the model thread has ended; the server's log says why"
@@ -187,20 +188,22 @@ class ModelThread(Generic[AnswerT]):
             for job in batch:
                 job.answer.set_exception(error)
             return
+        # One that is computed elsewhere is still coming, whatever becomes of this thread.
+        self._running = ()
         for job, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Exception):
-                job.answer.set_exception(answer)
-            else:
-                job.answer.set_result(answer)
+            settle(job.answer, answer)
 
     def _do(self, call: _Call) -> None:
         if not call.result.set_running_or_notify_cancel():
             return
         self._running = [call.result]
         try:
-            call.result.set_result(call.work())
+            done = call.work()
         except FAILURES as error:
             call.result.set_exception(error)
+            return
+        self._running = ()
+        settle(call.result, done)
 
     def _fail_waiting(self, error: Exception) -> None:
         while self._queue:
@@ -208,3 +211,13 @@ class ModelThread(Generic[AnswerT]):
             future: Future[Any] = item.answer if isinstance(item, _Job) else item.result
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
+
+
+def settle(promised: "Future[Any]", outcome: Any) -> None:
+    """Keep a promise: by an answer, an error, or a future that passes on what it gets."""
+    if isinstance(outcome, Future):
+        outcome.add_done_callback(lambda done: settle(promised, done.exception() or done.result()))
+    elif isinstance(outcome, BaseException):
+        promised.set_exception(outcome)
+    else:
+        promised.set_result(outcome)

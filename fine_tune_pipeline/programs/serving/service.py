@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import ServedRequest
-from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
+from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused, UpstreamSlow
 from fine_tune_pipeline.programs.passages import Found
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
@@ -282,6 +282,7 @@ STATUS_OF: dict[type[Exception], int] = {
     ThreadDied: 503,
     NoChampion: 503,
     TookTooLong: 504,
+    UpstreamSlow: 504,
 }
 """HTTP status of what can go wrong; everything else is 500."""
 

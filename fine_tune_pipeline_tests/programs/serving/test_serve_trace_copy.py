@@ -28,6 +28,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     mlflow.set_tracking_uri(before)
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
 def test_scrubbed_rows_are_copied_and_go_by_request_and_by_age(uri: str):
     copy = TraceCopy(uri=uri, use_case="bank", share=1.0)
     now = time.time()
