@@ -72,14 +72,13 @@ class Sources:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the endpoint runs: its own server, a second one for trying, and how; `log` is what it is asked, `mlflow` the URI of MLflow."""
+    """Where the endpoint runs: its own server, a second one for trying, and how; `log` is what it is asked."""
 
     endpoint: Endpoint
     candidate: Endpoint
     host: str
     inventory: "Inventory"
     log: TrafficLog
-    mlflow: str | None = None
 
 
 APART = Check(
