@@ -66,13 +66,13 @@ def far_shares(production: "np.ndarray", held_back: "np.ndarray") -> FarShares:
     )
 
 
-def closer(texts: "np.ndarray", others: "np.ndarray", nearest: "np.ndarray") -> "np.ndarray":
-    """Which of the others are more like a text than any training text is: bool [texts, others]; copies of it, and itself, do not count.
+def closer(similar: "np.ndarray", nearest: "np.ndarray") -> "np.ndarray":
+    """Which texts are more like a text than any training text is: bool, as `similar`; copies of it, and itself, do not count.
 
     Args:
-        nearest: similarity of each text to the nearest training text.
+        similar: cosine similarity of each text to others, float32 [texts, others].
+        nearest: that of each text to the nearest training text, float32 [texts].
     """
-    similar = texts @ others.T
     return (similar > nearest[:, None]) & (similar < SAME)
 
 

@@ -71,7 +71,7 @@ class Reference:
         """Which held-back texts are more like each other than like training texts: sparse [texts, texts]."""
         from scipy import sparse
 
-        return sparse.csr_matrix(closer(self.held_back.vectors, self.held_back.vectors, self.near.nearest))
+        return sparse.csr_matrix(closer(self.held_back.vectors @ self.held_back.vectors.T, self.near.nearest))
 
 
 @dataclass(frozen=True)
@@ -176,12 +176,13 @@ def _far_share(compared: Compared) -> Found | None:
 def _new_subjects(compared: Compared) -> Found | None:
     reference, window = compared.reference, compared.window.vectors
     held_back = reference.held_back.vectors
-    among = closer(window, window, compared.near.nearest)
-    across = closer(window, held_back, compared.near.nearest), closer(held_back, window, reference.near.nearest)
+    alike, likewise = window @ window.T, window @ held_back.T
+    among = closer(alike, compared.near.nearest)
+    across = closer(likewise, compared.near.nearest), closer(likewise.T, reference.near.nearest)
     found = companions(among, across, reference.companions, seed=reference.seed)
     means = f"{found.seen.share:.1%} of the requests are nearer to another one than to training texts, {found.by_chance:.1%} by chance"
     # Those that are nearest to each other, and far from what is known.
-    excess = (window @ window.T * among).max(axis=1) - compared.near.nearest * among.any(axis=1)
+    excess = (alike * among).max(axis=1) - compared.near.nearest * among.any(axis=1)
     return Found(found.outcome, means, len(window), len(held_back), excess)
 
 

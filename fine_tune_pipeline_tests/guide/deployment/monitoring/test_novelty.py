@@ -27,7 +27,7 @@ def test_far_texts_are_those_below_the_held_back_quantile():
 
 def test_a_text_sent_twice_is_no_companion_of_itself_nor_is_one_that_is_less_alike_than_training_texts():
     texts = unit(np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]))
-    assert closer(texts, texts, np.array([0.5, 0.9, 0.5, 0.5])).tolist() == [
+    assert closer(texts @ texts.T, np.array([0.5, 0.9, 0.5, 0.5])).tolist() == [
         [False, False, True, False],
         [False, False, False, False],
         [True, True, False, False],
@@ -49,9 +49,9 @@ def test_companions_are_a_permutation_test():
     seen = having(np.arange(20))
     by_hand = [having(draw.permutation(60)[:20]) for _ in range(5000)]
     found = companions(
-        closer(window, window, nearest[0]),
-        (closer(window, held_back, nearest[0]), closer(held_back, window, nearest[1])),
-        sparse.csr_matrix(closer(held_back, held_back, nearest[1])),
+        closer(window @ window.T, nearest[0]),
+        (closer(window @ held_back.T, nearest[0]), closer(held_back @ window.T, nearest[1])),
+        sparse.csr_matrix(closer(held_back @ held_back.T, nearest[1])),
         seed=1,
     )
     assert found.seen == Counted(seen, 20)
