@@ -187,7 +187,9 @@ def _refuse_reserved(texts: Sequence[str], *, tokenizer: "PreTrainedTokenizerBas
                 "take it out of the text, or use the format style 'plain'"
             )
     if (pieced := pieced_token(texts, tokenizer=tokenizer)) is not None:
-        raise ReservedText(f"the texts could be put together to {pieced!r}, a special token of the chat format; change where they begin or end")
+        raise ReservedText(
+            f"the texts could be put together to {pieced!r}, a special token of the chat format; change where they begin or end"
+        )
 
 
 def _reserved(parsed: Sequence[int], literal: Sequence[int], *, tokenizer: "PreTrainedTokenizerBase") -> str:
