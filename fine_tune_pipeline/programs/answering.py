@@ -13,6 +13,7 @@ from fine_tune_pipeline.programs.json_guides import JsonGuide, json_guide
 from fine_tune_pipeline.programs.label_scores import label_logprobs
 from fine_tune_pipeline.programs.label_tree import LabelTree, label_tree
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.written_rows import Manner
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,19 @@ class Answering:
         return prompt_tokens + (max_new_tokens if self.tree is None else self.tree.nodes)
 
     def answers(
-        self, model: PreTrainedModel | PeftModel, prompts: Sequence[list[int]], *, max_new_tokens: int, prefix: Prefix | None = None
+        self,
+        model: PreTrainedModel | PeftModel,
+        prompts: Sequence[list[int]],
+        *,
+        max_new_tokens: int,
+        prefix: Prefix | None = None,
+        manners: Sequence[Manner] | None = None,
     ) -> list[Generated]:
         """Answers in the order of the prompts; they do not depend on their neighbours in the batch.
+
+        Args:
+            prefix: what `shared_prefix` gave for these prompts.
+            manners: how each answer is written, where they are not all alike; not for a closed list.
 
         Raises:
             PromptTooLong: the longest prompt and its answer exceed the model's context.
@@ -51,6 +62,7 @@ class Answering:
                 stop=self.stop,
                 guide=self.guide,
                 prefix=prefix,
+                manners=manners,
             )
         refuse_too_long(max(map(len, prompts)), max_new_tokens=self.tree.longest, config=model.config)
         found = label_logprobs(model, prompts, tree=self.tree, prefix=prefix).tolist()

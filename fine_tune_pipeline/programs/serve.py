@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
+import transformers
 import uvicorn
 
 from fine_tune_pipeline.artifacts.examples import Asked
@@ -31,10 +32,12 @@ from fine_tune_pipeline.programs.serving.contract import SALT_FILE, SERVER_FILE,
 from fine_tune_pipeline.programs.serving.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.serving.http_routes import make_app
 from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
+from fine_tune_pipeline.programs.serving.metrics import Metrics
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
 from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
-from fine_tune_pipeline.programs.serving.service import Limits, Service, Written
+from fine_tune_pipeline.programs.serving.running import Written
+from fine_tune_pipeline.programs.serving.service import Limits, Service
 from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import Models, Versions
 from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer
@@ -162,7 +165,11 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     base = base_name(request.use_case)
     hosted = read_hosted(folder)
     models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
-    thread: ModelThread[Written] = ModelThread(models.generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting)
+    metrics = Metrics()
+    ability, generate = (models.ability, models.serve) if isinstance(models, ServedModels) else ("remote", models.generate)
+    thread: ModelThread[Written] = ModelThread(
+        generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting, on_batch=metrics.batch
+    )
     thread.start()
     indexes = Indexes(state, encoder=_question_encoder)
     versions = Versions(
@@ -191,8 +198,16 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         shape=AnswerShape(schema=request.answer_schema, labels=request.answer_labels),
         limits=limits,
         conversations=request.conversations,
+        ability=ability,
+        metrics=metrics,
+        engine=_engine(request),
     )
     return service, writer
+
+
+def _engine(request: ServeRequest) -> str:
+    """What computes the answers: another version of it may round otherwise."""
+    return f"torch {torch.__version__} transformers {transformers.__version__} {request.dtype} {request.device}"
 
 
 def _with_weights(request: ServeRequest, base: str) -> tuple[Served, Encode]:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE
 from fine_tune_pipeline.programs.serving.http_errors import error_response
 
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = ("/health", "/ready")
 LEAST_KEY_CHARACTERS = 16
 
 

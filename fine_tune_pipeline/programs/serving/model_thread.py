@@ -5,8 +5,9 @@ version and half by another. Nothing of torch here: what generates is given from
 """
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Hashable, Sequence, Sized
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -16,6 +17,14 @@ ResultT = TypeVar("ResultT")
 
 Generate = Callable[[str, Sequence[Any], int], Sequence[AnswerT | Exception]]
 """(model name, prompts, most new tokens) -> one answer a prompt, in their order; an exception is the answer of its own request only."""
+
+GATHER_SECONDS = 0.02
+GATHER_SHARE = 0.05
+"""Of the last batch's time, at most `GATHER_SECONDS`: so long a batch waits for as many requests as the last one had. Clients that ask again
+at once come a few milliseconds after their answer, and would find the thread at work on the first of them alone."""
+
+NEAR_BATCHES = 4
+"""Batches that a queue's head may hold, out of which requests of about one length are taken."""
 
 STOPPING = "the endpoint is being stopped"
 DIED = "the model thread has ended; the server's log says why"
@@ -38,16 +47,17 @@ class ThreadDied(Exception):
 
 @dataclass(frozen=True)
 class _Job(Generic[AnswerT]):
-    """A request: what it wants (`kind` decides what may share its batch) and where its answer goes."""
+    """A request: what it wants (`batch` decides what may share its batch) and where its answer goes."""
 
     name: str
     prompt: Sized
     max_new_tokens: int
+    kind: Hashable
     answer: "Future[AnswerT]" = field(default_factory=Future)
 
     @property
-    def kind(self) -> tuple[str, int]:
-        return self.name, self.max_new_tokens
+    def batch(self) -> tuple[str, int, Hashable]:
+        return self.name, self.max_new_tokens, self.kind
 
 
 @dataclass(frozen=True)
@@ -61,16 +71,27 @@ class _Call:
 class ModelThread(Generic[AnswerT]):
     """Answers requests in batches of one version."""
 
-    def __init__(self, generate: Generate[AnswerT], *, batch_rows: int = 16, queue_limit: int = 256) -> None:
+    def __init__(
+        self,
+        generate: Generate[AnswerT],
+        *,
+        batch_rows: int = 16,
+        queue_limit: int = 256,
+        on_batch: Callable[[int, float], None] | None = None,
+    ) -> None:
         """
         Args:
             generate: called in this thread only; `FAILURES` fail the batch, anything else ends the thread.
             batch_rows: most requests answered together.
             queue_limit: most requests that wait.
+            on_batch: told of each batch that was answered: its rows, and the seconds that it took.
         """
         self._generate = generate
         self._batch_rows = batch_rows
         self._queue_limit = queue_limit
+        self._on_batch = on_batch
+        self._last_rows = 0
+        self._last_seconds = 0.0
         self._queue: deque[_Job[AnswerT] | _Call] = deque()
         self._changed = threading.Condition()
         self._draining = False
@@ -90,16 +111,17 @@ class ModelThread(Generic[AnswerT]):
         with self._changed:
             return self._waiting()
 
-    def submit(self, name: str, prompt: Sized, *, max_new_tokens: int) -> "Future[AnswerT]":
+    def submit(self, name: str, prompt: Sized, *, max_new_tokens: int, kind: Hashable = None) -> "Future[AnswerT]":
         """Queue a request; cancelling the future takes it out, unless its batch runs already.
 
         Args:
             prompt: what `generate` understands: token ids, or what is as long as it has tokens.
+            kind: requests share a batch only with those of the same kind.
 
         Raises:
             QueueFull, Draining, ThreadDied: it was not queued.
         """
-        job: _Job[AnswerT] = _Job(name=name, prompt=prompt, max_new_tokens=max_new_tokens)
+        job: _Job[AnswerT] = _Job(name=name, prompt=prompt, max_new_tokens=max_new_tokens, kind=kind)
         with self._changed:
             self._refuse_if_closed()
             if self._waiting() >= self._queue_limit:
@@ -158,6 +180,7 @@ class ModelThread(Generic[AnswerT]):
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._draining)
+                self._gather()
                 if not self._queue:
                     return None
                 if isinstance(self._queue[0], _Call):
@@ -166,32 +189,51 @@ class ModelThread(Generic[AnswerT]):
                 if batch:
                     return batch
 
+    def _gather(self) -> None:
+        """Wait a moment for those who were answered together and ask again; one client alone never waits."""
+        wanted = min(self._last_rows, self._batch_rows)
+        if wanted > 1:
+            seconds, self._last_rows = min(GATHER_SECONDS, GATHER_SHARE * self._last_seconds), 0
+            self._changed.wait_for(lambda: self._draining or self._calls() or self._waiting() >= wanted, timeout=seconds)
+
+    def _calls(self) -> bool:
+        return any(isinstance(item, _Call) for item in self._queue)
+
     def _take_batch(self) -> "list[_Job[AnswerT]]":
-        """Requests of the kind of the first, wherever they stand before the next call; the order of the others stays."""
+        """The first request and those of its kind that are nearest to it in length, wherever they stand before the next call: the batch is
+        as wide as its longest prompt. The order of the others stays, so each comes first at last."""
         before_call: list[_Job[AnswerT]] = []
         while self._queue and isinstance(self._queue[0], _Job):
             before_call.append(self._queue.popleft())  # type: ignore[arg-type]
         open_jobs = [job for job in before_call if not job.answer.cancelled()]
-        batch = [job for job in open_jobs if job.kind == open_jobs[0].kind][: self._batch_rows]
-        taken = set(map(id, batch))
+        alike = [job for job in open_jobs if job.batch == open_jobs[0].batch][: NEAR_BATCHES * self._batch_rows]
+        nearest = sorted(alike, key=lambda job: abs(len(job.prompt) - len(alike[0].prompt)))[: self._batch_rows]
+        taken = set(map(id, nearest))
+        batch = [job for job in alike if id(job) in taken]
         self._queue.extendleft(reversed([job for job in open_jobs if id(job) not in taken]))
         # From here on a request can no longer be cancelled; one that was in the meantime is left out.
         return [job for job in batch if job.answer.set_running_or_notify_cancel()]
 
     def _answer(self, batch: "list[_Job[AnswerT]]") -> None:
-        name, max_new_tokens = batch[0].kind
         self._running = [job.answer for job in batch]
+        start = time.monotonic()
         try:
-            answers = self._generate(name, [job.prompt for job in batch], max_new_tokens)
+            answers = self._generate(batch[0].name, [job.prompt for job in batch], batch[0].max_new_tokens)
         except FAILURES as error:
             for job in batch:
                 job.answer.set_exception(error)
             return
+        self._note(len(batch), time.monotonic() - start)
         for job, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
                 job.answer.set_exception(answer)
             else:
                 job.answer.set_result(answer)
+
+    def _note(self, rows: int, seconds: float) -> None:
+        self._last_rows, self._last_seconds = rows, seconds
+        if self._on_batch is not None:
+            self._on_batch(rows, seconds)
 
     def _do(self, call: _Call) -> None:
         if not call.result.set_running_or_notify_cancel():

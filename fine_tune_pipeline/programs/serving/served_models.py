@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 
 from peft import PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model_state_dict
@@ -10,9 +11,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fine_tune_pipeline.programs.answering import answering
 from fine_tune_pipeline.programs.decoding import Generated
-from fine_tune_pipeline.programs.decoding_requests import Decoding
+from fine_tune_pipeline.programs.decoding_requests import Decoding, JsonDecoding
+from fine_tune_pipeline.programs.json_guides import GuideMissing, JsonGuide, UnsupportedSchema, UnsupportedTokenizer, json_guide
 from fine_tune_pipeline.programs.models import is_peft_folder, load_model, load_tokenizer, weight_files
 from fine_tune_pipeline.programs.requests import Precision, PromptFormat
+from fine_tune_pipeline.programs.serving.kept_prefixes import KeptPrefixes
+from fine_tune_pipeline.programs.serving.wishes import Ability, UnsupportedWish, Wanted
+from fine_tune_pipeline.programs.written_rows import Draw, Manner, tell_whole
+
+SCHEMAS = 64
+"""Schemas of clients that are kept ready: reading one takes milliseconds."""
 
 
 class UnusableAdapter(ValueError):
@@ -44,6 +52,9 @@ class ServedModels:
         assert isinstance(base, PreTrainedModel)
         self._base: PreTrainedModel = base
         self._way = answering(decoding, tokenizer=self._tokenizer, config=base.config, format=format)
+        words = base.config.get_text_config().vocab_size
+        self._guide = lru_cache(SCHEMAS)(lambda wanted: _guide(wanted, tokenizer=self._tokenizer, format=format, words=words))
+        self._prefixes = KeptPrefixes()
         # Asked now: adapters are laid into the base, and would count later.
         self._parameters: int = base.num_parameters()
         self._adapted: PeftModel | None = None
@@ -53,6 +64,13 @@ class ServedModels:
     def context_tokens(self) -> int:
         """What the base model can look back on: prompt and answer together."""
         return self._base.config.get_text_config().max_position_embeddings
+
+    @property
+    def ability(self) -> Ability:
+        """What its answers are."""
+        if self._way.tree is not None:
+            return "labels"
+        return "free" if self._way.guide is None else "json"
 
     @property
     def names(self) -> list[str]:
@@ -78,6 +96,7 @@ class ServedModels:
 
     def unload(self, name: str) -> None:
         """Free what a version holds; unknown names are fine."""
+        self._prefixes.forget(name)
         self._whole.pop(name, None)
         if self._adapted is None or name not in self._adapted.peft_config:
             return
@@ -99,8 +118,58 @@ class ServedModels:
         model = self.model_of(name)
         as_base = model.disable_adapter() if isinstance(model, PeftModel) and name == self._base_name else nullcontext()
         with as_base:
-            ids = [list(prompt) for prompt in prompts]
-            return self._way.answers(model, ids, max_new_tokens=max_new_tokens)
+            return self._answers(name, model, prompts, max_new_tokens)
+
+    def serve(self, name: str, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generated | Exception]:
+        """The same as clients wish it, where prompts are `Wanted`; a wish that cannot be fulfilled is the answer of its own row.
+
+        Raises:
+            UnknownModel: it is not loaded.
+        """
+        found: dict[int, Generated | Exception] = {}
+        for place, prompt in enumerate(prompts):
+            try:
+                self._manner(prompt, max_new_tokens)
+            except UnsupportedWish as error:
+                found[place] = error
+        rest = [place for place in range(len(prompts)) if place not in found]
+        if rest:
+            answers = self.generate(name, [prompts[place] for place in rest], max_new_tokens)
+            found |= dict(zip(rest, answers, strict=True))
+        return [found[place] for place in range(len(prompts))]
+
+    def _answers(
+        self, name: str, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> list[Generated]:
+        ids = [list(prompt) for prompt in prompts]
+        prefix = self._prefixes.fitting(model, name, ids)
+        if self._way.tree is None:
+            manners = [self._manner(prompt, max_new_tokens) for prompt in prompts]
+            return self._way.answers(model, ids, max_new_tokens=max_new_tokens, prefix=prefix, manners=manners)
+        answers = self._way.answers(model, ids, max_new_tokens=max_new_tokens, prefix=prefix)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            if isinstance(prompt, Wanted):
+                tell_whole(prompt.heard, answer)
+        return answers
+
+    def _manner(self, prompt: Sequence[int] | Wanted, max_new_tokens: int) -> Manner:
+        """How an answer is written: as evaluation does, and as its client wishes.
+
+        Raises:
+            UnsupportedWish: a schema that cannot be kept.
+        """
+        if not isinstance(prompt, Wanted):
+            return Manner(max_new_tokens, stop=self._way.stop, guide=self._way.guide)
+        wish = prompt.wish
+        drawn = wish.sampling
+        return Manner(
+            prompt.max_new_tokens,
+            stop=(*self._way.stop, *wish.stop),
+            guide=self._way.guide if wish.json is None else self._guide(wish.json.model_dump_json()),
+            draw=None if drawn is None else Draw(temperature=drawn.temperature, top_p=drawn.top_p, seed=drawn.seed),
+            scores=wish.top_logprobs,
+            ear=prompt.heard,
+        )
 
     def model_of(self, name: str) -> PreTrainedModel | PeftModel:
         """What answers as this version; for the base model, where there are adapters, they must be disabled around its use.
@@ -151,3 +220,20 @@ def _stored_names(folder: Path) -> set[str]:
         with safe_open(path, framework="pt") as stored:
             names.update(stored.keys())
     return names
+
+
+def _guide(wanted: str, *, tokenizer: PreTrainedTokenizerBase, format: PromptFormat, words: int) -> JsonGuide:
+    """What keeps answers inside the schema of a client.
+
+    Args:
+        wanted: a `JsonDecoding` as JSON.
+
+    Raises:
+        UnsupportedWish: it cannot be kept here.
+    """
+    try:
+        return json_guide(JsonDecoding.model_validate_json(wanted), tokenizer=tokenizer, format=format, words=words)
+    except UnsupportedSchema as error:
+        raise UnsupportedWish(f"response_format: this schema cannot be kept while an answer is written: {error.said}") from error
+    except (GuideMissing, UnsupportedTokenizer) as error:
+        raise UnsupportedWish("response_format: this server cannot keep answers inside a schema; leave it out") from error

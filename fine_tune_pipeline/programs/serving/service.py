@@ -1,13 +1,15 @@
 """From a question to an answer: who answers, what is too much, how long to wait, what the log keeps. No HTTP and no torch here."""
 
 import asyncio
+import hashlib
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence, Sized
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence, Sized
+from concurrent.futures import Future
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 from uuid import uuid4
 
 from fine_tune_pipeline.artifacts.examples import Asked
@@ -18,12 +20,15 @@ from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.serving.contract import Health
 from fine_tune_pipeline.programs.serving.indexes import Indexes, IndexGone
+from fine_tune_pipeline.programs.serving.listening import Listener, Part
+from fine_tune_pipeline.programs.serving.metrics import Metrics
 from fine_tune_pipeline.programs.serving.model_thread import Draining, ModelThread, QueueFull, ThreadDied
+from fine_tune_pipeline.programs.serving.readiness import Readiness
+from fine_tune_pipeline.programs.serving.running import EXPECTED, ClientGone, Running, TookTooLong, Written
 from fine_tune_pipeline.programs.serving.traffic_writer import Answered, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import NoChampion, Target, Versions
-
-POLL_SECONDS = 0.2
-"""How often a waiting request looks whether its client is still there."""
+from fine_tune_pipeline.programs.serving.wishes import Ability, UnsupportedWish, Wanted, Wish
+from fine_tune_pipeline.programs.token_scores import TokenScore
 
 PROBE = "probe"
 """Arm of requests made with the admin key: tests of ours, not production."""
@@ -37,30 +42,6 @@ class TooManyWanted(ValueError):
     """The request wants a longer answer than the model was evaluated with."""
 
 
-class TookTooLong(Exception):
-    """No answer within the time of one request; it was taken out of the queue if it still waited there."""
-
-
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
-
-
-class Written(Protocol):
-    """What a model wrote. `logprob` is the mean log-probability of its tokens, None where a provider does not give it."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def tokens(self) -> int: ...
-
-    @property
-    def logprob(self) -> float | None: ...
-
-    @property
-    def finished(self) -> bool: ...
-
-
 @dataclass(frozen=True)
 class Limits:
     """What the endpoint takes at most."""
@@ -71,11 +52,12 @@ class Limits:
     body_bytes: int = 256 * 1024
     request_seconds: float = 120.0
     drain_seconds: float = 30.0
+    slow_reader_seconds: float = 20.0
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request. `system` is a system message, empty if there is none; `probe` marks our own tests."""
+    """One request. `system` is a system message, empty if there is none; `probe` marks our own tests; `name` begins the answer's id."""
 
     asked: Asked
     model: str | None = None
@@ -83,6 +65,9 @@ class Question:
     system: str = ""
     user: str | None = None
     probe: bool = False
+    wish: Wish = Wish()
+    streams: bool = False
+    name: str = "chatcmpl"
 
 
 @dataclass(frozen=True)
@@ -97,6 +82,48 @@ class Answer:
     new_tokens: int
     finished: bool
     sources: Sequence[Found] | None = None
+    scores: Sequence[TokenScore] | None = None
+
+
+class Ongoing:
+    """A request that was taken and queued."""
+
+    def __init__(self, running: Running, record: "_Record") -> None:
+        self._running = running
+        self._record = record
+        self.id = record.id
+        self.target = record.target
+        self.sources = record.sources
+
+    async def parts(self) -> AsyncGenerator[Part, None]:
+        """See `Running.parts`."""
+        async with aclosing(self._running.parts()) as parts:
+            first = True
+            async for part in parts:
+                if first:
+                    self._record.begun()
+                first = False
+                yield part
+
+    async def whole(self) -> Answer:
+        """The answer; raises what `parts` raises."""
+        await self._running.whole()
+        return self.answer
+
+    @property
+    def answer(self) -> Answer:
+        """The answer, once `parts` was read to its end."""
+        written = self._running.answer
+        return Answer(
+            id=self.id,
+            target=self.target,
+            text=written.text,
+            prompt_tokens=self._record.prompt_tokens,
+            new_tokens=written.tokens,
+            finished=written.finished,
+            sources=self.sources,
+            scores=getattr(written, "scores", None),
+        )
 
 
 class Service:
@@ -116,12 +143,18 @@ class Service:
         shape: AnswerShape,
         limits: Limits,
         conversations: bool = False,
+        ability: Ability = "remote",
+        metrics: Metrics | None = None,
+        engine: str = "",
     ) -> None:
         """
         Args:
             context_tokens: what the model can look back on; prompt and answer must fit.
             encode: (what is asked, system message) -> the prompt, as long as it has tokens; called in one thread only.
             conversations: whether the model was trained on several turns.
+            ability: what answers are; all but `remote` models understand `Wanted`.
+            metrics: those that the model thread counts in, too.
+            engine: what computes the answers, by name and version.
         """
         self.use_case = use_case
         self.format = format
@@ -131,12 +164,18 @@ class Service:
         self.shape = shape
         self.limits = limits
         self.conversations = conversations
+        self.ability = ability
+        self.metrics = metrics or Metrics()
+        self.registry_stale_seconds: Callable[[], float | None] = lambda: None
+        self._engine = engine
         self._context_tokens = context_tokens
         self._encode = encode
         self._thread = thread
         self._draining = False
         self._answered = 0
         self._started = time.monotonic()
+        self.readiness = Readiness(self._one_token)
+        self.metrics.watch(self.health, stale_seconds=lambda: self.registry_stale_seconds())
 
     @property
     def draining(self) -> bool:
@@ -145,6 +184,12 @@ class Service:
     @property
     def thread_alive(self) -> bool:
         return self._thread.alive
+
+    def note_answer(self, target: Target) -> None:
+        """A version has answered: if it is the champion, it need not be asked whether it can."""
+        self._answered += 1
+        if target.arm == "champion":
+            self.readiness.seen()
 
     def drain(self) -> None:
         """Refuse what comes from now on; the running batch is still answered."""
@@ -183,6 +228,11 @@ class Service:
             ReservedText: the text can't be put into the chat format.
             RuntimeError, ValueError: the model failed on this batch.
         """
+        ongoing = await self.begin(question, gone=gone)
+        return await ongoing.whole()
+
+    async def begin(self, question: Question, *, gone: Callable[[], Awaitable[bool]]) -> Ongoing:
+        """Take one question and queue it; raises what `answer` raises before its batch."""
         arrived = time.monotonic()
         if self._draining:
             raise Draining("the endpoint is being stopped")
@@ -191,23 +241,44 @@ class Service:
         prompt = self._encode(replace(question.asked, context=context), question.system)
         most = self._most(question, target)
         record = _Record(question=question, target=target, prompt_tokens=len(prompt), arrived=arrived, service=self, sources=sources)
+        listener = Listener(streams=question.streams)
         try:
             self._refuse_too_long(len(prompt), most, looked_up=sum(found.entry.tokens for found in sources or ()))
-            text = await self._wait(target, prompt, most, gone=gone)
-        except (QueueFull, Draining, ThreadDied, TookTooLong, ClientGone, RuntimeError, ValueError) as error:
-            record.keep(status=STATUS_OF.get(type(error), 500), text=None)
+            queued = self._queued(question, target, prompt, most, listener=listener)
+        except EXPECTED as error:
+            record.failed(error)
             raise
-        self._answered += 1
-        record.keep(status=200, text=text)
-        return Answer(
-            id=record.id,
-            target=target,
-            text=text.text,
-            prompt_tokens=len(prompt),
-            new_tokens=text.tokens,
-            finished=text.finished,
-            sources=sources,
-        )
+        running = Running(queued, listener=listener, seconds=self.limits.request_seconds, gone=gone, kept=record)
+        return Ongoing(running, record)
+
+    def _queued(self, question: Question, target: Target, prompt: Sized, most: int, *, listener: Listener) -> "Future[Written]":
+        if self.ability == "remote":
+            return self._thread.submit(target.name, prompt, max_new_tokens=most)
+        assert isinstance(prompt, Sequence)
+        wanted = Wanted(prompt, most, question.wish, listener)
+        # Each row has a limit of its own, so the batch is not cut by it.
+        return self._thread.submit(target.name, wanted, max_new_tokens=target.max_new_tokens, kind=question.wish.ordinary)
+
+    def fingerprint(self, target: Target) -> str:
+        """Stands for all that decides an answer beside the request: base, version, and what computes them."""
+        content = f"{self.versions.table.base_sha256} {target.sha256} {self._engine}"
+        return f"fp_{hashlib.sha256(content.encode('utf-8')).hexdigest()[:16]}"
+
+    async def not_ready(self) -> str | None:
+        """Why nobody should be sent here; None if the champion answers. What can be seen is looked at each time."""
+        if self._draining:
+            return "the endpoint is being stopped"
+        try:
+            self.versions.target(None)
+        except NoChampion as error:
+            return str(error)
+        return await self.readiness.problem()
+
+    async def _one_token(self) -> None:
+        """Have the champion write one token, past the log; raises what is wrong."""
+        target = self.versions.target(None)
+        prompt = self._encode(Asked("Hello"), "")
+        await asyncio.wrap_future(self._thread.submit(target.name, prompt, max_new_tokens=1))
 
     async def _with_sources(self, question: Question) -> tuple[Target, list[Found] | None]:
         """Who answers, and what was found for it; once more should it be replaced meanwhile, since each version has its own index."""
@@ -221,23 +292,6 @@ class Service:
                 sources = await self._indexes.look_up(question.asked.text, target.retrieval)
                 if self.versions.serves(target):
                     return target, sources
-
-    async def _wait(self, target: Target, prompt: Sized, most: int, *, gone: Callable[[], Awaitable[bool]]) -> Written:
-        queued = self._thread.submit(target.name, prompt, max_new_tokens=most)
-        waiting = asyncio.wrap_future(queued)
-        deadline = time.monotonic() + self.limits.request_seconds
-        while not waiting.done():
-            await asyncio.wait({waiting}, timeout=POLL_SECONDS)
-            if waiting.done():
-                break
-            late = time.monotonic() > deadline
-            if late or await gone():
-                # Taken out of the queue; if its batch runs already, the answer is made and thrown away.
-                waiting.cancel()
-                raise (
-                    TookTooLong(f"no answer within {self.limits.request_seconds:g} seconds") if late else ClientGone("the client has left")
-                )
-        return waiting.result()
 
     def _most(self, question: Question, target: Target) -> int:
         """What the answer may take: by default as much as in the version's evaluation, at most that."""
@@ -267,6 +321,7 @@ class Service:
 
 STATUS_OF: dict[type[Exception], int] = {
     UpstreamRefused: 400,
+    UnsupportedWish: 400,
     TooManyTokens: 413,
     QueueFull: 429,
     UpstreamBusy: 429,
@@ -293,13 +348,32 @@ class _Record:
         service: Service,
         sources: Sequence[Found] | None,
     ) -> None:
-        self.id = f"chatcmpl-{uuid4().hex}"
+        self.id = f"{question.name}-{uuid4().hex}"
+        self.target = target
+        self.prompt_tokens = prompt_tokens
+        self.sources = sources
         self._question = question
-        self._target = target
-        self._prompt_tokens = prompt_tokens
         self._arrived = arrived
         self._service = service
-        self._sources = sources
+
+    @property
+    def arm(self) -> str:
+        return PROBE if self._question.probe else self.target.arm
+
+    def begun(self) -> None:
+        """The first piece is there."""
+        if self._question.streams:
+            seconds = time.monotonic() - self._arrived
+            self._service.metrics.first_piece(version=self.target.version, arm=self.arm, seconds=seconds)
+
+    def answered(self, written: Written) -> None:
+        """The request ended well."""
+        self._service.note_answer(self.target)
+        self.keep(status=200, text=written)
+
+    def failed(self, error: Exception) -> None:
+        """The request ended without an answer."""
+        self.keep(status=STATUS_OF.get(type(error), 500), text=None)
 
     def keep(self, *, status: int, text: Written | None) -> None:
         valid = None if text is None else self._service.shape.problem(text.text) is None
@@ -307,17 +381,25 @@ class _Record:
             id=self.id,
             ts=time.time(),
             use_case=self._service.use_case,
-            version=self._target.version,
-            arm=PROBE if self._question.probe else self._target.arm,
+            version=self.target.version,
+            arm=self.arm,
             prompt_scrubbed=None,
             answer_scrubbed=None,
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=self.prompt_tokens,
             new_tokens=0 if text is None else text.tokens,
             latency_ms=round((time.monotonic() - self._arrived) * 1000, 3),
             status=status,
             valid=valid,
             confidence=None if text is None else text.logprob,
-            sources=None if self._sources is None else json.dumps([found.entry.id for found in self._sources], ensure_ascii=False),
+            sources=None if self.sources is None else json.dumps([found.entry.id for found in self.sources], ensure_ascii=False),
+        )
+        self._service.metrics.ended(
+            version=row.version,
+            arm=row.arm,
+            status=status,
+            seconds=row.latency_ms / 1000,
+            prompt_tokens=row.prompt_tokens,
+            new_tokens=row.new_tokens,
         )
         answer = "" if text is None else text.text
         closed = bool(valid and self._service.shape.closed) or not answer
