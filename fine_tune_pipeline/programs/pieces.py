@@ -1,4 +1,4 @@
-"""An answer while it grows: what of it is sure already, so that pieces put together are the whole answer, letter by letter. No torch here."""
+"""An answer while it grows: what of it is sure already, so that pieces put together are the whole answer. No torch here."""
 
 from collections.abc import Sequence
 

@@ -34,9 +34,9 @@ from fine_tune_pipeline.programs.serving.http_routes import make_app
 from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
 from fine_tune_pipeline.programs.serving.metrics import Metrics
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
+from fine_tune_pipeline.programs.serving.running import Written
 from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
-from fine_tune_pipeline.programs.serving.running import Written
 from fine_tune_pipeline.programs.serving.service import Limits, Service
 from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import Models, Versions
@@ -167,9 +167,7 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
     metrics = Metrics()
     ability, generate = (models.ability, models.serve) if isinstance(models, ServedModels) else ("remote", models.generate)
-    thread: ModelThread[Written] = ModelThread(
-        generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting, on_batch=metrics.batch
-    )
+    thread: ModelThread[Written] = ModelThread(generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting, on_batch=metrics.batch)
     thread.start()
     indexes = Indexes(state, encoder=_question_encoder)
     versions = Versions(

@@ -130,6 +130,7 @@ def _scored(token: str, logprob: float) -> dict[str, Any]:
 
 def _text_scores(scores: Sequence[TokenScore], *, offset: int) -> dict[str, Any]:
     """The older shape; offsets count in what the model wrote, white space at its begin included."""
+    # Two tokens may have the same text, such as parts of characters: then the likelier one stands there.
     offsets = []
     for score in scores:
         offsets.append(offset)
@@ -137,6 +138,6 @@ def _text_scores(scores: Sequence[TokenScore], *, offset: int) -> dict[str, Any]
     return {
         "tokens": [score.token for score in scores],
         "token_logprobs": [score.logprob for score in scores],
-        "top_logprobs": [dict(score.top) for score in scores],
+        "top_logprobs": [dict(reversed(score.top)) for score in scores],
         "text_offset": offsets,
     }

@@ -182,8 +182,7 @@ def completion_question(body: CompletionRequest, *, service: Service, probe: boo
         raise Refused("prompt: it is empty; want some text", param="prompt")
     wish = _wish(body, json=None, top=body.logprobs)
     asked = Asked(body.text)
-    found = _question(body, asked=asked, system="", most=body.max_tokens, wish=wish, service=service, probe=probe)
-    return found
+    return _question(body, asked=asked, system="", most=body.max_tokens, wish=wish, service=service, probe=probe)
 
 
 def asked_of(body: ChatRequest, *, conversations: bool, style: str) -> tuple[Asked, str]:

@@ -19,9 +19,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         by = ("version", "arm")
         self._requests = Counter("ftp_requests", "Requests by outcome (HTTP status).", (*by, "status"), registry=self._registry)
-        self._seconds = Histogram(
-            "ftp_request_seconds", "From arrival to the whole answer.", by, buckets=SECONDS, registry=self._registry
-        )
+        self._seconds = Histogram("ftp_request_seconds", "From arrival to the whole answer.", by, buckets=SECONDS, registry=self._registry)
         self._first = Histogram(
             "ftp_time_to_first_piece_seconds",
             "From arrival to the first piece of a streamed answer.",

@@ -20,8 +20,8 @@ Generate = Callable[[str, Sequence[Any], int], Sequence[AnswerT | Exception]]
 
 GATHER_SECONDS = 0.02
 GATHER_SHARE = 0.05
-"""Of the last batch's time, at most `GATHER_SECONDS`: so long a batch waits for as many requests as the last one had. Clients that ask again
-at once come a few milliseconds after their answer, and would find the thread at work on the first of them alone."""
+"""Of the last batch's time, at most `GATHER_SECONDS`: so long a batch waits for as many requests as the last one had. Clients that ask
+again at once come a few milliseconds after their answer, and would find the thread at work on the first of them alone."""
 
 NEAR_BATCHES = 4
 """Batches that a queue's head may hold, out of which requests of about one length are taken."""
@@ -130,12 +130,19 @@ class ModelThread(Generic[AnswerT]):
             self._changed.notify()
         return job.answer
 
-    def call(self, work: Callable[[], ResultT]) -> "Future[ResultT]":
-        """Run `work` in this thread, after the requests that came before it and before those that come after."""
+    def call(self, work: Callable[[], ResultT], *, first: bool = False) -> "Future[ResultT]":
+        """Run `work` in this thread, after the requests that came before it and before those that come after.
+
+        Args:
+            first: run it before the requests that wait, too: for what changes nothing for them.
+        """
         item = _Call(work=work)
         with self._changed:
             self._refuse_if_closed()
-            self._queue.append(item)
+            if first:
+                self._queue.appendleft(item)
+            else:
+                self._queue.append(item)
             self._changed.notify()
         return item.result
 

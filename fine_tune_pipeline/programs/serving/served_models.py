@@ -52,6 +52,8 @@ class ServedModels:
         assert isinstance(base, PreTrainedModel)
         self._base: PreTrainedModel = base
         self._way = answering(decoding, tokenizer=self._tokenizer, config=base.config, format=format)
+        # As training writes JSON; where it writes none, as most programs do.
+        self._separators = (decoding.separators if isinstance(decoding, JsonDecoding) else None) or (", ", ": ")
         words = base.config.get_text_config().vocab_size
         self._guide = lru_cache(SCHEMAS)(lambda wanted: _guide(wanted, tokenizer=self._tokenizer, format=format, words=words))
         self._prefixes = KeptPrefixes()
@@ -160,12 +162,13 @@ class ServedModels:
         """
         if not isinstance(prompt, Wanted):
             return Manner(max_new_tokens, stop=self._way.stop, guide=self._way.guide)
-        wish = prompt.wish
-        drawn = wish.sampling
+        wish, drawn, guide = prompt.wish, prompt.wish.sampling, self._way.guide
+        if wish.json is not None:
+            guide = self._guide(wish.json.model_copy(update={"separators": self._separators}).model_dump_json())
         return Manner(
             prompt.max_new_tokens,
             stop=(*self._way.stop, *wish.stop),
-            guide=self._way.guide if wish.json is None else self._guide(wish.json.model_dump_json()),
+            guide=guide,
             draw=None if drawn is None else Draw(temperature=drawn.temperature, top_p=drawn.top_p, seed=drawn.seed),
             scores=wish.top_logprobs,
             ear=prompt.heard,

@@ -27,7 +27,7 @@ from fine_tune_pipeline.programs.serving.readiness import Readiness
 from fine_tune_pipeline.programs.serving.running import EXPECTED, ClientGone, Running, TookTooLong, Written
 from fine_tune_pipeline.programs.serving.traffic_writer import Answered, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import NoChampion, Target, Versions
-from fine_tune_pipeline.programs.serving.wishes import Ability, UnsupportedWish, Wanted, Wish
+from fine_tune_pipeline.programs.serving.wishes import ORDINARY, Ability, UnsupportedWish, Wanted, Wish
 from fine_tune_pipeline.programs.token_scores import TokenScore
 
 PROBE = "probe"
@@ -65,7 +65,7 @@ class Question:
     system: str = ""
     user: str | None = None
     probe: bool = False
-    wish: Wish = Wish()
+    wish: Wish = ORDINARY
     streams: bool = False
     name: str = "chatcmpl"
 

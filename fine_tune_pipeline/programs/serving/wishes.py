@@ -17,8 +17,8 @@ class UnsupportedWish(ValueError):
 
 @dataclass(frozen=True)
 class Sampling:
-    """Tokens are drawn: their probabilities are raised to 1/temperature, then those beyond the likeliest `top_p` are left out. The same seed
-    gives the same answer, whatever else is in the batch."""
+    """Tokens are drawn: their probabilities are raised to 1/temperature, then those beyond the likeliest `top_p` are left out. The same
+    seed gives the same answer, whatever else is in the batch."""
 
     temperature: float
     top_p: float
@@ -39,6 +39,10 @@ class Wish:
     def ordinary(self) -> bool:
         """Whether the likeliest tokens are all that is needed: those answers share batches, which are the fastest."""
         return self.sampling is None and self.json is None and self.top_logprobs is None
+
+
+ORDINARY = Wish()
+"""As evaluation answers."""
 
 
 class Heard(Protocol):

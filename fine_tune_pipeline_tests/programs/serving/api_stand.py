@@ -13,7 +13,7 @@ import uvicorn
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
 from fine_tune_pipeline.programs import serve
 from fine_tune_pipeline.programs.models import weights_sha256
-from fine_tune_pipeline.programs.requests import ServeRequest
+from fine_tune_pipeline.programs.requests import PromptFormat, ServeRequest
 from fine_tune_pipeline.programs.serving.contract import OfferedVersion, SyncRequest
 from fine_tune_pipeline.programs.serving.http_gate import Keys
 from fine_tune_pipeline.programs.serving.http_routes import make_app
@@ -53,9 +53,8 @@ class Api:
 def api(base: Path, state: Path, *, limits: Limits | None = None, **changes: Any) -> Iterator[Api]:
     """The endpoint of `base`; it is gone afterwards, threads included. Its log is scrubbed of nothing."""
     state.mkdir(exist_ok=True)
-    request = ServeRequest(
-        output=str(state), use_case="bank", model=str(base), max_new_tokens=ANSWER_TOKENS, port=0, state=str(state), threads=1, **changes
-    )
+    place = {"output": str(state), "state": str(state), "model": str(base), "use_case": "bank", "port": 0, "threads": 1}
+    request = ServeRequest.model_validate({"format": PromptFormat(), "max_new_tokens": ANSWER_TOKENS, **place, **changes})
     before, serve._scrubber = serve._scrubber, lambda _: Scrubber("none", lambda text: text)  # type: ignore[assignment]
     try:
         service, writer = serve._build(request, state=state, limits=limits or Limits())

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from fine_tune_pipeline_tests.waiting import wait_until
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {"intent": {"enum": ["card", "cash"]}, "sure": {"type": "boolean"}},
-    "required": ["intent", "sure"],
+    "properties": {"intent": {"enum": ["card", "cash"]}},
+    "required": ["intent"],
     "additionalProperties": False,
 }
 
@@ -106,8 +107,12 @@ def test_a_completion_asks_what_a_chat_message_asks(client: openai.OpenAI):
     assert found.choices[0].text == text(client, PROMPTS[1])
     scores = found.choices[0].logprobs
     assert scores is not None
-    assert "".join(scores.tokens or []).strip() == found.choices[0].text
-    assert [len(top) for top in scores.top_logprobs or []] == [2] * len(scores.tokens or [])
+    told = chat(client, PROMPTS[1], logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    assert scores.tokens == [score.token for score in told]
+    assert scores.token_logprobs == pytest.approx([score.logprob for score in told], abs=1e-4)
+    assert all(
+        top[token] >= logprob - 1e-4 for top, token, logprob in zip(scores.top_logprobs, scores.tokens, scores.token_logprobs, strict=True)
+    )
     pieces = [chunk.choices[0].text for chunk in client.completions.create(model="bank", prompt=PROMPTS[1], stream=True)]
     assert "".join(pieces) == found.choices[0].text
 
@@ -158,15 +163,11 @@ def test_a_stop_string_ends_the_answer_also_across_tokens(client: openai.OpenAI,
     # The end of one token and the begin of the next, somewhere in the middle.
     stop = next(
         one.token[-1] + two.token[0]
-        for one, two in zip(tokens[2:], tokens[3:], strict=False)
+        for one, two in pairwise(tokens[2:])
         if "\ufffd" not in one.token + two.token and (one.token[-1] + two.token[0]).strip() == one.token[-1] + two.token[0]
     )
     answer = chat(client, PROMPTS[3], stop=["never there", stop], stream=streams)
-    said = (
-        "".join(chunk.choices[0].delta.content or "" for chunk in answer)
-        if streams
-        else answer.choices[0].message.content
-    )
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in answer) if streams else answer.choices[0].message.content
     assert said == whole.split(stop)[0].strip()
     assert said != whole
     if not streams:
