@@ -246,7 +246,6 @@ def _tiles_fit(model: PreTrainedModel, head: Head) -> bool:
 
 def _append(rows: Sequence[Row], best: Best, *, ends: set[int]) -> Tensor:
     """Give each row its next token, and return those [B]."""
-    tops = best.tops or [None] * len(rows)
-    for row, token, logprob, top in zip(rows, best.tokens.tolist(), best.logprobs.tolist(), tops, strict=True):
-        row.take(token, logprob, top, ends=ends)
+    for place, (row, token, logprob) in enumerate(zip(rows, best.tokens.tolist(), best.logprobs.tolist(), strict=True)):
+        row.take(token, logprob, None if best.tops is None else best.tops[place], ends=ends)
     return best.tokens

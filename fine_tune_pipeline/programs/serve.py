@@ -166,7 +166,8 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     hosted = read_hosted(folder)
     models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
     metrics = Metrics()
-    ability, generate = (models.ability, models.serve) if isinstance(models, ServedModels) else ("remote", models.generate)
+    weights = models if isinstance(models, ServedModels) else None
+    generate = models.generate if weights is None else weights.serve
     thread: ModelThread[Written] = ModelThread(generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting, on_batch=metrics.batch)
     thread.start()
     indexes = Indexes(state, encoder=_question_encoder)
@@ -196,7 +197,7 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         shape=AnswerShape(schema=request.answer_schema, labels=request.answer_labels),
         limits=limits,
         conversations=request.conversations,
-        ability=ability,
+        ability="remote" if weights is None else weights.ability,
         metrics=metrics,
         engine=_engine(request),
     )

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ class Gate:
 
 
 @contextmanager
-def running(gate: Gate, **limits: int) -> Iterator[ModelThread[str]]:
+def running(gate: Gate, **limits: Any) -> Iterator[ModelThread[str]]:
     thread = ModelThread(gate.generate, **limits)
     thread.start()
     yield thread
@@ -59,6 +60,40 @@ def test_waiting_requests_of_one_version_share_a_batch_and_others_do_not():
         assert first.result(WAIT) == "v1:0"
         assert [answer.result(WAIT) for answer in answers] == [f"{name}:{prompt}" for name, prompt, _ in wishes]
     assert gate.batches == [("v1", [0], 4), ("v1", [1, 3, 5], 4), ("v2", [2], 4), ("v1", [4], 9), ("v1", [6], 4)]
+
+
+def test_a_batch_takes_the_first_and_those_nearest_to_it_in_length():
+    gate = Gate()
+    with running(gate, batch_rows=2) as thread:
+        first = busy(thread, gate)
+        answers = [thread.submit("v1", [number] * length, max_new_tokens=4) for number, length in [(1, 2), (2, 9), (3, 8), (4, 2)]]
+        gate.open.set()
+        assert first.result(WAIT) == "v1:0"
+        assert [answer.result(WAIT) for answer in answers] == ["v1:1", "v1:2", "v1:3", "v1:4"]
+    assert gate.batches[1:] == [("v1", [1, 4], 4), ("v1", [2, 3], 4)]
+
+
+def test_requests_of_different_kinds_share_no_batch_and_each_batch_is_told():
+    gate, told = Gate(), []
+    with running(gate, on_batch=lambda rows, seconds: told.append((rows, seconds >= 0))) as thread:
+        first = busy(thread, gate)
+        answers = [thread.submit("v1", [number], max_new_tokens=4, kind=number % 2) for number in range(1, 6)]
+        gate.open.set()
+        assert [answer.result(WAIT) for answer in (first, *answers)] == [f"v1:{number}" for number in range(6)]
+    assert [firsts for _, firsts, _ in gate.batches] == [[0], [1, 3, 5], [2, 4]]
+    assert told == [(1, True), (3, True), (2, True)]
+
+
+def test_a_call_that_changes_nothing_for_others_comes_before_those_who_wait():
+    gate, seen = Gate(), []
+    with running(gate) as thread:
+        busy(thread, gate)
+        waiting = thread.submit("v1", [1], max_new_tokens=4)
+        call = thread.call(lambda: seen.extend(gate.batches) or "loaded", first=True)
+        gate.open.set()
+        assert call.result(WAIT) == "loaded"
+        assert waiting.result(WAIT) == "v1:1"
+    assert seen == [("v1", [0], 4)]
 
 
 def test_a_call_runs_between_batches_after_what_came_before_it_and_before_what_came_after():
