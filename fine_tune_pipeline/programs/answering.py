@@ -13,6 +13,7 @@ from fine_tune_pipeline.programs.json_guides import JsonGuide, json_guide
 from fine_tune_pipeline.programs.label_scores import label_logprobs
 from fine_tune_pipeline.programs.label_tree import LabelTree, label_tree
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.under_way import Join
 from fine_tune_pipeline.programs.written_rows import Manner
 
 
@@ -42,12 +43,14 @@ class Answering:
         max_new_tokens: int,
         prefix: Prefix | None = None,
         manners: Sequence[Manner] | None = None,
+        join: Join | None = None,
     ) -> list[Generated]:
         """Answers in the order of the prompts; they do not depend on their neighbours in the batch.
 
         Args:
             prefix: what `shared_prefix` gave for these prompts.
             manners: how each answer is written, where they are not all alike; not for a closed list.
+            join: who joins while they are written, see `generate_batch`; nobody does for a closed list, which takes one pass.
 
         Raises:
             PromptTooLong: the longest prompt and its answer exceed the model's context.
@@ -63,6 +66,7 @@ class Answering:
                 guide=self.guide,
                 prefix=prefix,
                 manners=manners,
+                join=join,
             )
         refuse_too_long(max(map(len, prompts)), max_new_tokens=self.tree.longest, config=model.config)
         found = label_logprobs(model, prompts, tree=self.tree, prefix=prefix).tolist()

@@ -25,6 +25,7 @@ from fine_tune_pipeline.programs.head import Head, base_of, head_of, likeliest
 from fine_tune_pipeline.programs.json_guides import JsonGuide
 from fine_tune_pipeline.programs.prompts import end_id
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.under_way import Join, Newcomers, UnderWay, together
 from fine_tune_pipeline.programs.written_rows import Best, Generated, Manner, Row, chosen_by_logits
 
 LEAST_SHARED = 16
@@ -105,6 +106,7 @@ def generate_batch(
     guide: JsonGuide | None = None,
     prefix: Prefix | None = None,
     manners: Sequence[Manner] | None = None,
+    join: Join | None = None,
 ) -> list[Generated]:
     """Answer each prompt greedily; the answers come in the order of the prompts and do not depend on their neighbours in the batch.
 
@@ -117,32 +119,37 @@ def generate_batch(
         guide: what may be written; the likeliest of these tokens is chosen, and `logprob` stays what the model says of it.
         prefix: what `shared_prefix` gave for these prompts, or for more prompts than these.
         manners: how each row is written, where they are not all alike; instead of `stop` and `guide`, with at most `max_new_tokens` each.
+        join: says who joins the batch while it is written; their answers come after those of the prompts. Not for models of which
+            `keeps_keys_and_values` is not true.
 
     Raises:
         PromptTooLong: the longest prompt and `max_new_tokens` exceed the model's context.
     """
-    refuse_too_long(max(map(len, prompts)), max_new_tokens=max_new_tokens, config=model.config)
     ends = end_ids(model, tokenizer=tokenizer, format=format)
-    alike = Manner(max_new_tokens, stop=stop, guide=guide)
-    rows = [Row.begin(manner, tokenizer=tokenizer, format=format) for manner in manners or [alike] * len(prompts)]
-    open_rows = rows
     head = _tiled_head(model)
-    batch = laid(model, prompts, prefix=prefix, cache=DynamicCache(config=model.config))
-    mask, cache = batch.mask, batch.read["cache"]
-    best = _best(model, batch.read, head=head, rows=open_rows)
+    alike = Manner(max_new_tokens, stop=stop, guide=guide)
+
+    def begun(new: Newcomers, prefix: Prefix | None) -> UnderWay:
+        refuse_too_long(max(map(len, new.prompts)), max_new_tokens=max_new_tokens, config=model.config)
+        rows = [Row.begin(manner, tokenizer=tokenizer, format=format) for manner in new.manners]
+        every.extend(rows)
+        batch = laid(model, new.prompts, prefix=prefix, cache=DynamicCache(config=model.config))
+        first = _append(rows, _best(model, batch.read, head=head, rows=rows), ends=ends)
+        return UnderWay(rows, batch.mask, batch.read["cache"], first)
+
+    every: list[Row] = []
+    batch = begun(Newcomers(prompts, manners or [alike] * len(prompts)), prefix)
     while True:
-        chosen = _append(open_rows, best, ends=ends)
-        keep = [index for index, row in enumerate(open_rows) if row.open]
-        if not keep:
-            return [row.result() for row in rows]
-        if len(keep) < len(open_rows):
-            open_rows = [open_rows[index] for index in keep]
-            kept = torch.tensor(keep, device=mask.device)
-            mask, chosen = mask[kept], chosen[kept]
-            cache.reorder_cache(kept)  # pyright: ignore[reportArgumentType]
-        mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
-        read = _reading(chosen[:, None], mask=mask, positions=mask.sum(dim=1, keepdim=True) - 1, cache=cache)
-        best = _best(model, read, head=head, rows=open_rows)
+        batch.leave()
+        if join is not None and (new := join(len(batch.rows))) is not None:
+            batch = together(batch, begun(new, shared_prefix(model, new.prompts)))
+            batch.leave()
+        if not batch.rows:
+            return [row.result() for row in every]
+        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
+        positions = batch.mask.sum(dim=1, keepdim=True) - 1
+        read = _reading(batch.chosen[:, None], mask=batch.mask, positions=positions, cache=batch.cache)
+        batch.chosen = _append(batch.rows, _best(model, read, head=head, rows=batch.rows), ends=ends)
 
 
 def common_tokens(prompts: Sequence[list[int]]) -> int:
