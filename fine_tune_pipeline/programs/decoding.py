@@ -129,20 +129,21 @@ def generate_batch(
     head = _tiled_head(model)
     alike = Manner(max_new_tokens, stop=stop, guide=guide)
 
-    def begun(new: Newcomers, prefix: Prefix | None) -> UnderWay:
-        refuse_too_long(max(map(len, new.prompts)), max_new_tokens=max_new_tokens, config=model.config)
+    def begun(new: Newcomers) -> UnderWay:
+        prompt, manner = max(zip(new.prompts, new.manners, strict=True), key=lambda row: len(row[0]) + row[1].max_new_tokens)
+        refuse_too_long(len(prompt), max_new_tokens=manner.max_new_tokens, config=model.config)
         rows = [Row.begin(manner, tokenizer=tokenizer, format=format) for manner in new.manners]
         every.extend(rows)
-        batch = laid(model, new.prompts, prefix=prefix, cache=DynamicCache(config=model.config))
+        batch = laid(model, new.prompts, prefix=new.prefix, cache=DynamicCache(config=model.config))
         first = _append(rows, _best(model, batch.read, head=head, rows=rows), ends=ends)
         return UnderWay(rows, batch.mask, batch.read["cache"], first)
 
     every: list[Row] = []
-    batch = begun(Newcomers(prompts, manners or [alike] * len(prompts)), prefix)
+    batch = begun(Newcomers(prompts, manners or [alike] * len(prompts), prefix))
     while True:
         batch.leave()
         if join is not None and (new := join(len(batch.rows))) is not None:
-            batch = together(batch, begun(new, shared_prefix(model, new.prompts)))
+            batch = together(batch, begun(new))
             batch.leave()
         if not batch.rows:
             return [row.result() for row in every]

@@ -168,7 +168,9 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     metrics = Metrics()
     weights = models if isinstance(models, ServedModels) else None
     generate = models.generate if weights is None else weights.serve
-    thread: ModelThread[Written] = ModelThread(generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting, on_batch=metrics.batch)
+    thread: ModelThread[Written] = ModelThread(
+        generate, joining=weights is not None, batch_rows=limits.batch_rows, queue_limit=limits.waiting, on_batch=metrics.batch
+    )
     thread.start()
     indexes = Indexes(state, encoder=_question_encoder)
     versions = Versions(

@@ -8,6 +8,7 @@ between the tokens of a row stay what they are, also for layers that keep the la
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,13 +17,17 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from fine_tune_pipeline.programs.written_rows import Manner, Row
 
+if TYPE_CHECKING:
+    from fine_tune_pipeline.programs.decoding import Prefix
+
 
 @dataclass(frozen=True)
 class Newcomers:
-    """Prompts that join a batch, each with its manner."""
+    """Prompts that join a batch, each with its manner, and what they begin with, if it is read already."""
 
     prompts: Sequence[list[int]]
     manners: Sequence[Manner]
+    prefix: "Prefix | None" = None
 
 
 Join = Callable[[int], Newcomers | None]

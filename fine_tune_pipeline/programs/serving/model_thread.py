@@ -18,10 +18,24 @@ ResultT = TypeVar("ResultT")
 Generate = Callable[[str, Sequence[Any], int], Sequence[AnswerT | Exception]]
 """(model name, prompts, most new tokens) -> one answer a prompt, in their order; an exception is the answer of its own request only."""
 
+MorePrompts = Callable[[int], Sequence[Any]]
+"""(rows that are being written) -> prompts that join them now, for the same model and as many new tokens."""
+
+GenerateJoined = Callable[[str, Sequence[Any], int, MorePrompts], Sequence[AnswerT | Exception]]
+"""The same of a model that takes more prompts while it writes; their answers come after the others, in the order in which they came."""
+
 GATHER_SECONDS = 0.02
 GATHER_SHARE = 0.05
 """Of the last batch's time, at most `GATHER_SECONDS`: so long a batch waits for as many requests as the last one had. Clients that ask
 again at once come a few milliseconds after their answer, and would find the thread at work on the first of them alone."""
+
+JOIN_SHARE = 4
+JOIN_SECONDS = 0.25
+"""Requests join a running batch when they are at least a fourth of it, or when the first has waited so long: reading one prompt takes about
+as long as one step of the whole batch."""
+
+JOIN_UNTIL_SECONDS = 60.0
+"""So long a batch may be joined; then it comes to its end, and what it holds is let go."""
 
 NEAR_BATCHES = 4
 """Batches that a queue's head may hold, out of which requests of about one length are taken."""
@@ -53,6 +67,7 @@ class _Job(Generic[AnswerT]):
     prompt: Sized
     max_new_tokens: int
     kind: Hashable
+    since: float = field(default_factory=time.monotonic)
     answer: "Future[AnswerT]" = field(default_factory=Future)
 
     @property
@@ -73,21 +88,27 @@ class ModelThread(Generic[AnswerT]):
 
     def __init__(
         self,
-        generate: Generate[AnswerT],
+        generate: Generate[AnswerT] | GenerateJoined[AnswerT],
         *,
+        joining: bool = False,
         batch_rows: int = 16,
+        batch_tokens: int = 32768,
         queue_limit: int = 256,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
         """
         Args:
             generate: called in this thread only; `FAILURES` fail the batch, anything else ends the thread.
+            joining: whether `generate` takes more prompts while it writes.
             batch_rows: most requests answered together.
+            batch_tokens: most tokens of a batch, padding and answers included; a request that alone has more is a batch of its own.
             queue_limit: most requests that wait.
             on_batch: told of each batch that was answered: its rows, and the seconds that it took.
         """
-        self._generate = generate
+        self._generate: Callable[..., Sequence[AnswerT | Exception]] = generate
+        self._joining = joining
         self._batch_rows = batch_rows
+        self._batch_tokens = batch_tokens
         self._queue_limit = queue_limit
         self._on_batch = on_batch
         self._last_rows = 0
@@ -206,26 +227,50 @@ class ModelThread(Generic[AnswerT]):
     def _calls(self) -> bool:
         return any(isinstance(item, _Call) for item in self._queue)
 
-    def _take_batch(self) -> "list[_Job[AnswerT]]":
+    def _take_batch(self, *, beside: int = 0, like: "_Job[AnswerT] | None" = None) -> "list[_Job[AnswerT]]":
         """The first request and those of its kind that are nearest to it in length, wherever they stand before the next call: the batch is
-        as wide as its longest prompt. The order of the others stays, so each comes first at last."""
+        as wide as its longest prompt. The order of the others stays, so each comes first at last.
+
+        Args:
+            beside: rows of the batch that they join.
+            like: only if the first may share a batch with this one; who came earlier is never overtaken for ever.
+        """
         before_call: list[_Job[AnswerT]] = []
         while self._queue and isinstance(self._queue[0], _Job):
             before_call.append(self._queue.popleft())  # type: ignore[arg-type]
         open_jobs = [job for job in before_call if not job.answer.cancelled()]
+        joins = like is None or bool(open_jobs and open_jobs[0].batch == like.batch)
         alike = [job for job in open_jobs if job.batch == open_jobs[0].batch][: NEAR_BATCHES * self._batch_rows]
-        nearest = sorted(alike, key=lambda job: abs(len(job.prompt) - len(alike[0].prompt)))[: self._batch_rows]
-        taken = set(map(id, nearest))
+        nearest = sorted(alike, key=lambda job: abs(len(job.prompt) - len(alike[0].prompt)))
+        taken = set(map(id, self._fitting(nearest, beside=beside))) if joins else set()
         batch = [job for job in alike if id(job) in taken]
         self._queue.extendleft(reversed([job for job in open_jobs if id(job) not in taken]))
         # From here on a request can no longer be cancelled; one that was in the meantime is left out.
         return [job for job in batch if job.answer.set_running_or_notify_cancel()]
 
+    def _fitting(self, jobs: "Sequence[_Job[AnswerT]]", *, beside: int) -> "Sequence[_Job[AnswerT]]":
+        """The first of these that a batch has room for."""
+        widest = 0
+        for count, job in enumerate(jobs[: self._batch_rows - beside]):
+            widest = max(widest, len(job.prompt) + job.max_new_tokens)
+            if beside + count and (beside + count + 1) * widest > self._batch_tokens:
+                return jobs[:count]
+        return jobs[: self._batch_rows - beside]
+
     def _answer(self, batch: "list[_Job[AnswerT]]") -> None:
+        first, start = batch[0], time.monotonic()
         self._running = [job.answer for job in batch]
-        start = time.monotonic()
+
+        def more(open_rows: int) -> list[Sized]:
+            new = self._newcomers(first, open_rows, until=start + JOIN_UNTIL_SECONDS)
+            batch.extend(new)
+            self._running = [job.answer for job in batch]
+            return [job.prompt for job in new]
+
+        prompts = [job.prompt for job in batch]
         try:
-            answers = self._generate(batch[0].name, [job.prompt for job in batch], batch[0].max_new_tokens)
+            joined = (more,) if self._joining else ()
+            answers = self._generate(first.name, prompts, first.max_new_tokens, *joined)
         except FAILURES as error:
             for job in batch:
                 job.answer.set_exception(error)
@@ -236,6 +281,18 @@ class ModelThread(Generic[AnswerT]):
                 job.answer.set_exception(answer)
             else:
                 job.answer.set_result(answer)
+
+    def _newcomers(self, like: "_Job[AnswerT]", open_rows: int, *, until: float) -> "list[_Job[AnswerT]]":
+        """Requests that join the running batch now: none while a call waits, so that the batch ends and the model can be changed."""
+        now, room = time.monotonic(), self._batch_rows - open_rows
+        with self._changed:
+            if self._draining or now > until or room < 1 or self._calls():
+                return []
+            waiting = [item for item in self._queue if isinstance(item, _Job) and not item.answer.cancelled()]
+            few = len(waiting) < min(room, self._batch_rows // JOIN_SHARE)
+            if not waiting or (open_rows and few and now - waiting[0].since < JOIN_SECONDS):
+                return []
+            return self._take_batch(beside=open_rows, like=like)
 
     def _note(self, rows: int, seconds: float) -> None:
         self._last_rows, self._last_seconds = rows, seconds

@@ -1,22 +1,25 @@
 """The base model and the versions beside it, each under its served name. Only the model thread may call what is here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from peft import PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fine_tune_pipeline.programs.answering import answering
-from fine_tune_pipeline.programs.decoding import Generated
+from fine_tune_pipeline.programs.decoding import Generated, keeps_keys_and_values
 from fine_tune_pipeline.programs.decoding_requests import Decoding, JsonDecoding
 from fine_tune_pipeline.programs.json_guides import GuideMissing, JsonGuide, UnsupportedSchema, UnsupportedTokenizer, json_guide
 from fine_tune_pipeline.programs.models import is_peft_folder, load_model, load_tokenizer, weight_files
 from fine_tune_pipeline.programs.requests import Precision, PromptFormat
 from fine_tune_pipeline.programs.serving.kept_prefixes import KeptPrefixes
+from fine_tune_pipeline.programs.serving.model_thread import MorePrompts
 from fine_tune_pipeline.programs.serving.wishes import Ability, UnsupportedWish, Wanted
+from fine_tune_pipeline.programs.under_way import Newcomers
 from fine_tune_pipeline.programs.written_rows import Draw, Manner, tell_whole
 
 SCHEMAS = 64
@@ -29,6 +32,17 @@ class UnusableAdapter(ValueError):
 
 class UnknownModel(LookupError):
     """No version with this name is loaded."""
+
+
+class _Rows(NamedTuple):
+    """Prompts and the manner of each."""
+
+    prompts: list[Sequence[int]]
+    manners: list[Manner]
+
+    def add(self, prompt: Sequence[int], manner: Manner) -> None:
+        self.prompts.append(prompt)
+        self.manners.append(manner)
 
 
 class ServedModels:
@@ -117,41 +131,61 @@ class ServedModels:
         Raises:
             UnknownModel: it is not loaded.
         """
-        model = self.model_of(name)
-        as_base = model.disable_adapter() if isinstance(model, PeftModel) and name == self._base_name else nullcontext()
-        with as_base:
-            return self._answers(name, model, prompts, max_new_tokens)
+        rows = _Rows(list(prompts), [self._manner(prompt, max_new_tokens) for prompt in prompts])
+        return self._written(name, rows, max_new_tokens, join=None)
 
-    def serve(self, name: str, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generated | Exception]:
-        """The same as clients wish it, where prompts are `Wanted`; a wish that cannot be fulfilled is the answer of its own row.
+    def serve(self, name: str, prompts: Sequence[Wanted], max_new_tokens: int, more: MorePrompts) -> list[Generated | Exception]:
+        """Answers as clients wish them; a wish that cannot be fulfilled is the answer of its own row.
+
+        Args:
+            more: gives what joins the batch while it is written.
 
         Raises:
             UnknownModel: it is not loaded.
         """
-        found: dict[int, Generated | Exception] = {}
-        for place, prompt in enumerate(prompts):
-            try:
-                self._manner(prompt, max_new_tokens)
-            except UnsupportedWish as error:
-                found[place] = error
-        rest = [place for place in range(len(prompts)) if place not in found]
-        if rest:
-            answers = self.generate(name, [prompts[place] for place in rest], max_new_tokens)
-            found |= dict(zip(rest, answers, strict=True))
-        return [found[place] for place in range(len(prompts))]
+        found: list[Generated | Exception | None] = []
 
-    def _answers(
-        self, name: str, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
-    ) -> list[Generated]:
-        ids = [list(prompt) for prompt in prompts]
-        prefix = self._prefixes.fitting(model, name, ids)
-        if self._way.tree is None:
-            manners = [self._manner(prompt, max_new_tokens) for prompt in prompts]
-            return self._way.answers(model, ids, max_new_tokens=max_new_tokens, prefix=prefix, manners=manners)
-        answers = self._way.answers(model, ids, max_new_tokens=max_new_tokens, prefix=prefix)
-        for prompt, answer in zip(prompts, answers, strict=True):
-            if isinstance(prompt, Wanted):
-                tell_whole(prompt.heard, answer)
+        def rows(wanted: Sequence[Wanted]) -> _Rows:
+            good = _Rows([], [])
+            for prompt in wanted:
+                try:
+                    good.add(prompt, self._manner(prompt, max_new_tokens))
+                    found.append(None)
+                except UnsupportedWish as error:
+                    found.append(error)
+            return good
+
+        first = rows(prompts)
+        while not first.prompts and (others := more(0)):
+            first = rows(others)
+        if first.prompts:
+            joins = self._way.tree is None and keeps_keys_and_values(self._base)
+            answers = iter(self._written(name, first, max_new_tokens, join=(lambda open_rows: rows(more(open_rows))) if joins else None))
+            return [next(answers) if answer is None else answer for answer in found]
+        return [answer for answer in found if answer is not None]
+
+    def _written(self, name: str, rows: "_Rows", max_new_tokens: int, *, join: "Callable[[int], _Rows] | None") -> list[Generated]:
+        model = self.model_of(name)
+        as_base = model.disable_adapter() if isinstance(model, PeftModel) and name == self._base_name else nullcontext()
+        ids = [list(prompt) for prompt in rows.prompts]
+
+        def joining(open_rows: int) -> Newcomers | None:
+            assert join is not None
+            new = join(open_rows)
+            if not new.prompts:
+                return None
+            tokens = [list(prompt) for prompt in new.prompts]
+            return Newcomers(tokens, new.manners, self._prefixes.fitting(model, name, tokens))
+
+        with as_base:
+            prefix = self._prefixes.fitting(model, name, ids)
+            if self._way.tree is None:
+                joins = None if join is None else joining
+                return self._way.answers(model, ids, max_new_tokens=max_new_tokens, prefix=prefix, manners=rows.manners, join=joins)
+            answers = self._way.answers(model, ids, max_new_tokens=max_new_tokens, prefix=prefix)
+        for manner, answer in zip(rows.manners, answers, strict=True):
+            if manner.ear is not None:
+                tell_whole(manner.ear, answer)
         return answers
 
     def _manner(self, prompt: Sequence[int] | Wanted, max_new_tokens: int) -> Manner:
