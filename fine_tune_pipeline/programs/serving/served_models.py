@@ -37,10 +37,10 @@ class UnknownModel(LookupError):
 class _Rows(NamedTuple):
     """Prompts and the manner of each."""
 
-    prompts: list[Sequence[int]]
+    prompts: "list[Sequence[int] | Wanted]"
     manners: list[Manner]
 
-    def add(self, prompt: Sequence[int], manner: Manner) -> None:
+    def add(self, prompt: "Sequence[int] | Wanted", manner: Manner) -> None:
         self.prompts.append(prompt)
         self.manners.append(manner)
 
