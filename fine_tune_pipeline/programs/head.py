@@ -138,10 +138,10 @@ def of_rows(hidden_ND: Tensor, rows: Tensor, head: Head, *, bias: Tensor | None,
         logits.add_(bias)
     if head.scale != 1.0:
         logits.mul_(head.scale)
-    return _capped(logits, head.softcap)
+    return capped(logits, head.softcap)
 
 
-def _capped(logits: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
+def capped(logits: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
     """Logits after the softcap, in place, and the derivative of the softcap."""
     if softcap is None:
         return logits, None

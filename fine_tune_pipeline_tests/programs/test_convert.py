@@ -189,3 +189,17 @@ def test_a_file_without_some_weights_is_refused_not_filled_with_random_numbers(t
     with pytest.raises(IncompleteWeights, match=lost):
         run(ConvertRequest(output=str(tmp_path), gguf=str(path)), Reporter(None))
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    parsed: list[str] = []
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path: str) -> None:
+            parsed.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    run(ConvertRequest(output=str(tmp_path), gguf=str(write_gguf(tmp_path / "tiny.gguf", source_model()))), Reporter(None))
+    assert parsed == [str(tmp_path / "tiny.gguf")]
+    assert gguf.GGUFReader is Counted

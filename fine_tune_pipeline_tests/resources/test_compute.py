@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 import fine_tune_pipeline
+from fine_tune_pipeline.programs.bfloat16_units import bfloat16_units
 from fine_tune_pipeline.programs.process_identity import ProcessIdentity, own_identity
-from fine_tune_pipeline.resources.compute.local import Local, bfloat16_units
+from fine_tune_pipeline.resources.compute.local import Local
 from fine_tune_pipeline.resources.orphans import HOST_TAG, PROCESS_TAG, is_orphan
 from fine_tune_pipeline_tests.resources.stubborn_defs import definitions
 from fine_tune_pipeline_tests.waiting import wait_until

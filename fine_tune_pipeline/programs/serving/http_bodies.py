@@ -255,7 +255,7 @@ def _refuse_unable(wish: Wish, *, ability: Ability) -> None:
         "stop": bool(wish.stop),
         "temperature": wish.sampling is not None and ability != "json",
         "response_format": wish.json is not None and ability != "json",
-        "logprobs": wish.top_logprobs is not None and ability != "json",
+        "logprobs": wish.top_logprobs is not None and ability == "remote",
     }
     if param := next((name for name, is_wished in wished.items() if is_wished), None):
         raise Refused(f"{param}: cannot be had here, since {_WHY_NOT[ability]}; leave it out", param=param, code="unsupported_value")

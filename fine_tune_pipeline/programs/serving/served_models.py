@@ -182,7 +182,7 @@ class ServedModels:
             if self._way.tree is None:
                 joins = None if join is None else joining
                 return self._way.answers(model, ids, max_new_tokens=max_new_tokens, prefix=prefix, manners=rows.manners, join=joins)
-            answers = self._way.answers(model, ids, max_new_tokens=max_new_tokens, prefix=prefix)
+            answers = self._way.answers(model, ids, max_new_tokens=max_new_tokens, prefix=prefix, manners=rows.manners)
         for manner, answer in zip(rows.manners, answers, strict=True):
             if manner.ear is not None:
                 tell_whole(manner.ear, answer)

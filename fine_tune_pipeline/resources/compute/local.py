@@ -7,23 +7,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 import psutil
 from pydantic import Field
 
+from fine_tune_pipeline.programs import bfloat16_units
 from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE
 from fine_tune_pipeline.resources.compute.devices import held_devices, nvidia_devices, usable_devices
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.compute.job import Ended, Job, signalled
 from fine_tune_pipeline.resources.compute.output import Output
 from fine_tune_pipeline.resources.compute.place import Place
-
-CPU_FACTS = Path("/proc/cpuinfo")
-
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
-"""Linux's names of the instructions, on x86 and on Arm."""
 
 
 class Local(Place):
@@ -116,10 +111,4 @@ def _cores() -> int:
 
 def cpu_device(memory_bytes: int) -> Device:
     """The CPU of this machine, for programs that are given so much memory."""
-    facts = CPU_FACTS.read_text(encoding="utf-8") if CPU_FACTS.exists() else ""
-    return Device(kind="cpu", name="CPU", memory_bytes=memory_bytes, bfloat16=bfloat16_units(facts))
-
-
-def bfloat16_units(cpu_facts: str) -> bool:
-    """Whether a CPU multiplies bfloat16 in hardware, by what Linux says of it; no for an empty text, as on other systems."""
-    return not BFLOAT16_FLAGS.isdisjoint(cpu_facts.split())
+    return Device(kind="cpu", name="CPU", memory_bytes=memory_bytes, bfloat16=bfloat16_units.here())

@@ -169,6 +169,24 @@ def test_what_is_not_served_is_refused_with_the_reason(tmp_path: Path, body: dic
         assert says in error_of(post(it, CHAT, body), status)["message"]
 
 
+@pytest.mark.parametrize(
+    ("ability", "wish", "says"),
+    [
+        ("labels", {"stop": "x"}, "stop: cannot be had here, since the answer is the likeliest of a closed list"),
+        ("labels", {"temperature": 1}, "temperature: cannot be had here"),
+        ("labels", {"response_format": {"type": "json_object"}}, "response_format: cannot be had here"),
+        ("json", {"stop": "x"}, "since answers are kept inside the task's schema"),
+    ],
+)
+def test_what_the_use_case_fixes_no_client_can_change(tmp_path: Path, ability: Any, wish: dict[str, Any], says: str):
+    with stand(tmp_path / "state") as it:
+        it.promote(1)
+        it.service.ability = ability
+        error = error_of(post(it, CHAT, ask(**wish)), 400)
+        assert says in error["message"]
+        assert error["param"] in wish
+
+
 def test_a_system_message_is_taken_with_the_chat_format_only(tmp_path: Path):
     with stand(tmp_path / "state", style="chat") as it:
         it.promote(1)
