@@ -47,7 +47,7 @@ class Limits:
     """What the endpoint takes at most."""
 
     waiting: int = 256
-    batch_rows: int = 16
+    batch_rows: int = 32
     prompt_tokens: int = 4096
     body_bytes: int = 256 * 1024
     request_seconds: float = 120.0
