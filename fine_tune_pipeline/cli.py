@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tune_pipeline import export_commands, iterate_commands
+from fine_tune_pipeline import export_commands, iterate_commands, release_commands, traffic_commands
 from fine_tune_pipeline.command import DATA_SAYS_NO, ENVIRONMENT, WAITING, WRONG_USE, Add, say
 from fine_tune_pipeline.places import places
 
 if TYPE_CHECKING:
+    from fine_tune_pipeline.programs.serving.contract import Canary
     from fine_tune_pipeline.resources.endpoint import Endpoint
 
 
@@ -69,6 +70,7 @@ def status(parsed: argparse.Namespace) -> int:
         "state": found.state,
         "url": found.url,
         "model": found.champion,
+        "canary": None if found.table is None or found.table.canary is None else _canary(found.table.canary, parsed.use_case),
         "problem": found.problem,
         "restarts": found.restarts,
         "key": found.key,
@@ -270,6 +272,12 @@ def dev(parsed: argparse.Namespace) -> int:
     return run_dev(home=places().home, port=parsed.port, mlflow_port=parsed.mlflow_port)
 
 
+def _canary(canary: "Canary", use_case: str) -> str:
+    from fine_tune_pipeline.programs.serving.contract import served_name
+
+    return f"{served_name(use_case, canary.version)} gets {canary.share:.0%}"
+
+
 def _endpoint(parsed: argparse.Namespace) -> "Endpoint":
     from fine_tune_pipeline.resources.endpoint import Endpoint
 
@@ -292,6 +300,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_actions(command)
     export_commands.add(command)
     iterate_commands.add(command)
+    release_commands.add(command)
+    traffic_commands.add(command)
     return parser
 
 

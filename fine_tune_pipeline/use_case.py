@@ -16,15 +16,10 @@ from fine_tune_pipeline.guide.dataset.assets import (
     reviewed_examples,
     scrubbed_examples,
 )
-from fine_tune_pipeline.guide.deployment.assets import (
-    drift_report,
-    endpoint,
-    exported_model,
-    production_traffic,
-    registered_model,
-    traffic_log,
-)
-from fine_tune_pipeline.guide.deployment.automation import drift_sensor, retrain_schedule
+from fine_tune_pipeline.guide.deployment.assets import endpoint, exported_model, registered_model, traffic_log
+from fine_tune_pipeline.guide.deployment.automation import drift_sensor, monitor_schedule, retrain_schedule
+from fine_tune_pipeline.guide.deployment.monitoring.assets import drift_report, production_traffic
+from fine_tune_pipeline.guide.deployment.release.sensor import release_sensor
 from fine_tune_pipeline.guide.environment.assets import environment
 from fine_tune_pipeline.guide.evaluation.assets import evaluation_report, human_evaluation, judge_evaluation, predictions
 from fine_tune_pipeline.guide.evaluation.safety.assets import safety
@@ -100,7 +95,7 @@ def use_cases_at(paths: Sequence[Path]) -> dg.Definitions:
 def build(spec: UseCaseSpec) -> dg.Definitions:
     """Assets, checks, jobs, sensors and schedules of one use case."""
     jobs = {job.name.removeprefix(f"{spec.name}_"): job for job in _jobs(spec)}
-    schedule = retrain_schedule(spec, jobs["retrain"])
+    schedules = (monitor_schedule(spec, jobs["monitor"]), retrain_schedule(spec, jobs["retrain"]))
     return dg.Definitions(
         assets=[*assets_of(spec).values(), traffic_log(spec)],
         jobs=list(jobs.values()),
@@ -108,8 +103,9 @@ def build(spec: UseCaseSpec) -> dg.Definitions:
             drift_sensor(spec, jobs["retrain"]),
             examples_sensor(spec),
             pairs_sensor(spec),
+            release_sensor(spec),
         ],
-        schedules=[] if schedule is None else [schedule],
+        schedules=[schedule for schedule in schedules if schedule is not None],
     )
 
 

@@ -1,40 +1,26 @@
 """The traffic log of an endpoint: what was asked and answered, scrubbed before it comes here, and what people said of it.
 
-`<folder>/traffic.sqlite` (write-ahead log), written by the endpoint, read by steps 3 and 8. Readers never wait for the writer.
+Written by the endpoint, read by steps 3 and 8. By default `<folder>/traffic.sqlite` (write-ahead log: readers never wait for the writer);
+with `deployment.traffic.url_variable` a PostgreSQL database, which several replicas, and several use cases, share.
 """
 
-import sqlite3
+import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from sqlalchemy import ColumnElement, Connection, Executable, RowMapping, and_, bindparam, func, insert, select, true, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from fine_tune_pipeline.artifacts.traffic_database import Database, Tables, postgres_url, sqlite_url
+from fine_tune_pipeline.spec.traffic import TrafficSpec
 
 FILE = "traffic.sqlite"
 CHAMPION = "champion"
-WRITER_WAIT_SECONDS = 10.0
-"""How long a writer waits for another one before the log counts as locked."""
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS request (
-    id TEXT PRIMARY KEY, ts REAL NOT NULL, use_case TEXT NOT NULL, version TEXT NOT NULL, arm TEXT NOT NULL,
-    prompt_scrubbed TEXT, answer_scrubbed TEXT, prompt_tokens INTEGER NOT NULL, new_tokens INTEGER NOT NULL,
-    latency_ms REAL NOT NULL, status INTEGER NOT NULL, valid INTEGER, confidence REAL, user_hash TEXT,
-    prompt_characters INTEGER NOT NULL, answer_characters INTEGER NOT NULL, prompt_hash TEXT, answer_hash TEXT, scrubber TEXT NOT NULL,
-    before_scrubbed TEXT, sources TEXT
-) STRICT;
-CREATE INDEX IF NOT EXISTS request_by_time ON request (ts);
-CREATE TABLE IF NOT EXISTS feedback (
-    request_id TEXT NOT NULL REFERENCES request (id), ts REAL NOT NULL, thumb TEXT, corrected TEXT, source TEXT NOT NULL,
-    PRIMARY KEY (request_id, source)
-) STRICT;
-CREATE TABLE IF NOT EXISTS dropped (ts REAL NOT NULL, rows INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
-"""
-
-
-_NEW_COLUMNS = ("before_scrubbed", "sources")
-"""That logs of earlier versions lack."""
+VALUES_IN_STATEMENT = 500
+"""A statement takes a few thousand values at most."""
 
 
 class UnknownRequest(Exception):
@@ -49,7 +35,8 @@ class ServedRequest:
     task, None if nobody can tell; `confidence` is the mean log-probability (nats) of the answer's tokens. The texts are None when they
     could not be scrubbed: then only lengths and keyed hashes are kept. `scrubber` names what took personal data out. `before_scrubbed`
     is what stood before the prompt, as JSON of history, role and tools; None if nothing did. `sources` are the ids of what was looked up
-    for the prompt, as a JSON list, the nearest last; None where nothing is.
+    for the prompt, as a JSON list, the nearest last; None where nothing is. `key_name` is the name of the API key that was used, never the
+    key; None for the endpoint's own two.
     """
 
     id: str
@@ -73,6 +60,7 @@ class ServedRequest:
     scrubber: str = ""
     before_scrubbed: str | None = None
     sources: str | None = None
+    key_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,50 +85,137 @@ class Logged:
         return {**asdict(self.request), "feedback": [asdict(said) for said in self.feedback]}
 
 
-_COLUMNS = tuple(column.name for column in fields(ServedRequest))
-
-
 @dataclass(frozen=True)
-class TrafficLog:
-    """The log in one folder; opening it creates nothing, the first write does."""
+class Settled:
+    """How many answers of one server are in the log, or counted as missing from it, once a transaction is done."""
 
-    path: Path
+    server: str
+    answered: int
+
+
+_COLUMNS = tuple(column.name for column in fields(ServedRequest))
+_LATE_COLUMNS = ("prompt_scrubbed", "answer_scrubbed", "before_scrubbed", "prompt_hash", "answer_hash", "scrubber")
+"""What scrubbing brings: the rest of a row is known when the answer is given."""
+
+
+class TrafficLog:
+    """The log of one endpoint; opening it creates nothing, the first write does."""
+
+    def __init__(self, database: Database, *, use_case: str | None = None) -> None:
+        """
+        Args:
+            use_case: whose rows are read, where a database holds those of several.
+        """
+        self.database = database
+        self._use_case = use_case
 
     @classmethod
-    def at(cls, folder: Path) -> "TrafficLog":
-        """The log of the endpoint whose state lies in `folder`."""
-        return cls(path=folder / FILE)
+    def at(cls, folder: Path) -> Self:
+        """The SQLite log of the endpoint whose state lies in `folder`."""
+        return cls(Database(sqlite_url(folder / FILE)))
+
+    @classmethod
+    def of(
+        cls, traffic: TrafficSpec, *, use_case: str, folder: Path, kept_open: bool = False, environment: Mapping[str, str] = os.environ
+    ) -> Self:
+        """The log that a use case names.
+
+        Args:
+            folder: of the endpoint's state.
+            kept_open: for its writer.
+
+        Raises:
+            NoDatabaseUrl: names the variable that must hold the URL.
+        """
+        if traffic.url_variable is None:
+            return cls.at(folder)
+        return cls(Database(postgres_url(traffic.url_variable, environment=environment), kept_open=kept_open), use_case=use_case)
+
+    @property
+    def path(self) -> Path:
+        """The file of a SQLite log."""
+        assert self.database.path is not None
+        return self.database.path
+
+    @property
+    def tables(self) -> Tables:
+        return self.database.tables
 
     def append(self, rows: Sequence[ServedRequest]) -> None:
         """Write all rows in one transaction, or none.
 
         Raises:
-            sqlite3.Error: the disk is full, the file is locked, or an id is there already.
+            LogFailed: the disk is full, the file is locked, the server is away, or an id is there already.
         """
-        marks = ", ".join("?" for _ in _COLUMNS)
-        with self._writing() as connection:
-            connection.executemany(f"INSERT INTO request ({', '.join(_COLUMNS)}) VALUES ({marks})", map(astuple, rows))
+        self.write(rows)
+
+    def write(
+        self,
+        rows: Sequence[ServedRequest] = (),
+        *,
+        scrubbed: Sequence[ServedRequest] = (),
+        dropped: Mapping[str, int] | None = None,
+        settled: Settled | None = None,
+    ) -> None:
+        """Write everything in one transaction, or nothing.
+
+        Args:
+            rows: new ones.
+            scrubbed: rows that are in the log without their texts, which they get now.
+            dropped: reason -> answered requests that are missing from the log.
+            settled: what the server has accounted for with this.
+
+        Raises:
+            LogFailed: see `append`.
+        """
+        tables = self.tables
+        with self.database.writing() as connection:
+            if rows:
+                connection.execute(insert(tables.request), [_values(row) for row in rows])
+            if scrubbed:
+                late = update(tables.request).where(tables.request.c.id == bindparam("of")).values(_bound(_LATE_COLUMNS))
+                connection.execute(late, [_late_values(row) for row in scrubbed])
+            for reason, number in (dropped or {}).items():
+                self._drop(connection, number, reason=reason)
+            if settled is not None:
+                self._settle(connection, settled)
 
     def feedback(self, said: Feedback, *, ts: float | None = None) -> None:
         """Keep what was said; repeated by the same source it changes nothing, said differently it replaces the earlier.
 
         Raises:
             UnknownRequest: no such request in the log.
+            LogFailed: it was not kept.
         """
-        with self._writing() as connection:
-            if connection.execute("SELECT 1 FROM request WHERE id = ?", (said.request_id,)).fetchone() is None:
+        request, table = self.tables.request, self.tables.feedback
+        source = plain(said.source)
+        new = self._insert(table).values(
+            request_id=said.request_id,
+            ts=time.time() if ts is None else ts,
+            thumb=said.thumb,
+            corrected=plain(said.corrected),
+            source=source,
+        )
+        changed = table.c.thumb.is_distinct_from(new.excluded.thumb) | table.c.corrected.is_distinct_from(new.excluded.corrected)
+        values = {name: new.excluded[name] for name in ("ts", "thumb", "corrected")}
+        with self.database.writing() as connection:
+            known = select(request.c.id).where(request.c.id == plain(said.request_id), self.own(request))
+            if connection.execute(known).first() is None:
                 raise UnknownRequest(f"request {said.request_id!r}: not in the traffic log; want the `id` of an answer of this endpoint")
-            connection.execute(
-                "INSERT INTO feedback (request_id, ts, thumb, corrected, source) VALUES (?, ?, ?, ?, ?) ON CONFLICT (request_id, source)"
-                " DO UPDATE SET ts = excluded.ts, thumb = excluded.thumb, corrected = excluded.corrected"
-                " WHERE thumb IS NOT excluded.thumb OR corrected IS NOT excluded.corrected",
-                (said.request_id, time.time() if ts is None else ts, said.thumb, said.corrected, said.source),
-            )
+            connection.execute(new.on_conflict_do_update(index_elements=["request_id", "source"], set_=values, where=changed))
 
     def drop(self, rows: int, *, reason: str) -> None:
         """Note that `rows` answered requests are missing from the log, and why."""
-        with self._writing() as connection:
-            connection.execute("INSERT INTO dropped (ts, rows, reason) VALUES (?, ?, ?)", (time.time(), rows, reason))
+        self.write(dropped={reason: rows})
+
+    def settled(self, server: str) -> int | None:
+        """How many answers of this server the log accounts for; None if it has never heard of it."""
+        table = self.tables.settled
+        with self.database.reading() as connection:
+            # A log of an earlier version has no such table before the first write.
+            if connection is None or not connection.dialect.has_table(connection, table.name):
+                return None
+            return connection.execute(select(table.c.answered).where(table.c.server == server)).scalar()
 
     def corrections(self) -> list[dict[str, str]]:
         """Rows of id, prompt, completion, version: requests that somebody gave the right answer to, oldest first.
@@ -148,12 +223,20 @@ class TrafficLog:
         `before` is what stood before the prompt, as JSON, where anything did.
         Of several corrections of one request the latest counts. Requests whose prompt could not be scrubbed are not among them.
         """
-        # SQLite takes the bare columns of a group from the row that holds its MAX.
+        request, said = self.tables.request, self.tables.feedback
+        latest = func.row_number().over(partition_by=said.c.request_id, order_by=(said.c.ts.desc(), said.c.source)).label("place")
+        corrected = select(said.c.request_id, said.c.corrected, latest).where(said.c.corrected.is_not(None)).subquery()
         found = self._read(
-            "SELECT request.id, prompt_scrubbed AS prompt, corrected AS completion, version, COALESCE(before_scrubbed, '') AS before,"
-            " MAX(feedback.ts) FROM request"
-            " JOIN feedback ON feedback.request_id = request.id WHERE corrected IS NOT NULL AND prompt_scrubbed IS NOT NULL"
-            " GROUP BY request.id ORDER BY request.ts, request.id"
+            select(
+                request.c.id,
+                request.c.prompt_scrubbed.label("prompt"),
+                corrected.c.corrected.label("completion"),
+                request.c.version,
+                func.coalesce(request.c.before_scrubbed, "").label("before"),
+            )
+            .join(corrected, and_(corrected.c.request_id == request.c.id, corrected.c.place == 1))
+            .where(request.c.prompt_scrubbed.is_not(None), self.own(request))
+            .order_by(request.c.ts, request.c.id)
         )
         names = ("id", "prompt", "completion", "version", "before")
         return [{name: row[name] for name in names if name != "before" or row[name]} for row in found]
@@ -167,68 +250,87 @@ class TrafficLog:
             versions: of these model versions only; any by default.
             since: not older than this, in seconds since 1970.
         """
-        wanted = None if versions is None else sorted(set(versions))
-        of_versions = "" if wanted is None else f" AND version IN ({', '.join('?' for _ in wanted)})"
+        request = self.tables.request
+        of_versions = true() if versions is None else request.c.version.in_(sorted(set(versions)))
         found = self._read(
-            f"SELECT * FROM request WHERE arm = ? AND ts >= ?{of_versions} ORDER BY ts DESC, rowid DESC LIMIT ?",
-            (arm, since, *(wanted or ()), last),
+            select(*(request.c[name] for name in _COLUMNS))
+            .where(request.c.arm == arm, request.c.ts >= since, of_versions, self.own(request))
+            .order_by(request.c.ts.desc(), self.tables.order.desc())
+            .limit(last)
         )
         said = self._feedback([row["id"] for row in found])
         return [Logged(request=_served(row), feedback=tuple(said.get(row["id"], ()))) for row in reversed(found)]
 
     def dropped(self, *, since: float = 0.0) -> int:
         """How many answered requests are missing from the log."""
-        return sum(row["rows"] for row in self._read("SELECT rows FROM dropped WHERE ts >= ?", (since,)))
+        table = self.tables.dropped
+        found = self._read(select(func.coalesce(func.sum(table.c.rows), 0).label("rows")).where(table.c.ts >= since, self.own(table)))
+        return int(found[0]["rows"]) if found else 0
+
+    def close(self) -> None:
+        """End the connections that were kept open."""
+        self.database.close()
 
     def __len__(self) -> int:
-        found = self._read("SELECT COUNT(*) AS rows FROM request")
-        return found[0]["rows"] if found else 0
+        request = self.tables.request
+        found = self._read(select(func.count().label("rows")).select_from(request).where(self.own(request)))
+        return int(found[0]["rows"]) if found else 0
+
+    def _drop(self, connection: Connection, rows: int, *, reason: str) -> None:
+        connection.execute(
+            insert(self.tables.dropped), {"ts": time.time(), "rows": rows, "reason": plain(reason), "use_case": self._use_case}
+        )
+
+    def _settle(self, connection: Connection, settled: Settled) -> None:
+        new = self._insert(self.tables.settled).values(server=settled.server, answered=settled.answered)
+        connection.execute(new.on_conflict_do_update(index_elements=["server"], set_={"answered": new.excluded.answered}))
+
+    def _insert(self, table: Any) -> "sqlite.Insert | postgresql.Insert":
+        """One that can say what a row does that is there already."""
+        return postgresql.insert(table) if self.database.path is None else sqlite.insert(table)
+
+    def own(self, table: Any) -> "ColumnElement[bool]":
+        """Rows of this use case, where the database holds those of several."""
+        return true() if self._use_case is None else table.c.use_case == self._use_case
 
     def _feedback(self, ids: Sequence[str]) -> dict[str, list[Feedback]]:
+        table = self.tables.feedback
         found: dict[str, list[Feedback]] = {}
-        # A statement takes a few thousand values at most.
-        for start in range(0, len(ids), 500):
-            part = ids[start : start + 500]
-            marks = ", ".join("?" for _ in part)
-            query = f"SELECT request_id, thumb, corrected, source FROM feedback WHERE request_id IN ({marks}) ORDER BY ts"
-            for row in self._read(query, tuple(part)):
+        for start in range(0, len(ids), VALUES_IN_STATEMENT):
+            part = ids[start : start + VALUES_IN_STATEMENT]
+            said = select(table.c.request_id, table.c.thumb, table.c.corrected, table.c.source).where(table.c.request_id.in_(part))
+            for row in self._read(said.order_by(table.c.ts)):
                 found.setdefault(row["request_id"], []).append(Feedback(**dict(row)))
         return found
 
-    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+    def _read(self, query: Executable) -> Sequence[RowMapping]:
         """Rows of a query; none when nothing was ever logged."""
-        if not self.path.exists():
-            return []
-        address = f"{self.path.absolute().as_uri()}?mode=rw"
-        with closing(sqlite3.connect(address, uri=True, timeout=WRITER_WAIT_SECONDS)) as connection:
-            connection.row_factory = sqlite3.Row
-            has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'dropped'").fetchone()
-            if not has_tables:
-                return []
-            _add_new_columns(connection)
-            return connection.execute(query, values).fetchall()
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; the file and its tables are made at need."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.path, timeout=WRITER_WAIT_SECONDS)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            # A power cut may lose the last transactions, a crash of the process loses none; ten times as fast as FULL.
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.executescript(_TABLES)
-            _add_new_columns(connection)
-            with connection:
-                yield connection
+        with self.database.reading() as connection:
+            return [] if connection is None else connection.execute(query).mappings().all()
 
 
-def _add_new_columns(connection: sqlite3.Connection) -> None:
-    """A log that an earlier version began gets the columns that came later."""
-    for name in _NEW_COLUMNS:
-        if not connection.execute("SELECT 1 FROM pragma_table_info('request') WHERE name = ?", (name,)).fetchone():
-            connection.execute(f"ALTER TABLE request ADD COLUMN {name} TEXT")
+def plain(value: Any) -> Any:
+    """A text as every database takes it: half characters and NUL, which JSON can bring, are replaced; other values stay."""
+    if not isinstance(value, str):
+        return value
+    if not value.isascii():
+        value = value.encode("utf-8", "replace").decode("utf-8")
+    return value.replace("\x00", "\ufffd")
 
 
-def _served(row: sqlite3.Row) -> ServedRequest:
+def _bound(names: Iterable[str]) -> dict[str, Any]:
+    return {name: bindparam(f"new_{name}") for name in names}
+
+
+def _values(row: ServedRequest) -> dict[str, Any]:
+    values = {name: plain(getattr(row, name)) for name in _COLUMNS}
+    return {**values, "valid": None if row.valid is None else int(row.valid)}
+
+
+def _late_values(row: ServedRequest) -> dict[str, Any]:
+    return {"of": row.id, **{f"new_{name}": plain(getattr(row, name)) for name in _LATE_COLUMNS}}
+
+
+def _served(row: RowMapping) -> ServedRequest:
     values = {name: row[name] for name in _COLUMNS}
     return ServedRequest(**{**values, "valid": None if row["valid"] is None else bool(row["valid"])})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2.exceptions import TemplateError
 
 from fine_tune_pipeline.artifacts.examples import Asked, Message, said
+from fine_tune_pipeline.programs.pieced_tokens import pieced_token, texts_in
 from fine_tune_pipeline.programs.requests import PromptFormat, Shot
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ PLAIN_STOP = "\nInput:"
 SYSTEM_ROLES = ("system", "developer")
 
 _PLAIN_NAMES = {"user": "Input", "assistant": "Output", "tool": "Result"}
+
+SHORT_CHARACTERS = 64
 
 _MARK = "answer-goes-here"
 """Stands for the completion while a chat template is asked what it puts after one."""
@@ -82,9 +85,7 @@ def encode(
         prompt_ids = _ids(plain_prompt(asked, instruction=format.instruction, shots=shots), tokenizer=tokenizer)
         answer = None if completion is None else f" {completion}"
     else:
-        worked = [text for shot in shots for text in (shot.prompt, shot.completion)]
-        worked += [text for passage in asked.context for text in passage.values()]
-        _refuse_reserved([asked.prompt, completion or "", *map(said, asked.history), _json(asked.tools), *worked], tokenizer=tokenizer)
+        _refuse_reserved(_written(asked, completion, instruction=format.instruction, shots=shots), tokenizer=tokenizer)
         text = _chat_prompt(asked, instruction=format.instruction, shots=shots, tokenizer=tokenizer)
         prompt_ids = _ids(text, tokenizer=tokenizer, parse_special=True)
         answer = completion
@@ -168,15 +169,41 @@ def _with_one_bos(ids: list[int], *, tokenizer: "PreTrainedTokenizerBase") -> li
     return [bos, *ids]
 
 
+def _written(asked: Asked, completion: str | None, *, instruction: str, shots: Sequence[Shot]) -> list[str]:
+    """Every text that the chat template is given, as its writer wrote it: names, ids and keys too, which some templates write out."""
+    worked = [text for shot in shots for text in (shot.prompt, shot.completion)]
+    worked += [text for passage in asked.context for text in passage.values()]
+    beside = texts_in([[{**message, "content": ""} for message in asked.history], list(asked.tools)])
+    return [asked.prompt, completion or "", instruction, *map(said, asked.history), _json(asked.tools), *worked, *dict.fromkeys(beside)]
+
+
 def _refuse_reserved(texts: Sequence[str], *, tokenizer: "PreTrainedTokenizerBase") -> None:
-    for text in texts:
+    for text in _joined(texts):
         parsed, literal = _ids(text, tokenizer=tokenizer, parse_special=True), _ids(text, tokenizer=tokenizer)
         if parsed != literal:
-            reserved = next(token for token in tokenizer.convert_ids_to_tokens(parsed) if token in text and token not in literal)
+            reserved = _reserved(parsed, literal, tokenizer=tokenizer)
+            holder = next((one for one in texts if reserved in one), text)
             raise ReservedText(
-                f"{text[:80]!r} holds {reserved!r}, a special token that the chat format would read as the begin or the end of a turn; "
+                f"{holder[:80]!r} holds {reserved!r}, a special token that the chat format would read as the begin or the end of a turn; "
                 "take it out of the text, or use the format style 'plain'"
             )
+    if (pieced := pieced_token(texts, tokenizer=tokenizer)) is not None:
+        raise ReservedText(
+            f"the texts could be put together to {pieced!r}, a special token of the chat format; change where they begin or end"
+        )
+
+
+def _reserved(parsed: Sequence[int], literal: Sequence[int], *, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The first special token among those that a text is read as, and would not be letter by letter."""
+    added = tokenizer.added_tokens_decoder
+    special = (str(added[number]) for number in parsed if number in added and added[number].special and number not in literal)
+    return next(special, "the spelling of one")
+
+
+def _joined(texts: Sequence[str]) -> list[str]:
+    """Short texts in one: looking into each costs more than its tokens."""
+    short = [text for text in texts if len(text) < SHORT_CHARACTERS]
+    return [*(text for text in texts if len(text) >= SHORT_CHARACTERS), *(["\n".join(short)] if short else [])]
 
 
 def _chat_prompt(asked: Asked, *, instruction: str, shots: Sequence[Shot], tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -14,6 +14,7 @@ from fine_tune_pipeline.programs.heap import EXACT_HEAP
 from fine_tune_pipeline.programs.preference import Preference
 from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
+from fine_tune_pipeline.spec.traffic import GuardSpec, TrafficSpec
 from fine_tune_pipeline.spec.training import Compiling, Precision
 
 Parallel = Literal["ddp", "fsdp2"]
@@ -361,6 +362,13 @@ class EmbedResult(Contract):
     load_seconds: float = Field(default=0.0, description="Of loading the encoder.")
 
 
+class RegistryAddress(Contract):
+    """Where the endpoint asks who is champion, and how often."""
+
+    uri: str
+    poll_seconds: float
+
+
 class ServeRequest(Request):
     """The embedded endpoint of step 8: one base model, versions of one use case by alias."""
 
@@ -383,3 +391,6 @@ class ServeRequest(Request):
     pii: PiiSpec = Field(default=PiiSpec(), description="What the traffic log takes out of texts before it writes them.")
     ner: str | None = Field(default=None, description="Folder of an adapted NER that finds names in them; the packaged one by default.")
     conversations: bool = Field(default=False, description="The model was trained on conversations, so several turns are taken.")
+    registry: RegistryAddress | None = Field(default=None, description="None: only calls change who answers.", exclude_if=unset)
+    traffic: TrafficSpec = TrafficSpec()
+    guard: GuardSpec = GuardSpec()

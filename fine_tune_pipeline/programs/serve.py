@@ -5,8 +5,6 @@ traffic log still holds, and ends with exit code 0.
 """
 
 import asyncio
-import os
-import secrets
 import socket
 import sys
 from collections.abc import Callable, Sequence, Sized
@@ -20,6 +18,8 @@ import uvicorn
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
+from fine_tune_pipeline.artifacts.traffic_database import NoDatabaseUrl
+from fine_tune_pipeline.artifacts.traffic_identity import ShortSalt, log_salt
 from fine_tune_pipeline.programs.hosted.requests import HostedModel, read_hosted
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamNotSetUp
 from fine_tune_pipeline.programs.json_guides import GuideMissing, UnsupportedSchema, UnsupportedTokenizer
@@ -27,13 +27,18 @@ from fine_tune_pipeline.programs.models import NoWeights, PickledWeights, weight
 from fine_tune_pipeline.programs.process_identity import own_identity
 from fine_tune_pipeline.programs.reporting import Reporter, parse, watch_parent
 from fine_tune_pipeline.programs.requests import ServeRequest
+from fine_tune_pipeline.programs.serving import answer_count
+from fine_tune_pipeline.programs.serving.answer_count import AnswerCount
 from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
-from fine_tune_pipeline.programs.serving.contract import SALT_FILE, SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
+from fine_tune_pipeline.programs.serving.contract import SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
+from fine_tune_pipeline.programs.serving.guarded import GuardedService
 from fine_tune_pipeline.programs.serving.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.serving.http_routes import make_app
 from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
 from fine_tune_pipeline.programs.serving.metrics import Metrics
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
+from fine_tune_pipeline.programs.serving.registry_aliases import asker
+from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
 from fine_tune_pipeline.programs.serving.running import Written
 from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
@@ -96,7 +101,8 @@ def main() -> None:
     try:
         run(request, keys=Keys.from_environment())
     except (
-        NoKey, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp, WrongTokenizer, GuideMissing, UnsupportedSchema, UnsupportedTokenizer
+        NoKey, NoDatabaseUrl, ShortSalt, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp, WrongTokenizer, GuideMissing,
+        UnsupportedSchema, UnsupportedTokenizer,
     ) as error:  # fmt: skip
         Reporter(None).log(f"{type(error).__name__}: {error}")
         sys.exit(USAGE_EXIT)
@@ -115,7 +121,7 @@ def run(request: ServeRequest, *, keys: Keys, limits: Limits = DEFAULT_LIMITS) -
     listener = bind(request.host, request.port, before=_port_before(state))
     service, writer = _build(request, state=state, limits=limits)
     config = uvicorn.Config(
-        make_app(service, keys),
+        make_app(service, keys.with_named(state)),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -186,8 +192,9 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     champion = versions.table.champion
     warm = champion.name if champion is not None and champion.state == "loaded" else base
     thread.submit(warm, tokens(Asked("Hello"), ""), max_new_tokens=1).result()
-    writer = TrafficWriter(TrafficLog.at(state), scrubber=lambda: _scrubber(request), salt=_salt(state / SALT_FILE))
-    service = Service(
+    writer = _writer(request, state)
+    service = _service(
+        request,
         use_case=request.use_case,
         format=request.format,
         context_tokens=models.context_tokens,
@@ -203,12 +210,32 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         metrics=metrics,
         engine=_engine(request),
     )
+    if request.registry is not None:
+        registry = request.registry
+        service.registry = RegistryWatch(asker(registry.uri, request.use_case), versions, every_seconds=registry.poll_seconds)
+        service.registry.start()
     return service, writer
 
 
 def _engine(request: ServeRequest) -> str:
     """What computes the answers: another version of it may round otherwise."""
     return f"torch {torch.__version__} transformers {transformers.__version__} {request.dtype} {request.device}"
+
+
+def _writer(request: ServeRequest, state: Path) -> TrafficWriter:
+    """What keeps the traffic, where the use case wants it."""
+    log = TrafficLog.of(request.traffic, use_case=request.use_case, folder=state, kept_open=True)
+    count = AnswerCount(state / answer_count.FILE)
+    return TrafficWriter(log, scrubber=lambda: _scrubber(request), salt=log_salt(state), count=count)
+
+
+def _service(request: ServeRequest, **parts: Any) -> Service:
+    """The endpoint, with a guard between clients and model where the use case wants one: then its scrubber must be there first."""
+    if not request.guard.on:
+        return Service(**parts)
+    service = GuardedService(guard=request.guard, **parts)
+    service.writer.scrubbing.wait_until_ready()
+    return service
 
 
 def _with_weights(request: ServeRequest, base: str) -> tuple[Served, Encode]:
@@ -239,15 +266,6 @@ def _scrubber(request: ServeRequest) -> Scrubber:
 
     found = detector(request.pii, ner=request.ner)
     return Scrubber(name=found.name, clean=lambda text: scrub_text(text, detector=found))
-
-
-def _salt(path: Path) -> bytes:
-    """The key of the log's hashes, made once; only the owner can read it."""
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(32))
-    return path.read_bytes()
 
 
 def _port_before(state: Path) -> int | None:

@@ -94,7 +94,11 @@ class Endpoint:
 
     @property
     def traffic_log(self) -> TrafficLog:
-        return TrafficLog.at(self.folder)
+        """Where it was told to keep what it is asked and answers."""
+        if not (self.folder / REQUEST_FILE).exists():
+            return TrafficLog.at(self.folder)
+        request = self._request()
+        return TrafficLog.of(request.traffic, use_case=request.use_case, folder=self.folder)
 
     def ensure(self, request: ServeRequest, *, base_sha256: str) -> Literal["started", "adopted", "restarted"]:
         """Have the server running as `request` says: adopt one that does, else start it, ending one that runs otherwise.

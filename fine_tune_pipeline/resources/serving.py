@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
 from fine_tune_pipeline.resources.endpoint import Endpoint
+from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 
 class Serving(dg.ConfigurableResource):
@@ -30,6 +31,10 @@ class Serving(dg.ConfigurableResource):
         """Folder of a use case's endpoint."""
         return Path(self.folder).absolute() / use_case
 
-    def traffic_log(self, use_case: str) -> TrafficLog:
-        """What the endpoint of a use case was asked and answered; empty when it never ran."""
-        return TrafficLog.at(self.state(use_case))
+    def traffic_log(self, spec: UseCaseSpec) -> TrafficLog:
+        """What the endpoint of a use case was asked and answered; empty when it never ran.
+
+        Raises:
+            NoDatabaseUrl: the use case names a variable that holds no URL of a database.
+        """
+        return TrafficLog.of(spec.deployment.traffic, use_case=spec.name, folder=self.state(spec.name))

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,9 @@ import pytest
 from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline.programs.process_identity import identity_of
 from fine_tune_pipeline.programs.requests import PromptFormat, ServeRequest
-from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE, OfferedVersion, SyncRequest
+from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE, Canary, OfferedVersion, SyncRequest
 from fine_tune_pipeline.resources.endpoint import Endpoint, EndpointFailed, NotRunning
-from fine_tune_pipeline.resources.endpoint_client import EndpointClient, EndpointError, Unreachable
+from fine_tune_pipeline.resources.endpoint_client import EndpointClient, EndpointError, ServedAnswer, Unreachable
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline_tests.served import NEW_TOKENS, PROMPTS, evaluated, offered_version, tiny_adapter
 from fine_tune_pipeline_tests.tiny import tiny_model
@@ -117,6 +117,28 @@ def test_while_the_champion_changes_every_answer_is_wholly_one_versions(world: W
         assert answer.sha256 == hashes[answer.model]
     assert {answer.model for answer in answers[40:]} == {"bank-v2"}
     assert all(one != other for one, other in zip(world.answers["bank-v1"].values(), world.answers["bank-v2"].values(), strict=True))
+
+
+def test_under_32_clients_canary_promotion_and_rollback_lose_nothing_and_mix_nothing(world: World):
+    client = world.up()
+    hashes = {f"bank-v{version.version}": version.adapter_sha256 for version in world.versions}
+    changes = (
+        SyncRequest(canary=Canary(version=2, share=0.5)),
+        SyncRequest(aliases={"champion": 2, "previous": 1}, end_canary=True),
+        SyncRequest(aliases={"champion": 1, "challenger": 2}, drop=("previous",)),
+    )
+    asked: list[Future[ServedAnswer]] = []
+    with ThreadPoolExecutor(33) as pool:
+        for change in changes:
+            asked += [pool.submit(client.answer, PROMPTS[number % len(PROMPTS)], user=str(number)) for number in range(40)]
+            pool.submit(client.sync, change).result()
+        asked += [pool.submit(client.answer, PROMPTS[number % len(PROMPTS)]) for number in range(20)]
+        answers = [future.result() for future in asked]
+    for number, answer in enumerate(answers):
+        assert answer.text == world.answers[answer.model][PROMPTS[number % 40 % len(PROMPTS)]]
+        assert answer.sha256 == hashes[answer.model]
+    assert {answer.model for answer in answers} == {"bank-v1", "bank-v2"}
+    assert {answer.model for answer in answers[-20:]} == {"bank-v1"}
 
 
 def test_a_killed_server_comes_back_at_the_same_address_with_its_champion(world: World):

@@ -90,7 +90,7 @@ def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving, personal_data_key: PersonalDataKey
     ) -> dg.MaterializeResult:
         """Examples as they lie in the sources, not yet changed, and where each came from; those that were made; chunks of documents."""
-        corrections = serving.traffic_log(spec.name).corrections() if spec.dataset.feedback else []
+        corrections = serving.traffic_log(spec).corrections() if spec.dataset.feedback else []
         gathered = gather(spec, corrections=corrections)
         sampled = any(source.sample is not None for source in (*spec.dataset.sources, *spec.dataset.held_out))
         seed = {"dataset.split.seed": spec.dataset.split.seed} if sampled else {}

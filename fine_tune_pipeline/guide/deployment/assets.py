@@ -1,25 +1,17 @@
-"""Step 8: the registered model, the endpoint, what it is asked, and whether that has drifted."""
-
-from collections.abc import Sequence
-from pathlib import Path
+"""Step 8: the registered model, its exports, the endpoint, and the log of what it is asked; `monitoring` looks at that."""
 
 import dagster as dg
 
-from fine_tune_pipeline.artifacts.examples import read_rows, write_rows
-from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.guide.dataset.scrubbing.adapt import ASSET as ADAPTED_NER
-from fine_tune_pipeline.guide.deployment.drift import Embed, Embedded, Watched, build_drift_report
 from fine_tune_pipeline.guide.deployment.export import CHECK as MERGED_AS_TRAINED
 from fine_tune_pipeline.guide.deployment.export import build_export, content, provenance, upstream
-from fine_tune_pipeline.guide.deployment.production import FILE as REQUESTS
-from fine_tune_pipeline.guide.deployment.production import build_production_traffic
+from fine_tune_pipeline.guide.deployment.live import Live, read_endpoint
 from fine_tune_pipeline.guide.deployment.register import Sources as RegisterSources
 from fine_tune_pipeline.guide.deployment.register import build_registered_model
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
-from fine_tune_pipeline.guide.deployment.rollout import Live, Place, Sources, build_endpoint, read_endpoint
+from fine_tune_pipeline.guide.deployment.rollout import Place, Sources, build_endpoint
 from fine_tune_pipeline.guide.deployment.served_index import looked_up
 from fine_tune_pipeline.guide.technique.placement import answering_on
-from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult
 from fine_tune_pipeline.resources.compute.base import GPU_POOL, Compute
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore
@@ -102,10 +94,18 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
     checks = [
         *blocking(
             key,
+            loads="The version loads beside the others, and its files are those that were registered.",
             parity="The endpoint answers held-out prompts as the evaluated model did, and not as the base model does.",
+            shadow="On recent prompts of the traffic log the version is no worse than the champion; nobody gets these answers.",
+            canary="The version is with everybody, or with some users for a while; none was worse off.",
             healthy="The endpoint is up, and its champion is the version that it should be.",
         ),
-        *advisory(key, latency="95 % of the answers come within objective.limits.p95_latency_seconds, one at a time."),
+        *advisory(
+            key,
+            latency="95 % of the answers come within objective.limits.p95_latency_seconds, one at a time.",
+            watch="Once promoted, the version is no worse than the one before; else that one is champion again.",
+            **({"approval": "A person has agreed to the version, or none is asked."} if spec.deployment.approval else {}),
+        ),
     ]
 
     @dg.asset(
@@ -129,6 +129,7 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
             candidate=serving.candidate(spec.name),
             host=serving.host,
             inventory=compute.inventory(),
+            log=serving.traffic_log(spec),
         )
         registry = ModelRegistry(uri=tracking.uri, use_case=spec.name)
         return materialized(
@@ -139,7 +140,7 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
                 upstream=made_from,
                 observed=True,
                 build=lambda folder: build_endpoint(
-                    spec, Sources(**made_from), place=place, registry=registry, before=before, folder=folder
+                    spec, Sources(**made_from), place=place, registry=registry, before=before, store=store.open(), folder=folder
                 ),
             )
         )
@@ -156,95 +157,3 @@ def traffic_log(spec: UseCaseSpec) -> dg.AssetSpec:
         kinds={"sqlite"},
         description="Requests to the endpoint and its answers, freed of personal data, and what people said. The endpoint writes it.",
     )
-
-
-def production_traffic(spec: UseCaseSpec) -> dg.AssetsDefinition:
-    """The asset that takes a snapshot of the traffic log, for people and for the drift report."""
-
-    @dg.asset(
-        key=[spec.name, "production_traffic"],
-        deps=[["traffic_log", spec.name], [spec.name, "endpoint"]],
-        group_name=spec.name,
-        owners=spec.owners,
-        tags=STEP,
-        kinds={"sqlite"},
-    )
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving) -> dg.MaterializeResult:
-        """The last requests to the endpoint: how many, how many valid answers, how fast, what people said, what the log lost."""
-        return materialized(
-            store.made(
-                context,
-                version=1,
-                what={"deployment.monitoring.window": spec.deployment.monitoring.window},
-                observed=True,
-                build=lambda folder: build_production_traffic(
-                    serving.traffic_log(spec.name),
-                    last=spec.deployment.monitoring.window,
-                    state=serving.endpoint(spec.name).status().state,
-                    folder=folder,
-                ),
-            )
-        )
-
-    return asset
-
-
-def drift_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
-    """The asset that says whether production still looks like what the champion was made for; the drift sensor reads it."""
-    key = [spec.name, "drift_report"]
-
-    @dg.asset(
-        key=key,
-        deps=[[spec.name, "production_traffic"], [spec.name, "endpoint"], [spec.name, "dataset"], [spec.name, "predictions"]],
-        group_name=spec.name,
-        owners=spec.owners,
-        tags=STEP,
-        kinds={"scipy"},
-        check_specs=advisory(key, no_drift="Enough traffic, and no sign that it differs from what the model was made for."),
-    )
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
-        """Drift, no drift, or not enough traffic: tests with p, effect and numbers, and the requests that speak loudest."""
-        opened = store.open()
-        production = store.current(spec.name, "production_traffic")
-        watched = Watched(
-            live=_live(store, spec),
-            rows=read_rows(production.file(REQUESTS)),
-            monitoring=spec.deployment.monitoring,
-            seed=spec.dataset.split.seed,
-        )
-        before = opened.peek(spec.name, "drift_report")
-
-        def build(folder: Path) -> Built:
-            embed = _embedder(context, compute, folder / "program")
-            return build_drift_report(opened, spec.name, watched, embed=embed, before=before, folder=folder)
-
-        what = {"deployment.monitoring": spec.deployment.monitoring}
-        upstream = {"production_traffic": production}
-        return materialized(store.made(context, version=1, what=what, upstream=upstream, observed=True, build=build))
-
-    return asset
-
-
-def _live(store: ArtifactStore, spec: UseCaseSpec) -> Live | None:
-    """Who is champion; a rollout that failed names the one before."""
-    found = store.open().peek(spec.name, "endpoint")
-    return None if found is None else read_endpoint(found).live
-
-
-def _embedder(context: dg.AssetExecutionContext, compute: Compute, folder: Path) -> Embed:
-    """Runs the encoder's program; nothing of it stays in the artifact."""
-    import shutil
-
-    import numpy as np
-
-    def embed(texts: Sequence[str]) -> Embedded:
-        folder.mkdir()
-        write_rows(folder / "texts.jsonl", ({"id": str(place), "text": text} for place, text in enumerate(texts)))
-        threads = answering_on(compute.inventory()).threads
-        request = EmbedRequest(output=str(folder), texts=str(folder / "texts.jsonl"), threads=threads)
-        result = compute.run(context, request, EmbedResult)
-        vectors = np.load(result.vectors, allow_pickle=False)
-        shutil.rmtree(folder)
-        return Embedded(vectors=vectors, encoder_sha256=result.encoder_sha256)
-
-    return embed

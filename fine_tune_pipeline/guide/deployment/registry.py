@@ -1,17 +1,45 @@
 """The MLflow model registry of one use case: versions are registered once, aliases say which is which. No `@` in aliases."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fine_tune_pipeline.programs.access import impatient
 from fine_tune_pipeline.programs.serving.contract import Alias
+from fine_tune_pipeline.programs.serving.registry_aliases import shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FINGERPRINT = "fingerprint"
 ADAPTER_SHA256 = "adapter_sha256"
+
+
+class RegistryDown(Exception):
+    """The model registry does not answer, so nobody may say who is champion."""
+
+
+@contextmanager
+def registry_answers(uri: str) -> Iterator[None]:
+    """Within the block MLflow gives up on a dead registry within seconds.
+
+    Raises:
+        RegistryDown: names the address, the cause, and what to do.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with impatient():
+            yield
+    except (MlflowException, SQLAlchemyError) as error:
+        said = str(error).replace(uri.rstrip("/"), shown(uri)).splitlines()[0][:300]
+        raise RegistryDown(
+            f"the model registry at {shown(uri)} does not answer ({type(error).__name__}: {said}); who is champion is written there, so "
+            "nothing was changed: start it, let this machine reach it, or correct MLFLOW_TRACKING_URI"
+        ) from error
 
 
 class NotRegistered(Exception):
@@ -52,6 +80,11 @@ class ModelRegistry:
     def point(self, alias: Alias, version: int) -> None:
         """Let an alias stand for a version."""
         self._client().set_registered_model_alias(self.use_case, alias, str(version))
+
+    def forget(self, alias: Alias) -> None:
+        """Let an alias stand for nothing; one that does not is fine."""
+        if alias in self.aliases():
+            self._client().delete_registered_model_alias(self.use_case, alias)
 
     def confirm(self, version: int, *, adapter_sha256: str) -> None:
         """Refuse a version that the registry does not know, or knows with other weights.

@@ -1,4 +1,4 @@
-"""A new version goes live: loaded beside the old one, compared with its evaluation, and only then made champion.
+"""A new version goes live: loaded beside the old one, compared with its evaluation, tried on recent prompts, and only then released.
 
 Whatever fails on the way, the old champion keeps answering. A version with another base model can't be loaded beside the old one, so it is
 tried in a second server first.
@@ -7,14 +7,16 @@ tried in a second server first.
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.examples import Asked, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built, Check
-from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.artifacts.store import Artifact, Store
+from fine_tune_pipeline.artifacts.traffic import TrafficLog
 from fine_tune_pipeline.guide.dataset.scrubbing.adapt import used_ner
+from fine_tune_pipeline.guide.deployment.live import FILE, EndpointRecord, Live, read_endpoint
 from fine_tune_pipeline.guide.deployment.parity import (
     HOSTED_LEAST_SHARE,
     LEAST_SHARE,
@@ -27,22 +29,25 @@ from fine_tune_pipeline.guide.deployment.parity import (
 )
 from fine_tune_pipeline.guide.deployment.register import RegisteredModel, offer, read_registered
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
+from fine_tune_pipeline.guide.deployment.release.record import GATES, Release
+from fine_tune_pipeline.guide.deployment.release.shadow import replay, shadow_check
+from fine_tune_pipeline.guide.deployment.release.steps import Desk, Step, begin
+from fine_tune_pipeline.guide.deployment.release.told import release_checks
 from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.answer_rows import read_answers
 from fine_tune_pipeline.guide.technique.decoding import decoding_of
 from fine_tune_pipeline.guide.technique.placement import answering_on
 from fine_tune_pipeline.guide.technique.systems import trained_format
 from fine_tune_pipeline.programs.hosted.requests import read_hosted
-from fine_tune_pipeline.programs.requests import Contract, ServeRequest
-from fine_tune_pipeline.programs.serving.contract import CHAMPION, PREVIOUS, SyncRequest, Table, base_name, served_name
+from fine_tune_pipeline.programs.requests import RegistryAddress, ServeRequest
+from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
+from fine_tune_pipeline.programs.serving.contract import CHALLENGER, SyncRequest, base_name, served_name
 from fine_tune_pipeline.resources.endpoint import Endpoint, EndpointFailed, EndpointStatus, NotRunning
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, EndpointError, Unreachable
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
     from fine_tune_pipeline.resources.compute.inventory import Inventory
-
-FILE = "endpoint.json"
 
 
 class NoTestRows(Exception):
@@ -64,47 +69,40 @@ class Sources:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the endpoint runs: its own server, a second one for trying, and how."""
+    """Where the endpoint runs: its own server, a second one for trying, and how; `log` is what it is asked."""
 
     endpoint: Endpoint
     candidate: Endpoint
     host: str
     inventory: "Inventory"
+    log: TrafficLog
 
 
-class Live(Contract):
-    """The champion, and the artifacts that say what it was made for: drift is measured against these."""
-
-    version: int
-    name: str
-    adapter_sha256: str
-    dataset: str
-    predictions: str
-
-
-class EndpointRecord(Contract):
-    """`endpoint.json`. `live` is who answers afterwards: the new version, or still the old one when the new one failed."""
-
-    url: str | None
-    action: str
-    tried: int
-    live: Live | None
+APART = Check(
+    name="shadow",
+    passed=True,
+    description="not replayed: the version was tried in a server of its own, where no champion answers beside it",
+)
+NOT_REPLAYED = Check(name="shadow", passed=False, description="not replayed: the version has not passed the comparison with its evaluation")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a rollout ended; `problem` says why there is no parity."""
+    """How the gates ended; `problem` says why there is no parity, or why a version that passed could not be released."""
 
     action: str
     parity: Parity | None
-    problem: str | None
+    shadow: Check = NOT_REPLAYED
+    problem: str | None = None
 
     @property
     def passed(self) -> bool:
-        return self.parity is not None and self.parity.passed
+        return self.parity is not None and self.parity.passed and self.shadow.passed and self.problem is None
 
 
-def serve_request(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, place: Place) -> ServeRequest:
+def serve_request(
+    spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, place: Place, registry: ModelRegistry | None = None
+) -> ServeRequest:
     """What the server of this use case is started with."""
     task = read_task(spec)
     on = answering_on(place.inventory)
@@ -129,13 +127,16 @@ def serve_request(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel
         pii=spec.pii,
         ner=None if ner is None else str(ner),
         conversations=any(row.asked.beside() for row in train),
+        registry=None if registry is None else RegistryAddress(uri=registry.uri, poll_seconds=spec.deployment.registry_poll_seconds),
+        traffic=spec.deployment.traffic,
+        guard=spec.deployment.guard,
     )
 
 
 def build_endpoint(
-    spec: UseCaseSpec, sources: Sources, *, place: Place, registry: ModelRegistry, before: Artifact | None, folder: Path
+    spec: UseCaseSpec, sources: Sources, *, place: Place, registry: ModelRegistry, before: Artifact | None, store: Store, folder: Path
 ) -> Built:
-    """Bring the registered version live if it answers as evaluated, and write `endpoint.json`.
+    """Bring the registered version live as far as it passes, and write `endpoint.json`.
 
     Args:
         before: the artifact of the last rollout: who is live when this one fails.
@@ -147,51 +148,92 @@ def build_endpoint(
     model = read_registered(sources.registered_model)
     registry.confirm(model.version, adapter_sha256=model.adapter_sha256)
     rows = sample(held_out(sources), spec.deployment.parity_prompts, seed=spec.dataset.split.seed)
-    outcome = roll_out(spec, sources, model=model, rows=rows, place=place)
+    request = serve_request(spec, sources, model=model, place=place, registry=registry)
+    outcome = gates(spec, sources, request=request, model=model, rows=rows, place=place)
+    candidate = _live(model, sources)
+    step: Step | None = None
     if outcome.passed:
-        promote(registry, model.version)
+        desk = Desk(spec.name, place.endpoint, registry, log=place.log, store=store)
+        outcome, step = _released(desk, outcome, _wished(spec, sources, model=model, request=request, candidate=candidate), spec=spec)
     status = place.endpoint.status()
-    live = _live(model, sources) if outcome.passed else None if before is None else read_endpoint(before).live
-    record = EndpointRecord(url=status.url, action=outcome.action, tried=model.version, live=live)
+    live = candidate if step is not None and step.everybody else None if before is None else read_endpoint(before).live
+    record = EndpointRecord(url=status.url, action=outcome.action, tried=model.version, live=live, candidate=candidate)
     (folder / FILE).write_text(json.dumps(record.model_dump(), indent=2), encoding="utf-8")
     return Built(
-        metadata=_metadata(outcome, record, status),
+        metadata=_metadata(outcome, record, status, step=step),
         markdown={"ask": _how_to_ask(status)},
-        checks=_checks(outcome, status, limit_seconds=spec.objective.limits.p95_latency_seconds, wanted=model),
+        checks=_checks(outcome, status, step=step, spec=spec, wanted=model),
     )
 
 
-def roll_out(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated], place: Place) -> Outcome:
-    """Start or adopt the server, load the version beside the others, compare, and make it champion if it passed."""
-    request = serve_request(spec, sources, model=model, place=place)
-    offered = offer(model, sources.adapter, index=sources.retrieval_index)
+def gates(
+    spec: UseCaseSpec, sources: Sources, *, request: ServeRequest, model: RegisteredModel, rows: Sequence[Evaluated], place: Place
+) -> Outcome:
+    """Start or adopt the server, load the version beside the others, compare it with its evaluation, replay recent prompts on it.
+
+    Nobody gets an answer of it yet.
+    """
     action = "failed"
     try:
         if place.endpoint.has_to_restart(request, base_sha256=model.base_sha256):
             parity = _tried_apart(place.candidate, request, sources, model=model, rows=rows)
-            if not parity.passed:
-                return Outcome(action="refused", parity=parity, problem=None)
-            action = place.endpoint.ensure(request, base_sha256=model.base_sha256)
-        else:
-            action = place.endpoint.ensure(request, base_sha256=model.base_sha256)
-            parity = _tried(place.endpoint.client(), sources, model=model, rows=rows)
-        if parity.passed:
-            _make_champion(place.endpoint.client(), SyncRequest(versions=(offered,)), model.version)
-        else:
-            place.endpoint.client().sync(SyncRequest())
-        return Outcome(action=action, parity=parity, problem=None)
+            return Outcome(action="apart", parity=parity, shadow=APART) if parity.passed else Outcome(action="refused", parity=parity)
+        action = place.endpoint.ensure(request, base_sha256=model.base_sha256)
+        client = place.endpoint.client()
+        parity = _tried(client, sources, model=model, rows=rows)
+        shadow = _shadowed(client, spec, model=model, request=request, log=place.log) if parity.passed else NOT_REPLAYED
+        if not (parity.passed and shadow.passed):
+            client.sync(SyncRequest(drop=(CHALLENGER,)))
+        return Outcome(action=action, parity=parity, shadow=shadow)
     except (EndpointFailed, EndpointError, NotRunning, Unreachable) as error:
         return Outcome(action=action, parity=None, problem=str(error))
 
 
-def promote(registry: ModelRegistry, version: int) -> None:
-    """Let the registry say who is champion, and who was before."""
-    champion = registry.aliases().get(CHAMPION)
-    if champion == version:
-        return
-    registry.point(CHAMPION, version)
-    if champion is not None:
-        registry.point(PREVIOUS, champion)
+def _released(desk: Desk, outcome: Outcome, wished: Release, *, spec: UseCaseSpec) -> tuple[Outcome, Step | None]:
+    """What becomes of a version that has passed."""
+    try:
+        step = begin(desk, wished, approval=spec.deployment.approval)
+        if step.release is not None:
+            # The artifact that is being made says so.
+            desk.book.tell(step.release)
+    except (EndpointFailed, EndpointError, NotRunning, Unreachable) as error:
+        return replace(outcome, problem=str(error)), None
+    action = outcome.action if outcome.action != "apart" else step.server
+    return replace(outcome, action=action), step
+
+
+def _wished(spec: UseCaseSpec, sources: Sources, *, model: RegisteredModel, request: ServeRequest, candidate: Live) -> Release:
+    limit = spec.objective.limits.p95_latency_seconds
+    return Release(
+        live=candidate,
+        offered=offer(model, sources.adapter, index=sources.retrieval_index),
+        request=request,
+        state="approval",
+        since=0.0,
+        reason="",
+        by=GATES,
+        canary=spec.deployment.canary,
+        watch=spec.deployment.watch,
+        limit_ms=None if limit is None else 1000 * limit,
+    )
+
+
+def _shadowed(client: EndpointClient, spec: UseCaseSpec, *, model: RegisteredModel, request: ServeRequest, log: TrafficLog) -> Check:
+    champion = client.health().table.champion
+    if champion is None or champion.state != "loaded" or champion.version == model.version:
+        return shadow_check(None, skipped="not replayed: no other version is champion")
+    if not spec.deployment.shadow:
+        return shadow_check(None, skipped="not replayed: deployment.shadow is 0")
+    limit = spec.objective.limits.p95_latency_seconds
+    shadow = replay(
+        log.window(spec.deployment.shadow),
+        client.answer,
+        version=served_name(model.name, model.version),
+        champion=champion.name,
+        shape=AnswerShape(schema=request.answer_schema, labels=request.answer_labels),
+        limit_ms=None if limit is None else 1000 * limit,
+    )
+    return shadow_check(shadow, skipped="not replayed: the traffic log holds no prompt yet")
 
 
 def held_out(sources: Sources) -> list[Evaluated]:
@@ -205,11 +247,6 @@ def held_out(sources: Sources) -> list[Evaluated]:
         raise NoTestRows("dataset: the test set is empty, so the endpoint can't be compared with its evaluation; give held_out sources")
     texts = read_answers(sources.predictions.file("fine_tuned.jsonl"), rows)
     return [Evaluated(id=row.id, asked=row.asked, evaluated=text) for row, text in zip(rows, texts, strict=True)]
-
-
-def read_endpoint(artifact: Artifact) -> EndpointRecord:
-    """What an artifact of `endpoint` says."""
-    return EndpointRecord.read(artifact.file(FILE))
 
 
 def _tried(client: EndpointClient, sources: Sources, *, model: RegisteredModel, rows: Sequence[Evaluated]) -> Parity:
@@ -228,22 +265,14 @@ def _tried_apart(
 ) -> Parity:
     """The same in a second server, which is gone afterwards."""
     state = str(candidate.folder)
-    apart = request.model_copy(update={"output": state, "state": state, "port": 0})
+    # The registry speaks of the versions of the other server.
+    apart = request.model_copy(update={"output": state, "state": state, "port": 0, "registry": None})
     try:
         candidate.ensure(apart, base_sha256=model.base_sha256)
         return _tried(candidate.client(), sources, model=model, rows=rows)
     finally:
         candidate.stop()
         shutil.rmtree(candidate.folder, ignore_errors=True)
-
-
-def _make_champion(client: EndpointClient, wished: SyncRequest, version: int) -> Table:
-    """One step for those who ask: until it the old champion answers, from it the new one."""
-    before = client.health().table.champion
-    aliases = {CHAMPION: version}
-    if before is not None and before.version != version and before.state == "loaded":
-        aliases[PREVIOUS] = before.version
-    return client.sync(wished.model_copy(update={"aliases": aliases}))
 
 
 def _live(model: RegisteredModel, sources: Sources) -> Live:
@@ -256,13 +285,18 @@ def _live(model: RegisteredModel, sources: Sources) -> Live:
     )
 
 
-def _checks(outcome: Outcome, status: EndpointStatus, *, limit_seconds: float | None, wanted: RegisteredModel) -> list[Check]:
+def _checks(outcome: Outcome, status: EndpointStatus, *, step: Step | None, spec: UseCaseSpec, wanted: RegisteredModel) -> list[Check]:
+    name = served_name(wanted.name, wanted.version)
+    health = _healthy(status, wanted=wanted if step is not None and step.everybody else None)
+    stands = release_checks(step, approval=spec.deployment.approval, problem=outcome.problem)
     if outcome.parity is None:
         failed = f"version {wanted.version} was not compared: {outcome.problem}"
         latency = Check(name="latency", passed=False, blocking=False, description="not measured")
-        return [Check(name="parity", passed=False, description=failed), _healthy(status, wanted=None), latency]
-    health = _healthy(status, wanted=wanted if outcome.passed else None)
-    return [parity_check(outcome.parity), health, latency_check(outcome.parity, limit_seconds=limit_seconds)]
+        loads = Check(name="loads", passed=False, description=f"{name}: {outcome.problem}")
+        return [loads, Check(name="parity", passed=False, description=failed), outcome.shadow, *stands, health, latency]
+    said = f"{name} is loaded; weights have SHA-256 {wanted.adapter_sha256[:12]}…, their base {wanted.base_sha256[:12]}…, as registered"
+    latency = latency_check(outcome.parity, limit_seconds=spec.objective.limits.p95_latency_seconds)
+    return [Check(name="loads", passed=True, description=said), parity_check(outcome.parity), outcome.shadow, *stands, health, latency]
 
 
 def _healthy(status: EndpointStatus, *, wanted: RegisteredModel | None) -> Check:
@@ -275,7 +309,7 @@ def _healthy(status: EndpointStatus, *, wanted: RegisteredModel | None) -> Check
     return Check(name="healthy", passed=status.state == "running" and right, description=said)
 
 
-def _metadata(outcome: Outcome, record: EndpointRecord, status: EndpointStatus) -> dict[str, Any]:
+def _metadata(outcome: Outcome, record: EndpointRecord, status: EndpointStatus, *, step: Step | None) -> dict[str, Any]:
     parity = outcome.parity
     measured = {} if parity is None else {"endpoint_equals_evaluation": parity.share, "p95_latency_seconds": parity.p95_seconds}
     return {
@@ -284,6 +318,7 @@ def _metadata(outcome: Outcome, record: EndpointRecord, status: EndpointStatus) 
         "version": record.tried,
         "champion": status.champion,
         "state": status.state,
+        "release": "refused" if step is None else step.reason,
         "problem": outcome.problem or status.problem,
         "supervisor_pid": status.supervisor_pid,
         "api_key_in": status.key,

@@ -6,10 +6,12 @@ State folder of one use case:
     versions.json     version table and aliases                adapters/<hash>/  the server's own copy of each version
     indexes/<hash>/   and of what it looks up
     traffic.sqlite    the log                                  server.log        output of supervisor and server
+    answered.count    answers so far, for the log to compare with
     lock             held while somebody starts or stops it
-    api_key, admin_key, salt: files that only the owner can read
+    api_key, admin_key, keys.json (further keys, hashed), salt: files that only the owner can read
 """
 
+import hashlib
 import re
 from typing import Final, Literal
 
@@ -31,7 +33,6 @@ LOG_FILE = "server.log"
 LOCK_FILE = "lock"
 KEY_FILE = "api_key"
 ADMIN_KEY_FILE = "admin_key"
-SALT_FILE = "salt"
 ADAPTERS = "adapters"
 INDEXES = "indexes"
 
@@ -85,11 +86,29 @@ class OfferedVersion(Contract):
     retrieval: Retrieval | None = Field(default=None, exclude_if=unset)
 
 
+class Canary(Contract):
+    """A version that a share of those who ask for the champion gets instead, always the same users."""
+
+    version: int = Field(ge=1)
+    share: float = Field(gt=0, le=0.5)
+
+    def takes(self, user: str) -> bool:
+        """Whether this user is among them. Another canary takes others, so that nobody is always the first."""
+        digest = hashlib.blake2b(f"{self.version}/{user}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) < self.share * 2**64
+
+
 class SyncRequest(Contract):
-    """`POST /admin/sync`: load what is not loaded yet, then set the aliases, then let go of versions without alias or mention."""
+    """`POST /admin/sync`: load what is not loaded yet, then set aliases and canary, then let go of versions without alias or mention.
+
+    A canary ends with `end_canary`, and whenever the champion changes.
+    """
 
     versions: tuple[OfferedVersion, ...] = ()
     aliases: dict[Alias, int] = {}
+    drop: tuple[Alias, ...] = Field(default=(), description="Aliases that mean nothing any more.")
+    canary: Canary | None = None
+    end_canary: bool = False
 
 
 class VersionState(Contract):
@@ -111,6 +130,7 @@ class Table(Contract):
     base_sha256: str
     versions: tuple[VersionState, ...] = ()
     aliases: dict[Alias, int] = {}
+    canary: Canary | None = Field(default=None, exclude_if=unset)
 
     def version(self, number: int) -> VersionState | None:
         return next((found for found in self.versions if found.version == number), None)
@@ -118,7 +138,11 @@ class Table(Contract):
     @property
     def champion(self) -> VersionState | None:
         """Who answers when nobody is named."""
-        number = self.aliases.get(CHAMPION)
+        return self.named(CHAMPION)
+
+    def named(self, alias: Alias) -> VersionState | None:
+        """What an alias stands for."""
+        number = self.aliases.get(alias)
         return None if number is None else self.version(number)
 
 
@@ -154,4 +178,7 @@ class Health(Contract):
     waiting: int = Field(description="Requests in the queue.")
     answered_total: int
     log_dropped_total: int
+    registry_stale_seconds: float | None = Field(
+        default=None, description="Since the model registry last said who is champion; None where it is not asked."
+    )
     table: Table

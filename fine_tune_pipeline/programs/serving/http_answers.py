@@ -9,8 +9,9 @@ from typing import Any, Literal
 from fine_tune_pipeline.programs.passages import Found
 from fine_tune_pipeline.programs.serving.http_errors import shaped
 from fine_tune_pipeline.programs.serving.listening import Part
+from fine_tune_pipeline.programs.serving.ongoing import Ongoing
+from fine_tune_pipeline.programs.serving.questions import Answer
 from fine_tune_pipeline.programs.serving.running import EXPECTED
-from fine_tune_pipeline.programs.serving.service import Answer, Ongoing
 from fine_tune_pipeline.programs.serving.versions import Target
 from fine_tune_pipeline.programs.token_scores import TokenScore
 

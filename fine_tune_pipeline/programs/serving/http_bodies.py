@@ -13,7 +13,8 @@ from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.examples import Message as Turn
 from fine_tune_pipeline.programs.decoding_requests import JsonDecoding
 from fine_tune_pipeline.programs.serving.http_errors import Refused
-from fine_tune_pipeline.programs.serving.service import Question, Service
+from fine_tune_pipeline.programs.serving.questions import Question
+from fine_tune_pipeline.programs.serving.service import Service
 from fine_tune_pipeline.programs.serving.wishes import Ability, Sampling, Wish
 
 MAX_STOPS = 4

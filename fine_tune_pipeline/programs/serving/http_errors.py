@@ -11,9 +11,11 @@ from starlette.exceptions import HTTPException
 from fine_tune_pipeline.artifacts.traffic import UnknownRequest
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
 from fine_tune_pipeline.programs.prompts import ReservedText
+from fine_tune_pipeline.programs.serving.guard import NotChecked, PersonalData
 from fine_tune_pipeline.programs.serving.model_thread import Draining, QueueFull, ThreadDied
+from fine_tune_pipeline.programs.serving.ongoing import STATUS_OF
+from fine_tune_pipeline.programs.serving.questions import TooManyTokens, TooManyWanted
 from fine_tune_pipeline.programs.serving.running import ClientGone, TookTooLong
-from fine_tune_pipeline.programs.serving.service import STATUS_OF, TooManyTokens, TooManyWanted
 from fine_tune_pipeline.programs.serving.traffic_writer import NotScrubbed
 from fine_tune_pipeline.programs.serving.versions import NoChampion, NotServed, SyncRefused
 from fine_tune_pipeline.programs.serving.wishes import UnsupportedWish
@@ -39,6 +41,8 @@ _STATUS: dict[type[Exception], int] = {
     SyncRefused: 409,
     LookupError: 404,
     ReservedText: 400,
+    PersonalData: 400,
+    NotChecked: 503,
     NotScrubbed: 503,
     sqlite3.Error: 503,
     OSError: 503,
@@ -60,6 +64,8 @@ _CODES: dict[type[Exception], str] = {
     UnknownRequest: "request_not_found",
     SyncRefused: "sync_refused",
     NotScrubbed: "not_scrubbed",
+    PersonalData: "personal_data",
+    NotChecked: "not_checked",
 }
 
 

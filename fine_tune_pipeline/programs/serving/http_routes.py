@@ -20,7 +20,9 @@ from fine_tune_pipeline.programs.serving.http_counting import Counting
 from fine_tune_pipeline.programs.serving.http_errors import Refused, add_error_shapes, error_response
 from fine_tune_pipeline.programs.serving.http_gate import Gate, Keys
 from fine_tune_pipeline.programs.serving.http_stream import begun
-from fine_tune_pipeline.programs.serving.service import Ongoing, Question, Service
+from fine_tune_pipeline.programs.serving.ongoing import Ongoing
+from fine_tune_pipeline.programs.serving.questions import Question
+from fine_tune_pipeline.programs.serving.service import Service
 from fine_tune_pipeline.programs.serving.versions import NotServed
 
 

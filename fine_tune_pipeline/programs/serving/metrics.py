@@ -34,13 +34,9 @@ class Metrics:
             "ftp_http_responses", "Responses by route and status, refusals included.", ("route", "status"), registry=self._registry
         )
 
-    def watch(self, health: Callable[[], Health], *, stale_seconds: Callable[[], float | None]) -> None:
-        """Tell of an endpoint's state whenever somebody reads.
-
-        Args:
-            stale_seconds: since when the registry of models could not be asked; None where that is not known.
-        """
-        self._registry.register(_State(health, stale_seconds))
+    def watch(self, health: Callable[[], Health]) -> None:
+        """Tell of an endpoint's state whenever somebody reads."""
+        self._registry.register(_State(health))
 
     def batch(self, rows: int, seconds: float) -> None:
         """A batch was answered."""
@@ -71,9 +67,8 @@ class Metrics:
 class _State(Collector):
     """Gauges that are asked for rather than counted."""
 
-    def __init__(self, health: Callable[[], Health], stale_seconds: Callable[[], float | None]) -> None:
+    def __init__(self, health: Callable[[], Health]) -> None:
         self._health = health
-        self._stale_seconds = stale_seconds
 
     def collect(self) -> Iterator[Metric]:
         health = self._health()
@@ -81,8 +76,8 @@ class _State(Collector):
         yield GaugeMetricFamily("ftp_queue_waiting", "Requests that wait for a batch.", health.waiting)
         yield GaugeMetricFamily("ftp_uptime_seconds", "Since the server's start.", health.uptime_seconds)
         yield GaugeMetricFamily("ftp_log_dropped_total", "Answered requests that the traffic log has lost.", health.log_dropped_total)
-        if (stale := self._stale_seconds()) is not None:
-            yield GaugeMetricFamily("ftp_registry_stale_seconds", "Since when the registry of models could not be asked.", stale)
+        if (stale := health.registry_stale_seconds) is not None:
+            yield GaugeMetricFamily("ftp_registry_stale_seconds", "Since the registry of models last answered.", stale)
         info = GaugeMetricFamily(
             "ftp_version_info", "1 for each version of the table.", labels=("version", "model", "sha256", "state", "aliases")
         )

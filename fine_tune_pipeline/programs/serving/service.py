@@ -2,44 +2,32 @@
 
 import asyncio
 import hashlib
-import json
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence, Sized
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from concurrent.futures import Future
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import uuid4
 
 from fine_tune_pipeline.artifacts.examples import Asked
-from fine_tune_pipeline.artifacts.traffic import ServedRequest
-from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
 from fine_tune_pipeline.programs.passages import Found
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.serving.contract import Health
 from fine_tune_pipeline.programs.serving.indexes import Indexes, IndexGone
-from fine_tune_pipeline.programs.serving.listening import Listener, Part
+from fine_tune_pipeline.programs.serving.listening import Listener
 from fine_tune_pipeline.programs.serving.metrics import Metrics
-from fine_tune_pipeline.programs.serving.model_thread import Draining, ModelThread, QueueFull, ThreadDied
+from fine_tune_pipeline.programs.serving.model_thread import Draining, ModelThread, QueueFull
+from fine_tune_pipeline.programs.serving.ongoing import Ongoing, Record
+from fine_tune_pipeline.programs.serving.questions import Answer, Question, TooManyTokens, TooManyWanted
 from fine_tune_pipeline.programs.serving.readiness import Readiness
-from fine_tune_pipeline.programs.serving.running import EXPECTED, ClientGone, Running, TookTooLong, Written
-from fine_tune_pipeline.programs.serving.traffic_writer import Answered, TrafficWriter
+from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
+from fine_tune_pipeline.programs.serving.running import EXPECTED, Running, Written
+from fine_tune_pipeline.programs.serving.traffic_writer import TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import NoChampion, Target, Versions
-from fine_tune_pipeline.programs.serving.wishes import ORDINARY, Ability, UnsupportedWish, Wanted, Wish
-from fine_tune_pipeline.programs.token_scores import TokenScore
-
-PROBE = "probe"
-"""Arm of requests made with the admin key: tests of ours, not production."""
-
-
-class TooManyTokens(ValueError):
-    """The prompt is longer than the endpoint takes."""
-
-
-class TooManyWanted(ValueError):
-    """The request wants a longer answer than the model was evaluated with."""
+from fine_tune_pipeline.programs.serving.wishes import Ability, Wanted
 
 
 @dataclass(frozen=True)
@@ -53,77 +41,6 @@ class Limits:
     request_seconds: float = 120.0
     drain_seconds: float = 30.0
     slow_reader_seconds: float = 20.0
-
-
-@dataclass(frozen=True)
-class Question:
-    """One request. `system` is a system message, empty if there is none; `probe` marks our own tests; `name` begins the answer's id."""
-
-    asked: Asked
-    model: str | None = None
-    max_tokens: int | None = None
-    system: str = ""
-    user: str | None = None
-    probe: bool = False
-    wish: Wish = ORDINARY
-    streams: bool = False
-    name: str = "chatcmpl"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was answered, by whom, from what, and what it cost. `sources` are in the order of the prompt, the nearest last; None where the
-    version looks nothing up."""
-
-    id: str
-    target: Target
-    text: str
-    prompt_tokens: int
-    new_tokens: int
-    finished: bool
-    sources: Sequence[Found] | None = None
-    scores: Sequence[TokenScore] | None = None
-
-
-class Ongoing:
-    """A request that was taken and queued."""
-
-    def __init__(self, running: Running, record: "_Record") -> None:
-        self._running = running
-        self._record = record
-        self.id = record.id
-        self.target = record.target
-        self.sources = record.sources
-
-    async def parts(self) -> AsyncGenerator[Part, None]:
-        """See `Running.parts`."""
-        async with aclosing(self._running.parts()) as parts:
-            first = True
-            async for part in parts:
-                if first:
-                    self._record.begun()
-                first = False
-                yield part
-
-    async def whole(self) -> Answer:
-        """The answer; raises what `parts` raises."""
-        await self._running.whole()
-        return self.answer
-
-    @property
-    def answer(self) -> Answer:
-        """The answer, once `parts` was read to its end."""
-        written = self._running.answer
-        return Answer(
-            id=self.id,
-            target=self.target,
-            text=written.text,
-            prompt_tokens=self._record.prompt_tokens,
-            new_tokens=written.tokens,
-            finished=written.finished,
-            sources=self.sources,
-            scores=getattr(written, "scores", None),
-        )
 
 
 class Service:
@@ -164,9 +81,9 @@ class Service:
         self.shape = shape
         self.limits = limits
         self.conversations = conversations
+        self.registry: RegistryWatch | None = None
         self.ability = ability
         self.metrics = metrics or Metrics()
-        self.registry_stale_seconds: Callable[[], float | None] = lambda: None
         self._engine = engine
         self._context_tokens = context_tokens
         self._encode = encode
@@ -175,7 +92,7 @@ class Service:
         self._answered = 0
         self._started = time.monotonic()
         self.readiness = Readiness(self._one_token)
-        self.metrics.watch(self.health, stale_seconds=lambda: self.registry_stale_seconds())
+        self.metrics.watch(self.health)
 
     @property
     def draining(self) -> bool:
@@ -214,6 +131,7 @@ class Service:
             waiting=self._thread.waiting,
             answered_total=self._answered,
             log_dropped_total=self.writer.dropped,
+            registry_stale_seconds=None if self.registry is None else self.registry.stale_seconds,
             table=self.versions.table,
         )
 
@@ -240,7 +158,7 @@ class Service:
         context = [found.entry.passage for found in sources or ()]
         prompt = self._encode(replace(question.asked, context=context), question.system)
         most = self._most(question, target)
-        record = _Record(question=question, target=target, prompt_tokens=len(prompt), arrived=arrived, service=self, sources=sources)
+        record = Record(question=question, target=target, prompt_tokens=len(prompt), arrived=arrived, service=self, sources=sources)
         listener = Listener(streams=question.streams)
         try:
             self._refuse_too_long(len(prompt), most, looked_up=sum(found.entry.tokens for found in sources or ()))
@@ -282,8 +200,10 @@ class Service:
 
     async def _with_sources(self, question: Question) -> tuple[Target, list[Found] | None]:
         """Who answers, and what was found for it; once more should it be replaced meanwhile, since each version has its own index."""
+        # A probe of ours never meets a canary by chance; one who gives no name is somebody else with each request.
+        user = None if question.probe else question.user or uuid4().hex
         while True:
-            target = self.versions.target(question.model)
+            target = self.versions.target(question.model, user=user)
             if target.retrieval is None:
                 return target, None
             if self._indexes.waiting >= self.limits.waiting:
@@ -316,91 +236,5 @@ class Service:
 
     def _problems(self) -> list[str]:
         dead = None if self._thread.alive or self._draining else "the model thread has ended"
-        return [problem for problem in (dead, self._champion_problem(), self.writer.problem) if problem is not None]
-
-
-STATUS_OF: dict[type[Exception], int] = {
-    UpstreamRefused: 400,
-    UnsupportedWish: 400,
-    TooManyTokens: 413,
-    QueueFull: 429,
-    UpstreamBusy: 429,
-    ClientGone: 499,
-    UpstreamFailed: 502,
-    Draining: 503,
-    ThreadDied: 503,
-    NoChampion: 503,
-    TookTooLong: 504,
-}
-"""HTTP status of what can go wrong; everything else is 500."""
-
-
-class _Record:
-    """One request on its way into the log."""
-
-    def __init__(
-        self,
-        *,
-        question: Question,
-        target: Target,
-        prompt_tokens: int,
-        arrived: float,
-        service: Service,
-        sources: Sequence[Found] | None,
-    ) -> None:
-        self.id = f"{question.name}-{uuid4().hex}"
-        self.target = target
-        self.prompt_tokens = prompt_tokens
-        self.sources = sources
-        self._question = question
-        self._arrived = arrived
-        self._service = service
-
-    @property
-    def arm(self) -> str:
-        return PROBE if self._question.probe else self.target.arm
-
-    def begun(self) -> None:
-        """The first piece is there."""
-        if self._question.streams:
-            seconds = time.monotonic() - self._arrived
-            self._service.metrics.first_piece(version=self.target.version, arm=self.arm, seconds=seconds)
-
-    def answered(self, written: Written) -> None:
-        """The request ended well."""
-        self._service.note_answer(self.target)
-        self.keep(status=200, text=written)
-
-    def failed(self, error: Exception) -> None:
-        """The request ended without an answer."""
-        self.keep(status=STATUS_OF.get(type(error), 500), text=None)
-
-    def keep(self, *, status: int, text: Written | None) -> None:
-        valid = None if text is None else self._service.shape.problem(text.text) is None
-        row = ServedRequest(
-            id=self.id,
-            ts=time.time(),
-            use_case=self._service.use_case,
-            version=self.target.version,
-            arm=self.arm,
-            prompt_scrubbed=None,
-            answer_scrubbed=None,
-            prompt_tokens=self.prompt_tokens,
-            new_tokens=0 if text is None else text.tokens,
-            latency_ms=round((time.monotonic() - self._arrived) * 1000, 3),
-            status=status,
-            valid=valid,
-            confidence=None if text is None else text.logprob,
-            sources=None if self.sources is None else json.dumps([found.entry.id for found in self.sources], ensure_ascii=False),
-        )
-        self._service.metrics.ended(
-            version=row.version,
-            arm=row.arm,
-            status=status,
-            seconds=row.latency_ms / 1000,
-            prompt_tokens=row.prompt_tokens,
-            new_tokens=row.new_tokens,
-        )
-        answer = "" if text is None else text.text
-        closed = bool(valid and self._service.shape.closed) or not answer
-        self._service.writer.put(Answered(row=row, asked=self._question.asked, answer=answer, user=self._question.user, closed=closed))
+        registry = None if self.registry is None else self.registry.problem
+        return [problem for problem in (dead, self._champion_problem(), self.writer.problem, registry) if problem is not None]

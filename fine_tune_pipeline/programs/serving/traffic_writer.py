@@ -1,26 +1,41 @@
 """Writes the traffic log beside the answering: one background thread, in batches, personal data taken out before anything reaches the disk.
 
-Answers never wait for the log and never fail with it. What could not be kept is counted and told.
+Answers never wait for the log and never fail with it. A row is in the log a fifth of a second after its answer; its texts follow when the
+scrubber is done with them. What could not be kept is counted and told, also what was lost when the process was killed.
 """
 
-import hashlib
-import json
 import queue
-import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
-from fine_tune_pipeline.artifacts.examples import Asked
-from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, TrafficLog, UnknownRequest
-from fine_tune_pipeline.programs.serving.nested import mapped, strings
+from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, Settled, TrafficLog, UnknownRequest
+from fine_tune_pipeline.programs.serving.answer_count import AnswerCount
+from fine_tune_pipeline.programs.serving.api_keys import KEY_NAME
+from fine_tune_pipeline.programs.serving.pending_row import Answered, PendingRow
+from fine_tune_pipeline.programs.serving.scrubbing_thread import Scrubber, ScrubbingThread
 
-FLUSH_ROWS = 64
+__all__ = ["Answered", "LogClosed", "NotScrubbed", "Scrubber", "TrafficWriter"]
+
+FLUSH_ROWS = 256
 FLUSH_SECONDS = 0.2
 QUEUE_ROWS = 4096
 """Rows that may wait for the disk; further ones are dropped, since memory is what the model needs."""
+
+LATE_ROWS = 4096
+"""Rows in the log that may wait for their texts; further ones stay without, for the same reason."""
+
+TEXTS_SECONDS = 2.0
+"""How long feedback waits for the texts of the rows before it, so that whoever reads it finds what it is about."""
+
+RETRY_SECONDS = 5.0
+"""How often a log that failed is tried again while nothing new comes."""
+
+KILLED = "the server ended before they were written"
 
 
 class NotScrubbed(Exception):
@@ -32,54 +47,55 @@ class LogClosed(Exception):
 
 
 @dataclass(frozen=True)
-class Scrubber:
-    """Takes personal data out of one text; `name` is kept with each row, so that one can tell later what it was scrubbed by."""
-
-    name: str
-    clean: Callable[[str], str]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A request as it was answered, with raw texts: it lives in memory only. A `closed` answer holds no free text to scrub."""
-
-    row: ServedRequest
-    asked: Asked
-    answer: str
-    user: str | None = None
-    closed: bool = False
-
-
-@dataclass(frozen=True)
 class _Said:
-    """Feedback with a raw correction, and where the outcome goes."""
+    """Feedback whose correction is with the scrubber, and where the outcome goes."""
 
     feedback: Feedback
-    closed: bool
+    cleaned: "Future[list[str]] | None"
     kept: "Future[None]"
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Something that was waited for is there."""
 
 
 class TrafficWriter:
     """The only writer of one traffic log."""
 
-    def __init__(self, log: TrafficLog, *, scrubber: Callable[[], Scrubber], salt: bytes) -> None:
+    def __init__(
+        self,
+        log: TrafficLog,
+        *,
+        scrubber: Callable[[], Scrubber],
+        salt: bytes,
+        count: AnswerCount | None = None,
+        copy: Callable[[Sequence[ServedRequest]], object] | None = None,
+    ) -> None:
         """
         Args:
             scrubber: makes the scrubber; called once, in a thread of its own, since it may take seconds.
             salt: key of the hashes, so that a short text or a user's name can't be found by trying.
+            count: how many answers there were, over the life of several processes.
+            copy: is given rows that are in the log with all that will be; must neither wait nor raise.
         """
         self._log = log
         self._salt = salt
-        self._waiting: queue.Queue[Answered | _Said | None] = queue.Queue(maxsize=QUEUE_ROWS)
+        self._count = count or AnswerCount()
+        self._copy = copy
+        self.scrubbing = ScrubbingThread(scrubber)
+        self._waiting: queue.Queue[Answered | _Said | _Look | None] = queue.Queue(maxsize=QUEUE_ROWS)
         self._guard = threading.Lock()
         self._dropped = 0
-        self._untold = 0
+        self._untold: Counter[str] = Counter()
+        self._settled: int | None = None
+        self._late: deque[PendingRow] = deque()
+        self._late_said: list[_Said] = []
         self._problem: str | None = None
         self._scrub_problem: str | None = None
         self._closed = False
-        # Scrubbing runs third-party language models: whatever goes wrong there stays in this pool.
-        self._scrubbing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scrub")
-        self._scrubber: Future[Scrubber] = self._scrubbing.submit(scrubber)
+        self._end = 0.0
         self._thread = self._started()
 
     @property
@@ -90,13 +106,17 @@ class TrafficWriter:
     @property
     def problem(self) -> str | None:
         """Why the log is not as it should be now; None when it is."""
-        if self._scrubber.done() and (error := self._scrubber.exception()) is not None:
+        if (error := self.scrubbing.problem) is not None:
             return f"traffic log: no scrubber, only lengths and hashes are kept ({type(error).__name__}: {error})"
         return self._problem or self._scrub_problem
 
     def put(self, answered: Answered) -> None:
         """Queue a row; never waits, never raises."""
-        self._ensure_thread()
+        if (name := KEY_NAME.get()) is not None:
+            answered = replace(answered, row=replace(answered.row, key_name=name))
+        with self._guard:
+            self._count.add()
+            self._ensure_thread()
         try:
             self._waiting.put_nowait(answered)
         except queue.Full:
@@ -105,10 +125,13 @@ class TrafficWriter:
     def feedback(self, said: Feedback, *, closed: bool) -> "Future[None]":
         """Queue feedback after the rows that came before it; the future says how it ended.
 
-        Its exceptions: UnknownRequest, NotScrubbed, LogClosed, sqlite3.Error, OSError.
+        Its exceptions: UnknownRequest, NotScrubbed, LogClosed, LogFailed, OSError.
         """
-        item = _Said(feedback=said, closed=closed, kept=Future())
-        self._ensure_thread()
+        free = said.corrected is not None and not closed
+        cleaned = self.scrubbing.clean_now([said.corrected or ""]) if free else None
+        item = _Said(feedback=said, cleaned=cleaned, kept=Future())
+        with self._guard:
+            self._ensure_thread()
         try:
             self._waiting.put_nowait(item)
         except queue.Full:
@@ -118,9 +141,12 @@ class TrafficWriter:
     def close(self, timeout_seconds: float) -> None:
         """Write what waits, then end."""
         self._closed = True
-        self._waiting.put(None)
+        self._end = time.monotonic() + timeout_seconds
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=timeout_seconds)
         self._thread.join(timeout_seconds)
-        self._scrubbing.shutdown(wait=False, cancel_futures=True)
+        self.scrubbing.close()
+        self._log.close()
 
     def _started(self) -> threading.Thread:
         thread = threading.Thread(target=self._run, name="traffic-log", daemon=True)
@@ -128,120 +154,176 @@ class TrafficWriter:
         return thread
 
     def _ensure_thread(self) -> None:
-        with self._guard:
-            if self._thread.is_alive() or self._closed:
-                return
+        if not self._thread.is_alive() and not self._closed:
             self._thread = self._started()
 
     def _run(self) -> None:
-        batch: list[Answered | _Said] = []
+        batch: list[PendingRow | _Said] = []
         try:
-            while True:
+            if self._count.lasting:
+                self._write([])
+            last = False
+            while not last:
                 batch, last = self._next()
                 self._write(batch)
                 batch = []
-                if last:
-                    return
+            self._finish()
         finally:
             # The thread died by an error of ours: these rows are lost, and the next request starts a new thread.
-            lost = sum(isinstance(item, Answered) for item in batch)
+            lost = sum(isinstance(item, PendingRow) for item in batch)
             if lost:
                 self._count_dropped(lost, "the writer died")
             for item in batch:
                 if isinstance(item, _Said) and not item.kept.done():
                     item.kept.set_exception(OSError("the writer died"))
 
-    def _next(self) -> tuple[list[Answered | _Said], bool]:
+    def _next(self) -> "tuple[list[PendingRow | _Said], bool]":
         """What goes into one transaction, and whether it is the last."""
-        first = self._waiting.get()
-        batch: list[Answered | _Said] = []
-        deadline = time.monotonic() + FLUSH_SECONDS
-        item = first
-        while item is not None:
-            batch.append(item)
-            if isinstance(item, _Said) or len(batch) >= FLUSH_ROWS:
-                return batch, False
+        batch: list[PendingRow | _Said] = []
+        seconds, deadline = self._patience(), None
+        while True:
             try:
-                item = self._waiting.get(timeout=max(0.0, deadline - time.monotonic()))
+                item = self._waiting.get(timeout=seconds)
             except queue.Empty:
                 return batch, False
-        return batch, True
+            if item is None:
+                return batch, True
+            if isinstance(item, Answered):
+                batch.append(self._pending(item))
+            elif isinstance(item, _Said):
+                batch.append(item)
+            if not isinstance(item, Answered) or len(batch) >= FLUSH_ROWS:
+                return batch, False
+            deadline = deadline or time.monotonic() + FLUSH_SECONDS
+            seconds = max(0.0, deadline - time.monotonic())
 
-    def _write(self, batch: list[Answered | _Said]) -> None:
-        rows = [self._scrubbed(item) for item in batch if isinstance(item, Answered)]
+    def _patience(self) -> float | None:
+        """How long nothing new may come before there is something to do all the same."""
+        if self._late or self._late_said:
+            return FLUSH_SECONDS
+        unsure = self._count.lasting and self._settled is None
+        return RETRY_SECONDS if self._untold or unsure else None
+
+    def _pending(self, answered: Answered) -> PendingRow:
+        scrub = len(self._late) < LATE_ROWS
+        if not scrub:
+            self._scrub_problem = "traffic log: scrubbing is slower than the traffic, only lengths and hashes are kept"
+        return PendingRow(answered, scrubbing=self.scrubbing, salt=self._salt, scrub=scrub)
+
+    def _write(self, batch: "Sequence[PendingRow | _Said]") -> bool:
+        """One transaction: new rows, the texts of earlier ones, and what is missing; then the feedback, which is on rows that are there.
+        Whether the transaction went well."""
+        pending = [item for item in batch if isinstance(item, PendingRow)]
+        ready = [row.scrubbed for row in pending]
+        rows = [self._whole(row) if done else row.bare for row, done in zip(pending, ready, strict=True)]
+        late = self._late_rows()
+        stored = self._store(rows, [self._whole(row) for row in late])
+        if stored:
+            self._late.extend(row for row, done in zip(pending, ready, strict=True) if not done and row.expects_texts)
+        else:
+            self._late.extendleft(reversed(late))
+        for said in [*self._take_late_said(), *(item for item in batch if isinstance(item, _Said))]:
+            self._keep(said)
+        return stored
+
+    def _late_rows(self) -> list[PendingRow]:
+        """Those at the head of the line whose texts are there now."""
+        found = []
+        while self._late and self._late[0].scrubbed:
+            found.append(self._late.popleft())
+        return found
+
+    def _whole(self, row: PendingRow) -> ServedRequest:
+        self._scrub_problem = row.problem
+        return row.whole()
+
+    def _store(self, rows: Sequence[ServedRequest], scrubbed: Sequence[ServedRequest]) -> bool:
+        """Whether it is written; what is not is counted."""
         try:
-            if rows:
-                self._log.append(rows)
-            if self._untold:
-                self._log.drop(self._untold, reason=self._problem or "unknown")
-                self._untold = 0
-            self._problem = None
-        except (sqlite3.Error, OSError) as error:
+            self._account_for_before()
+            with self._guard:
+                told = dict(self._untold)
+            if rows or scrubbed or told:
+                accounted = (self._settled or 0) + len(rows) + sum(told.values())
+                settled = Settled(server=self._count.server, answered=accounted) if self._count.lasting else None
+                self._log.write(rows, scrubbed=scrubbed, dropped=told, settled=settled)
+                self._settled = accounted
+                self._count.mark_known()
+        except OSError as error:
             self._count_dropped(len(rows), f"{type(error).__name__}: {error}")
-        for item in batch:
-            if isinstance(item, _Said):
-                self._keep(item)
+            return False
+        with self._guard:
+            self._untold.subtract(told)
+            self._untold = +self._untold
+        self._problem = None
+        if self._copy is not None:
+            self._copy([row for row in (*rows, *scrubbed) if row.prompt_scrubbed is not None])
+        return True
+
+    def _account_for_before(self) -> None:
+        """Answers that an earlier process gave and that the log knows nothing of are missing: it was killed. Found once."""
+        if self._settled is not None or not self._count.lasting:
+            return
+        accounted = self._log.settled(self._count.server)
+        if accounted is None:
+            # A log that was taken away and made anew has nothing to account for.
+            accounted = self._count.before if self._count.known else 0
+        self._settled = min(accounted, self._count.before)
+        with self._guard:
+            self._untold += Counter({KILLED: self._count.before - self._settled})
+
+    def _take_late_said(self) -> list[_Said]:
+        found, self._late_said = self._late_said, []
+        return found
 
     def _keep(self, item: _Said) -> None:
+        if self._too_early(item):
+            self._late_said.append(item)
+            return
         said = item.feedback
-        if said.corrected is not None and not item.closed:
-            clean = self._clean(said.corrected)
-            if clean is None:
+        if item.cleaned is not None:
+            if item.cleaned.exception() is not None:
                 item.kept.set_exception(NotScrubbed("the correction could not be freed of personal data, so it was not kept"))
                 return
-            said = replace(said, corrected=clean)
+            said = replace(said, corrected=item.cleaned.result()[0])
         try:
             self._log.feedback(said)
-        except (sqlite3.Error, OSError, UnknownRequest) as error:
+        except (OSError, UnknownRequest) as error:
             item.kept.set_exception(error)
             return
         item.kept.set_result(None)
 
-    def _scrubbed(self, answered: Answered) -> ServedRequest:
-        self._scrub_problem = None
-        before = self._before(answered.asked)
-        # Without the turns before it, a prompt would be taken for a question of its own.
-        prompt = None if before is None else self._clean(answered.asked.prompt)
-        answer = answered.answer if answered.closed else self._clean(answered.answer)
-        return replace(
-            answered.row,
-            prompt_scrubbed=prompt,
-            before_scrubbed=before or None,
-            answer_scrubbed=answer,
-            prompt_characters=len(answered.asked.prompt),
-            answer_characters=len(answered.answer),
-            prompt_hash=self._hash(answered.asked.prompt) if prompt is None else None,
-            answer_hash=self._hash(answered.answer) if answer is None else None,
-            user_hash=None if answered.user is None else self._hash(answered.user),
-            scrubber="" if self._scrubber.exception() is not None else self._scrubber.result().name,
-        )
+    def _too_early(self, item: _Said) -> bool:
+        """Feedback waits for its own correction and, for a while, for the texts of the rows before it."""
+        if item.cleaned is not None and not item.cleaned.done():
+            item.cleaned.add_done_callback(self._look)
+            return True
+        if not self._late or time.monotonic() - item.since > TEXTS_SECONDS:
+            return False
+        waits_for = self._late[-1].waits_for
+        for future in waits_for:
+            future.add_done_callback(self._look)
+        if not waits_for:
+            self._look(None)
+        return True
 
-    def _before(self, asked: Asked) -> str | None:
-        """What stood before the prompt, as JSON without personal data, empty when nothing did; None when the scrubber failed."""
-        before = asked.beside()
-        if not before:
-            return ""
-        cleaned = {text: clean for text in set(strings(before)) if (clean := self._clean(text)) is not None}
-        whole = cleaned.keys() == set(strings(before))
-        return json.dumps(mapped(before, cleaned), ensure_ascii=False) if whole else None
+    def _look(self, _: object) -> None:
+        with suppress(queue.Full):
+            self._waiting.put_nowait(_Look())
 
-    def _clean(self, text: str) -> str | None:
-        """The text without personal data; None when the scrubber failed, whatever it raised."""
-        if self._scrubber.exception() is not None:
-            return None
-        cleaned = self._scrubbing.submit(self._scrubber.result().clean, text)
-        error = cleaned.exception()
-        if error is None:
-            return cleaned.result()
-        # Its message may quote the text, so only the type is told.
-        self._scrub_problem = f"traffic log: scrubbing failed ({type(error).__name__}), only lengths and hashes are kept"
-        return None
-
-    def _hash(self, text: str) -> str:
-        return hashlib.blake2b(text.encode("utf-8"), key=self._salt, digest_size=16).hexdigest()
+    def _finish(self) -> None:
+        """The texts that the scrubber still has, as long as there is time."""
+        while (self._late or self._late_said) and (seconds := self._end - time.monotonic()) > 0:
+            first = self._late[0].waits_for if self._late else [said.cleaned for said in self._late_said if said.cleaned is not None]
+            wait(first, timeout=seconds)
+            if not self._write([]):
+                break
+        for said in self._take_late_said():
+            said.kept.set_exception(LogClosed("the endpoint is being stopped"))
 
     def _count_dropped(self, rows: int, reason: str) -> None:
         with self._guard:
             self._dropped += rows
-            self._untold += rows
+            if rows:
+                self._untold[f"traffic log: {reason}"] += rows
             self._problem = f"traffic log: {reason}"

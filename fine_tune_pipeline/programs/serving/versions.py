@@ -5,6 +5,7 @@ Every change of the table is one atomic replacement, in memory and on disk. The 
 
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,10 @@ from uuid import uuid4
 from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline.programs.serving.contract import (
     ADAPTERS,
+    CHAMPION,
     VERSIONS_FILE,
     Alias,
+    Canary,
     OfferedVersion,
     Retrieval,
     SyncRequest,
@@ -65,7 +68,7 @@ class Target:
     version: str
     sha256: str
     max_new_tokens: int
-    arm: Literal["champion", "other", "base"]
+    arm: Literal["champion", "canary", "other", "base"]
     retrieval: Retrieval | None = None
 
 
@@ -95,6 +98,7 @@ class Versions:
         self._thread = thread
         self._indexes = indexes
         self._one_sync = threading.Lock()
+        self._synced_at = 0.0
         self._table = _read(state / VERSIONS_FILE, base_sha256=base_sha256)
 
     @property
@@ -115,25 +119,53 @@ class Versions:
                 self._put(version.model_copy(update={"state": "failed", "reason": str(error)}))
 
     def sync(self, wished: SyncRequest) -> Table:
-        """Load offered versions beside the running ones, then set the aliases, then free what nobody refers to any more.
+        """Load offered versions beside the running ones, then set aliases and canary, then free what nobody refers to any more.
 
         Raises:
-            SyncRefused: a version could not be loaded or an alias names one that is not loaded. No alias has changed.
+            SyncRefused: a version could not be loaded, or an alias or the canary names one that is not. None of them has changed.
         """
         with self._one_sync:
             problems = [problem for offered in wished.versions if (problem := self._offer(offered))]
-            loaded = {version.version for version in self._table.versions if version.state == "loaded"}
-            problems += [
-                f"alias {alias}: version {number} is not loaded" for alias, number in wished.aliases.items() if number not in loaded
-            ]
+            aliases = {alias: number for alias, number in self._table.aliases.items() if alias not in wished.drop} | wished.aliases
+            problems += self._not_loaded(wished)
+            if wished.canary is not None and wished.canary.version == aliases.get(CHAMPION):
+                problems.append(f"canary: version {wished.canary.version} is the champion already")
             if problems:
                 raise SyncRefused("; ".join(problems))
-            self._replace(aliases={**self._table.aliases, **wished.aliases})
-            self._let_go(keep={*self._table.aliases.values(), *(offered.version for offered in wished.versions)})
+            self._appoint(aliases, canary=wished.canary, end_canary=wished.end_canary)
+            kept = () if self._table.canary is None else (self._table.canary.version,)
+            self._let_go(keep={*self._table.aliases.values(), *kept, *(offered.version for offered in wished.versions)})
+            self._synced_at = time.monotonic()
             return self._table
 
-    def target(self, model: str | None) -> Target:
-        """Who answers to a model name: the use case's name (or none) means the champion.
+    def follow(self, aliases: Mapping[Alias, int], *, asked_at: float) -> str | None:
+        """Let aliases mean what the model registry says, as far as these versions are loaded; what is not as it says there, if anything.
+
+        Nothing is loaded or freed here, so the version before is at hand when the registry changes its mind.
+
+        Args:
+            asked_at: when the registry was asked, by `time.monotonic`; an answer from before the last sync is older than that.
+        """
+        with self._one_sync:
+            if asked_at < self._synced_at:
+                return None
+            loaded = {version.version for version in self._table.versions if version.state == "loaded"}
+            found = {alias: number for alias, number in aliases.items() if number in loaded}
+            wanted, now = aliases.get(CHAMPION), self._table.aliases.get(CHAMPION)
+            if CHAMPION not in found and now is not None:
+                found[CHAMPION] = now
+            if found != self._table.aliases:
+                self._appoint(found)
+            if wanted in loaded or (wanted is None and now is None):
+                return None
+            seen = "no champion" if wanted is None else f"version {wanted} champion, which is not loaded here"
+            return f"the model registry names {seen}; {'nobody' if now is None else f'version {now}'} stays champion"
+
+    def target(self, model: str | None, *, user: str | None = None) -> Target:
+        """Who answers to a model name: the use case's name (or none) means the champion, or the canary for some users.
+
+        Args:
+            user: who asks, or anything else that tells requests apart; None: whoever it is, the champion answers.
 
         Raises:
             NotServed, NoChampion: nobody does.
@@ -154,7 +186,8 @@ class Versions:
                 raise NoChampion(f"{self._use_case}: no version has been promoted yet")
             if champion.state != "loaded":
                 raise NoChampion(f"{self._use_case}: version {champion.version} is {champion.state}: {champion.reason}")
-            return _target(champion, arm="champion")
+            canary = None if user is None else _canary_for(user, table)
+            return _target(champion, arm="champion") if canary is None else _target(canary, arm="canary")
         number = version_of(model, use_case=self._use_case)
         found = None if number is None else table.version(number)
         if found is None or found.state != "loaded":
@@ -217,7 +250,7 @@ class Versions:
 
     def _let_go(self, *, keep: set[int]) -> None:
         gone = [version for version in self._table.versions if version.version not in keep]
-        self._replace(versions=[version for version in self._table.versions if version.version in keep])
+        self._replace(versions=tuple(version for version in self._table.versions if version.version in keep))
         for version in gone:
             # Requests for it that wait already come first in the queue, so they are still answered.
             self._thread.call(partial(self._models.unload, version.name)).result()
@@ -227,21 +260,37 @@ class Versions:
                 shutil.rmtree(folder)
         self._indexes.let_go(keep={version.retrieval.sha256 for version in self._table.versions if version.retrieval is not None})
 
+    def _not_loaded(self, wished: SyncRequest) -> list[str]:
+        """Wishes that name a version which can't answer."""
+        loaded = {version.version for version in self._table.versions if version.state == "loaded"}
+        named: list[tuple[str, int]] = [(f"alias {alias}", number) for alias, number in wished.aliases.items()]
+        named += [] if wished.canary is None else [("canary", wished.canary.version)]
+        return [f"{what}: version {number} is not loaded" for what, number in named if number not in loaded]
+
+    def _appoint(self, aliases: Mapping[Alias, int], *, canary: Canary | None = None, end_canary: bool = False) -> None:
+        """Aliases and canary in one step. Another champion ends a canary: what it was compared with is gone."""
+        goes_on = not end_canary and aliases.get(CHAMPION) == self._table.aliases.get(CHAMPION)
+        self._replace(aliases=dict(aliases), canary=canary or (self._table.canary if goes_on else None))
+
     def _put(self, version: VersionState) -> None:
         others = [other for other in self._table.versions if other.version != version.version]
-        self._replace(versions=sorted([*others, version], key=lambda found: found.version))
+        self._replace(versions=tuple(sorted([*others, version], key=lambda found: found.version)))
 
-    def _replace(self, *, versions: list[VersionState] | None = None, aliases: Mapping[Alias, int] | None = None) -> None:
-        table = Table(
-            base_sha256=self._table.base_sha256,
-            versions=self._table.versions if versions is None else tuple(versions),
-            aliases=self._table.aliases if aliases is None else dict(aliases),
-        )
+    def _replace(self, **changes: Any) -> None:
+        table = self._table.model_copy(update=changes)
         table.write(self._state / VERSIONS_FILE)
         self._table = table
 
 
-def _target(version: VersionState, *, arm: Literal["champion", "other"]) -> Target:
+def _canary_for(user: str, table: Table) -> VersionState | None:
+    """The version that this user gets instead of the champion, if it can answer."""
+    if table.canary is None or not table.canary.takes(user):
+        return None
+    found = table.version(table.canary.version)
+    return found if found is not None and found.state == "loaded" else None
+
+
+def _target(version: VersionState, *, arm: Literal["champion", "canary", "other"]) -> Target:
     return Target(
         version.name,
         version=str(version.version),

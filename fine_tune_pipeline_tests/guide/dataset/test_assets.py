@@ -150,7 +150,7 @@ def test_several_processes_make_the_same_dataset_as_one(house, tmp_path_factory)
 
 def test_corrections_from_production_become_examples_and_start_a_rebuild(house):
     house.run()
-    log: TrafficLog = house.serving.traffic_log("fruit")
+    log: TrafficLog = TrafficLog.at(house.serving.state("fruit"))
     served = ServedRequest(
         id="q1", ts=1.0, use_case="fruit", version="3", arm="champion", prompt_scrubbed="bottle shaped, buttery", answer_scrubbed="apple",
         prompt_tokens=4, new_tokens=1, latency_ms=5.0, status=200,

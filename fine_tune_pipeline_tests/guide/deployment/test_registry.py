@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry, NotRegistered
-from fine_tune_pipeline.guide.deployment.rollout import promote
+from fine_tune_pipeline.guide.deployment.release.steps import promote
 
 # MLflow's tables ask SQLAlchemy for a strategy that 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning")

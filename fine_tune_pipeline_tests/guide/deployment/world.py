@@ -14,7 +14,7 @@ import numpy as np
 from fine_tune_pipeline.artifacts.examples import Example, write_examples, write_rows
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
-from fine_tune_pipeline.guide.deployment.drift import Embedded
+from fine_tune_pipeline.guide.deployment.monitoring.reference import Embedded
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 USE_CASE = "bank"

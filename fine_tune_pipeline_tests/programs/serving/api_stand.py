@@ -58,7 +58,7 @@ def api(base: Path, state: Path, *, limits: Limits | None = None, **changes: Any
     before, serve._scrubber = serve._scrubber, lambda _: Scrubber("none", lambda text: text)  # type: ignore[assignment]
     try:
         service, writer = serve._build(request, state=state, limits=limits or Limits())
-        writer._scrubber.result()
+        writer.scrubbing.wait_until_ready()
     finally:
         serve._scrubber = before
     listener = serve.bind("127.0.0.1", 0, before=None)

@@ -1,30 +1,14 @@
-"""A snapshot of the endpoint's last requests: how many, how well, how fast, what people said of them."""
+"""Numbers of some requests to the endpoint: how many, how well, how fast, what people said of them."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from fine_tune_pipeline.artifacts.examples import write_rows
-from fine_tune_pipeline.artifacts.manifest import Built
-from fine_tune_pipeline.artifacts.traffic import Logged, TrafficLog
+from fine_tune_pipeline.artifacts.traffic import Logged
 
-FILE = "requests.jsonl"
 PERCENTILES = (50, 95, 99)
-
-
-def build_production_traffic(log: TrafficLog, *, last: int, state: str, folder: Path) -> Built:
-    """Write the last requests to the champion, scrubbed as they lie in the log, as `requests.jsonl`.
-
-    Args:
-        last: at most so many.
-        state: how the endpoint is, in a word.
-    """
-    window = log.window(last)
-    write_rows(folder / FILE, (logged.row() for logged in window))
-    return Built(metadata={"endpoint": state, **summary(window), "log_dropped": log.dropped(), "requests_in_log": len(log)})
 
 
 def summary(window: Sequence[Logged]) -> dict[str, Any]:
