@@ -121,7 +121,7 @@ class Round:
 
 def cut(task: Task, vectors: dict[str, np.ndarray], seed: int) -> Round:
     """Training texts, held-back ones and windows, none of which share a text."""
-    from fine_tune_pipeline.guide.deployment.monitoring.signals import Compared
+    from fine_tune_pipeline.guide.deployment.monitoring.signals import Compared, Reference
 
     known = random.Random(seed).sample(task.known, len(task.known))
     train, held_back = known[: task.train], known[task.train : task.train + task.held_back]
@@ -130,10 +130,10 @@ def cut(task: Task, vectors: dict[str, np.ndarray], seed: int) -> Round:
     names = sorted({intent for _, intent in train})
     centres = np.stack([matrix[[intent == name for _, intent in train]].mean(axis=0) for name in names])
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    reference = sample(held_back, vectors, centres, names)
+    reference = Reference(train=matrix, held_back=sample(held_back, vectors, centres, names), seed=0)
 
     def compared(window: Sequence[Text]) -> Compared:
-        return Compared(window=sample(window, vectors, centres, names), held_back=reference, train=matrix, seed=0)
+        return Compared(window=sample(window, vectors, centres, names), reference=reference)
 
     whole = len(quiet) // WINDOW
     return Round(compared, [quiet[place * WINDOW : (place + 1) * WINDOW] for place in range(whole)])

@@ -43,6 +43,7 @@ from fine_tune_pipeline.programs.serving.running import Written
 from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
 from fine_tune_pipeline.programs.serving.service import Limits, Service
+from fine_tune_pipeline.programs.serving.trace_copy import TraceCopy, wait_for_each_trace
 from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import Models, Versions
 from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer
@@ -226,7 +227,15 @@ def _writer(request: ServeRequest, state: Path) -> TrafficWriter:
     """What keeps the traffic, where the use case wants it."""
     log = TrafficLog.of(request.traffic, use_case=request.use_case, folder=state, kept_open=True)
     count = AnswerCount(state / answer_count.FILE)
-    return TrafficWriter(log, scrubber=lambda: _scrubber(request), salt=log_salt(state), count=count)
+    return TrafficWriter(log, scrubber=lambda: _scrubber(request), salt=log_salt(state), count=count, copy=_trace_copy(request))
+
+
+def _trace_copy(request: ServeRequest) -> TraceCopy | None:
+    """For the share that the use case wants in MLflow, where its versions are registered too."""
+    if request.registry is None or not request.traffic.mlflow_share:
+        return None
+    wait_for_each_trace()
+    return TraceCopy(uri=request.registry.uri, use_case=request.use_case, share=request.traffic.mlflow_share)
 
 
 def _service(request: ServeRequest, **parts: Any) -> Service:

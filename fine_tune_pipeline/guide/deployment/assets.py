@@ -5,7 +5,6 @@ import dagster as dg
 from fine_tune_pipeline.guide.dataset.scrubbing.adapt import ASSET as ADAPTED_NER
 from fine_tune_pipeline.guide.deployment.export import CHECK as MERGED_AS_TRAINED
 from fine_tune_pipeline.guide.deployment.export import build_export, content, provenance, upstream
-from fine_tune_pipeline.guide.deployment.live import Live, read_endpoint
 from fine_tune_pipeline.guide.deployment.register import Sources as RegisterSources
 from fine_tune_pipeline.guide.deployment.register import build_registered_model
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
@@ -130,6 +129,7 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
             host=serving.host,
             inventory=compute.inventory(),
             log=serving.traffic_log(spec),
+            mlflow=tracking.uri,
         )
         registry = ModelRegistry(uri=tracking.uri, use_case=spec.name)
         return materialized(

@@ -69,13 +69,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the endpoint runs: its own server, a second one for trying, and how; `log` is what it is asked."""
+    """Where the endpoint runs: its own server, a second one for trying, and how; `log` is what it is asked, `mlflow` the URI of MLflow."""
 
     endpoint: Endpoint
     candidate: Endpoint
     host: str
     inventory: "Inventory"
     log: TrafficLog
+    mlflow: str | None = None
 
 
 APART = Check(

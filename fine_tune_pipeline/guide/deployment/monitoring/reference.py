@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from fine_tune_pipeline.artifacts.examples import read_examples, read_rows
 from fine_tune_pipeline.artifacts.store import Artifact, Store
+from fine_tune_pipeline.guide.deployment.live import Live
 from fine_tune_pipeline.guide.deployment.monitoring.labels import same_answer
 from fine_tune_pipeline.guide.deployment.monitoring.signals import Answers, Sample
-from fine_tune_pipeline.guide.deployment.live import Live
 from fine_tune_pipeline.guide.objective.measures.rules import refuses
 from fine_tune_pipeline.guide.objective.task import OPEN, Task
 
