@@ -249,7 +249,7 @@ class Versions:
     def _load(self, version: VersionState, folder: Path) -> None:
         if version.retrieval is not None:
             self._indexes.load(version.retrieval)
-        self._thread.call(lambda: self._models.load(version.name, folder)).result()
+        self._thread.call(lambda: self._models.load(version.name, folder), first=True).result()
         self._put(version.model_copy(update={"state": "loaded", "reason": ""}))
 
     def _let_go(self, *, keep: set[int]) -> None:
