@@ -44,9 +44,10 @@ check: setup ## format, lint, import rules, types, every shipped YAML
 	@$(BIN)/fine-tune-pipeline check fine_tune_pipeline/defs examples
 	@$(BIN)/fine-tune-pipeline check --no-files examples/*.yaml
 
-bench: setup ## side by side: training with stock TRL, answers with generate, personal data with Presidio; near duplicates; step 3 by rows; drift (DATA=folder)
+bench: setup ## side by side: training with stock TRL, answers with generate, the endpoint with a naive server, personal data with Presidio; near duplicates; step 3 by rows; drift (DATA=folder)
 	@$(BIN)/python bench/train_speed.py
 	@$(BIN)/python bench/predict_speed.py
+	@$(BIN)/python bench/serve_speed.py
 	@$(BIN)/python bench/duplicates.py
 	@$(BIN)/python bench/pii_speed.py
 	@$(BIN)/python bench/pii_quality.py

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
+import transformers
 import uvicorn
 
 from fine_tune_pipeline.artifacts.examples import Asked
@@ -35,12 +36,14 @@ from fine_tune_pipeline.programs.serving.guarded import GuardedService
 from fine_tune_pipeline.programs.serving.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.serving.http_routes import make_app
 from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
+from fine_tune_pipeline.programs.serving.metrics import Metrics
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
 from fine_tune_pipeline.programs.serving.registry_aliases import asker
 from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
+from fine_tune_pipeline.programs.serving.running import Written
 from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
-from fine_tune_pipeline.programs.serving.service import Limits, Service, Written
+from fine_tune_pipeline.programs.serving.service import Limits, Service
 from fine_tune_pipeline.programs.serving.trace_copy import TraceCopy, wait_for_each_trace
 from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import Models, Versions
@@ -174,7 +177,12 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         models, tokens = _at_vllm(request, request.vllm, base)
     else:
         models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
-    thread: ModelThread[Written] = ModelThread(models.generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting)
+    metrics = Metrics()
+    weights = models if isinstance(models, ServedModels) else None
+    generate = models.generate if weights is None else weights.serve
+    thread: ModelThread[Written] = ModelThread(
+        generate, joining=weights is not None, batch_rows=limits.batch_rows, queue_limit=limits.waiting, on_batch=metrics.batch
+    )
     thread.start()
     indexes = Indexes(state, encoder=_question_encoder)
     versions = Versions(
@@ -204,12 +212,20 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         shape=AnswerShape(schema=request.answer_schema, labels=request.answer_labels),
         limits=limits,
         conversations=request.conversations,
+        ability=getattr(models, "ability", "remote"),
+        metrics=metrics,
+        engine=_engine(request),
     )
     if request.registry is not None:
         registry = request.registry
         service.registry = RegistryWatch(asker(registry.uri, request.use_case), versions, every_seconds=registry.poll_seconds)
         service.registry.start()
     return service, writer
+
+
+def _engine(request: ServeRequest) -> str:
+    """What computes the answers: another version of it may round otherwise."""
+    return f"torch {torch.__version__} transformers {transformers.__version__} {request.dtype} {request.device}"
 
 
 def _writer(request: ServeRequest, state: Path) -> TrafficWriter:

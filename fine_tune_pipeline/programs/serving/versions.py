@@ -133,8 +133,11 @@ class Versions:
                 problems.append(f"canary: version {wished.canary.version} is the champion already")
             if problems:
                 raise SyncRefused("; ".join(problems))
+            # Somebody may have been sent to the canary just now and not stand in the queue yet, so it is freed one sync later.
+            canaries = [self._table.canary]
             self._appoint(aliases, canary=wished.canary, end_canary=wished.end_canary)
-            kept = () if self._table.canary is None else (self._table.canary.version,)
+            canaries.append(self._table.canary)
+            kept = [canary.version for canary in canaries if canary is not None]
             self._let_go(keep={*self._table.aliases.values(), *kept, *(offered.version for offered in wished.versions)})
             self._synced_at = time.monotonic()
             return self._table
@@ -246,7 +249,7 @@ class Versions:
     def _load(self, version: VersionState, folder: Path) -> None:
         if version.retrieval is not None:
             self._indexes.load(version.retrieval)
-        self._thread.call(lambda: self._models.load(version.name, folder)).result()
+        self._thread.call(lambda: self._models.load(version.name, folder), first=True).result()
         self._put(version.model_copy(update={"state": "loaded", "reason": ""}))
 
     def _let_go(self, *, keep: set[int]) -> None:
