@@ -8,6 +8,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable, Sequence, Sized
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -47,6 +48,7 @@ from fine_tune_pipeline.programs.serving.trace_copy import TraceCopy, wait_for_e
 from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import Models, Versions
 from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer
+from fine_tune_pipeline.programs.vllm.requests import VllmUpstream
 
 DEFAULT_LIMITS = Limits()
 
@@ -61,12 +63,12 @@ FLUSH_SECONDS = 30.0
 
 
 class Served(Models, Protocol):
-    """What answers, with weights here or at a provider."""
+    """What answers, with weights here, at vLLM, or at a provider; a future where answers are computed elsewhere."""
 
     @property
     def context_tokens(self) -> int: ...
 
-    def generate(self, name: str, prompts: Sequence[Any], max_new_tokens: int) -> Sequence[Written | Exception]: ...
+    def generate(self, name: str, prompts: Sequence[Any], max_new_tokens: int) -> "Sequence[Written | Exception | Future[Any]]": ...
 
 
 class PortTaken(Exception):
@@ -175,7 +177,10 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     base_sha256 = weights_sha256(folder)
     base = base_name(request.use_case)
     hosted = read_hosted(folder)
-    models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
+    if request.vllm is not None:
+        models, tokens = _at_vllm(request, request.vllm, base)
+    else:
+        models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
     metrics = Metrics()
     weights = models if isinstance(models, ServedModels) else None
     generate = models.generate if weights is None else weights.serve
@@ -263,6 +268,20 @@ def _at_provider(request: ServeRequest, hosted: HostedModel, base: str) -> tuple
     from fine_tune_pipeline.programs.hosted.serving import HostedModels, remote_prompts
 
     return HostedModels(hosted, base_name=base), remote_prompts(request.format)
+
+
+def _at_vllm(request: ServeRequest, upstream: VllmUpstream, base: str) -> tuple[Served, Encode]:
+    from fine_tune_pipeline.programs.vllm.serving import VllmModels
+
+    models = VllmModels(
+        upstream,
+        base_name=base,
+        model=Path(request.model),
+        format=request.format,
+        state=Path(request.state),
+        decoding=request.decoding,
+    )
+    return models, encoder(request.model, format=request.format)
 
 
 def _question_encoder() -> QuestionEncoder:

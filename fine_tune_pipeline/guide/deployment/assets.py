@@ -129,7 +129,6 @@ def endpoint(spec: UseCaseSpec) -> dg.AssetsDefinition:
             host=serving.host,
             inventory=compute.inventory(),
             log=serving.traffic_log(spec),
-            mlflow=tracking.uri,
         )
         registry = ModelRegistry(uri=tracking.uri, use_case=spec.name)
         return materialized(

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from fine_tune_pipeline.artifacts.traffic import UnknownRequest
-from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
+from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused, UpstreamSlow
 from fine_tune_pipeline.programs.prompts import ReservedText
 from fine_tune_pipeline.programs.serving.guard import NotChecked, PersonalData
 from fine_tune_pipeline.programs.serving.model_thread import Draining, QueueFull, ThreadDied
@@ -55,6 +55,7 @@ _CODES: dict[type[Exception], str] = {
     UpstreamBusy: "provider_busy",
     UpstreamFailed: "provider_failed",
     UpstreamRefused: "provider_refused",
+    UpstreamSlow: "timeout",
     ClientGone: "client_gone",
     Draining: "stopping",
     ThreadDied: "model_thread_ended",

@@ -15,8 +15,9 @@ from typing import Any, Generic, TypeVar
 AnswerT = TypeVar("AnswerT")
 ResultT = TypeVar("ResultT")
 
-Generate = Callable[[str, Sequence[Any], int], Sequence[AnswerT | Exception]]
-"""(model name, prompts, most new tokens) -> one answer a prompt, in their order; an exception is the answer of its own request only."""
+Generate = Callable[[str, Sequence[Any], int], Sequence[AnswerT | Exception | Future[AnswerT]]]
+"""(model name, prompts, most new tokens) -> one answer a prompt, in their order; an exception is the answer of its own request only. What
+computes elsewhere gives futures, and the thread goes on at once."""
 
 MorePrompts = Callable[[int], Sequence[Any]]
 """(rows that are being written) -> prompts that join them now, for the same model and as many new tokens."""
@@ -276,11 +277,10 @@ class ModelThread(Generic[AnswerT]):
                 job.answer.set_exception(error)
             return
         self._note(len(batch), time.monotonic() - start)
+        # One that is computed elsewhere is still coming, whatever becomes of this thread.
+        self._running = ()
         for job, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Exception):
-                job.answer.set_exception(answer)
-            else:
-                job.answer.set_result(answer)
+            settle(job.answer, answer)
 
     def _newcomers(self, like: "_Job[AnswerT]", open_rows: int, *, until: float) -> "list[_Job[AnswerT]]":
         """Requests that join the running batch now: none while a call waits, so that the batch ends and the model can be changed."""
@@ -304,9 +304,12 @@ class ModelThread(Generic[AnswerT]):
             return
         self._running = [call.result]
         try:
-            call.result.set_result(call.work())
+            done = call.work()
         except FAILURES as error:
             call.result.set_exception(error)
+            return
+        self._running = ()
+        settle(call.result, done)
 
     def _fail_waiting(self, error: Exception) -> None:
         while self._queue:
@@ -314,3 +317,13 @@ class ModelThread(Generic[AnswerT]):
             future: Future[Any] = item.answer if isinstance(item, _Job) else item.result
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
+
+
+def settle(promised: "Future[Any]", outcome: Any) -> None:
+    """Keep a promise: by an answer, an error, or a future that passes on what it gets."""
+    if isinstance(outcome, Future):
+        outcome.add_done_callback(lambda done: settle(promised, done.exception() or done.result()))
+    elif isinstance(outcome, BaseException):
+        promised.set_exception(outcome)
+    else:
+        promised.set_result(outcome)

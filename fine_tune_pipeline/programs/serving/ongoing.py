@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from fine_tune_pipeline.artifacts.traffic import ServedRequest
-from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
+from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused, UpstreamSlow
 from fine_tune_pipeline.programs.passages import Found
 from fine_tune_pipeline.programs.serving.listening import Part
 from fine_tune_pipeline.programs.serving.model_thread import Draining, QueueFull, ThreadDied
@@ -37,6 +37,7 @@ STATUS_OF: dict[type[Exception], int] = {
     ThreadDied: 503,
     NoChampion: 503,
     TookTooLong: 504,
+    UpstreamSlow: 504,
 }
 """HTTP status of what can go wrong; everything else is 500."""
 

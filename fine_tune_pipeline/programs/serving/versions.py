@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,9 +53,9 @@ class NoChampion(Exception):
 
 
 class Models(Protocol):
-    """What holds the weights; called in the model thread only."""
+    """What holds the weights; called in the model thread only. A future is waited for beside that thread."""
 
-    def load(self, name: str, folder: Path) -> None: ...
+    def load(self, name: str, folder: Path) -> "Future[None] | None": ...
 
     def unload(self, name: str) -> None: ...
 

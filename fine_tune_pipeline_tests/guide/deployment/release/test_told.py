@@ -17,14 +17,20 @@ def told(step: Step | None, *, approval: bool = False, problem: str | None = Non
 def test_a_canary_that_runs_passes_and_says_so():
     found = told(Step("canary", "canary begins: bank-v2 gets 10%", 2, a_release()))
     assert found.keys() == {"canary", "watch"}
-    assert (found["canary"].passed, found["canary"].blocking, found["canary"].description) == (True, True, "canary begins: bank-v2 gets 10%")
+    assert (found["canary"].passed, found["canary"].blocking, found["canary"].description) == (
+        True,
+        True,
+        "canary begins: bank-v2 gets 10%",
+    )
     assert (found["watch"].passed, found["watch"].description) == (True, "nothing is watched")
 
 
 def test_a_promoted_version_says_what_it_is_held_against():
     found = told(Step("promote", "bank-v2 is champion: all checks have passed", 2, a_release(state="watch")))
     assert found["canary"].passed
-    assert found["watch"].description == "bank-v2 is held against version 1 for 200 requests or 1440 minutes, and rolled back when it is worse"
+    assert (
+        found["watch"].description == "bank-v2 is held against version 1 for 200 requests or 1440 minutes, and rolled back when it is worse"
+    )
 
 
 @pytest.mark.parametrize(("champion_before", "failing"), [(False, "canary"), (True, "watch")])
