@@ -106,7 +106,7 @@ class ModelThread(Generic[AnswerT]):
             queue_limit: most requests that wait.
             on_batch: told of each batch that was answered: its rows, and the seconds that it took.
         """
-        self._generate: Callable[..., Sequence[AnswerT | Exception]] = generate
+        self._generate: Callable[..., Sequence[AnswerT | Exception | Future[AnswerT]]] = generate
         self._joining = joining
         self._batch_rows = batch_rows
         self._batch_tokens = batch_tokens
