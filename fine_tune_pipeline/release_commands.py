@@ -49,6 +49,7 @@ def _taken(parsed: argparse.Namespace, take: "Callable[[Desk], Step]", *, wanted
     Args:
         wanted: a roll-back is what was asked for.
     """
+    from fine_tune_pipeline.artifacts.traffic_database import LogFailed, NoDatabaseUrl
     from fine_tune_pipeline.guide.deployment.registry import RegistryDown, registry_answers
     from fine_tune_pipeline.guide.deployment.release.sensor import tell
     from fine_tune_pipeline.guide.deployment.release.steps import NoPrevious, NothingWaits, NotRolledBack
@@ -56,11 +57,12 @@ def _taken(parsed: argparse.Namespace, take: "Callable[[Desk], Step]", *, wanted
     from fine_tune_pipeline.resources.endpoint import EndpointFailed, NotRunning
     from fine_tune_pipeline.resources.endpoint_client import EndpointError, Unreachable
 
-    desk = _desk(parsed.use_case)
-    if not desk.endpoint.folder.exists():
-        print(f"{parsed.use_case}: no endpoint has run in {desk.endpoint.folder.parent}; materialize its asset endpoint", file=sys.stderr)
+    serving = places().serving
+    if not (serving / parsed.use_case).exists():
+        print(f"{parsed.use_case}: no endpoint has run in {serving}; materialize its asset endpoint", file=sys.stderr)
         return WRONG_USE
     try:
+        desk = _desk(parsed.use_case)
         with registry_answers(desk.registry.uri):
             step = take(desk)
             tell(desk, step)
@@ -68,7 +70,7 @@ def _taken(parsed: argparse.Namespace, take: "Callable[[Desk], Step]", *, wanted
     except (NoPrevious, NothingWaits, NotRolledBack) as error:
         print(error, file=sys.stderr)
         return DATA_SAYS_NO
-    except (RegistryDown, EndpointFailed, EndpointError, NotRunning, Unreachable) as error:
+    except (RegistryDown, EndpointFailed, EndpointError, NotRunning, Unreachable, LogFailed, NoDatabaseUrl) as error:
         print(error, file=sys.stderr)
         return ENVIRONMENT
     champion = f"; champion is version {told['champion']}" if told["champion"] is not None else ""

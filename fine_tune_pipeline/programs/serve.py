@@ -216,7 +216,7 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         shape=AnswerShape(schema=request.answer_schema, labels=request.answer_labels),
         limits=limits,
         conversations=request.conversations,
-        ability="remote" if weights is None else weights.ability,
+        ability=getattr(models, "ability", "remote"),
         metrics=metrics,
         engine=_engine(request),
     )

@@ -44,7 +44,7 @@ class MonitoringSpec(Section):
     minimum_requests: int = Field(
         default=100, ge=20, description="Answered requests to the champion in a window; below this the verdict is: not enough traffic."
     )
-    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="False-alarm rate of one window over all signals.")
+    alpha: float = Field(default=0.04, gt=0, lt=0.5, description="False-alarm rate of one window over all signals.")
     feedback: FeedbackSpec = FeedbackSpec()
     limits: OperationsSpec = OperationsSpec()
     webhook_env: str | None = Field(

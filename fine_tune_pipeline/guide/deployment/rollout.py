@@ -15,6 +15,7 @@ from fine_tune_pipeline.artifacts.examples import Asked, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact, Store
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
+from fine_tune_pipeline.artifacts.traffic_database import LogFailed
 from fine_tune_pipeline.guide.dataset.scrubbing.adapt import used_ner
 from fine_tune_pipeline.guide.deployment.live import FILE, EndpointRecord, Live, read_endpoint
 from fine_tune_pipeline.guide.deployment.parity import (
@@ -230,9 +231,13 @@ def _shadowed(client: EndpointClient, spec: UseCaseSpec, *, model: RegisteredMod
         return shadow_check(None, skipped="not replayed: no other version is champion")
     if not spec.deployment.shadow:
         return shadow_check(None, skipped="not replayed: deployment.shadow is 0")
+    try:
+        asked = log.window(spec.deployment.shadow)
+    except LogFailed as error:
+        return Check(name="shadow", passed=False, description=f"not replayed: {error}")
     limit = spec.objective.limits.p95_latency_seconds
     shadow = replay(
-        log.window(spec.deployment.shadow),
+        asked,
         client.answer,
         version=served_name(model.name, model.version),
         champion=champion.name,

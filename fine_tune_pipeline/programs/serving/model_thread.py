@@ -276,9 +276,9 @@ class ModelThread(Generic[AnswerT]):
             for job in batch:
                 job.answer.set_exception(error)
             return
-        self._note(len(batch), time.monotonic() - start)
         # One that is computed elsewhere is still coming, whatever becomes of this thread.
         self._running = ()
+        self._note(len(batch), time.monotonic() - start)
         for job, answer in zip(batch, answers, strict=True):
             settle(job.answer, answer)
 

@@ -133,8 +133,11 @@ class Versions:
                 problems.append(f"canary: version {wished.canary.version} is the champion already")
             if problems:
                 raise SyncRefused("; ".join(problems))
+            # Somebody may have been sent to the canary just now and not stand in the queue yet, so it is freed one sync later.
+            canaries = [self._table.canary]
             self._appoint(aliases, canary=wished.canary, end_canary=wished.end_canary)
-            kept = () if self._table.canary is None else (self._table.canary.version,)
+            canaries.append(self._table.canary)
+            kept = [canary.version for canary in canaries if canary is not None]
             self._let_go(keep={*self._table.aliases.values(), *kept, *(offered.version for offered in wished.versions)})
             self._synced_at = time.monotonic()
             return self._table

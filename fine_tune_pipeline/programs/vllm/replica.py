@@ -4,11 +4,13 @@ Written from vLLM's documentation and the source of its OpenAI-compatible server
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import httpx
+
+from fine_tune_pipeline.programs.token_scores import TokenScore
 
 QUICK_SECONDS = 10.0
 """For routes that compute nothing."""
@@ -62,12 +64,13 @@ class Listed:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote. `logprob` is the mean of its tokens in nats; `finished` says that it ended by itself."""
+    """What a model wrote. `logprob` is the mean of its tokens in nats, `scores` are of each; `finished` says that it ended by itself."""
 
     text: str
     tokens: int
     logprob: float | None
     finished: bool
+    scores: tuple[TokenScore, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,14 @@ class Replica:
         if choice.get("finish_reason") not in ("stop", "length"):
             # Such as `abort`, when it is being stopped.
             raise ReplicaDown(f"{self.url}: broke an answer off ({choice.get('finish_reason')})")
-        scored = [value for value in (choice.get("logprobs") or {}).get("token_logprobs") or () if value is not None]
+        told = choice.get("logprobs") or {}
+        scored = [value for value in told.get("token_logprobs") or () if value is not None]
         return Completion(
             text=choice["text"],
             tokens=(came.get("usage") or {}).get("completion_tokens") or len(scored),
             logprob=sum(scored) / len(scored) if scored else None,
             finished=choice["finish_reason"] == "stop",
+            scores=tuple(_scores(told)),
         )
 
     def load(self, name: str, path: str, *, seconds: float) -> None:
@@ -179,6 +184,15 @@ class Replica:
         if 400 <= status < 500:
             raise ReplicaRefused(where)
         raise ReplicaDown(where)
+
+
+def _scores(told: Mapping[str, Any]) -> Iterator[TokenScore]:
+    """Tokens of `logprobs` as the completions route has them; nothing where it has none."""
+    tokens, logprobs = told.get("tokens") or (), told.get("token_logprobs") or ()
+    tops = told.get("top_logprobs") or [None] * len(tokens)
+    for token, logprob, top in zip(tokens, logprobs, tops, strict=False):
+        if logprob is not None:
+            yield TokenScore(token, logprob, tuple((top or {}).items()))
 
 
 def _said(response: httpx.Response) -> str:

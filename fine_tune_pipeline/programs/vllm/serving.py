@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from fine_tune_pipeline.programs.models import load_tokenizer
 from fine_tune_pipeline.programs.prompts import answer_text, end_id, stops
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.serving.wishes import ORDINARY, Ability, Wanted, Wish
+from fine_tune_pipeline.programs.token_scores import TokenScore
 from fine_tune_pipeline.programs.vllm.adapter_files import publish, refuse_unservable_adapter
 from fine_tune_pipeline.programs.vllm.adapters import Adapters, listing_problems
 from fine_tune_pipeline.programs.vllm.replica import (
@@ -106,6 +109,13 @@ class VllmModels:
         """Prompt and answer together, as base model and server allow."""
         return self._context_tokens
 
+    @property
+    def ability(self) -> Ability:
+        """What its answers are."""
+        if isinstance(self._decoding, LabelDecoding):
+            return "labels"
+        return "free" if self._decoding is None else "json"
+
     def load(self, name: str, folder: Path) -> "Future[None]":
         """Copy an adapter to where vLLM reads it, and have every replica load it.
 
@@ -119,8 +129,8 @@ class VllmModels:
         """Retire a version: requests that name it already are still answered, so vLLM forgets it when the next one has been loaded."""
         self._change(lambda known: (known.paths, (*known.retired, name) if name in known.paths else known.retired))
 
-    def generate(self, name: str, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> "list[Future[Completion]]":
-        """Hand the prompts over, waiting while vLLM has as many as it is to have.
+    def generate(self, name: str, prompts: "Sequence[Sequence[int] | Wanted]", max_new_tokens: int) -> "list[Future[Completion]]":
+        """Hand the prompts over, waiting while vLLM has as many as it is to have; answers are as clients wish, where prompts are `Wanted`.
 
         Raises:
             UnknownModel: it is not loaded.
@@ -160,7 +170,7 @@ class VllmModels:
             known.write(self._file)
             self._known = known
 
-    def _submit(self, name: str, prompt: Sequence[int], most: int) -> "Future[Completion]":
+    def _submit(self, name: str, prompt: Sequence[int] | Wanted, most: int) -> "Future[Completion]":
         self._room.acquire()
         with self._changing:
             self._asked[name] += 1
@@ -173,15 +183,21 @@ class VllmModels:
             self._asked[name] -= 1
         self._room.release()
 
-    def _answer(self, name: str, prompt: Sequence[int], most: int) -> Completion:
-        body = self._body(name, prompt, most)
+    def _answer(self, name: str, prompt: Sequence[int] | Wanted, most: int) -> Completion:
+        wish = prompt.wish if isinstance(prompt, Wanted) else ORDINARY
+        if isinstance(prompt, Wanted):
+            most = prompt.max_new_tokens
+            if not prompt.heard.stays:
+                raise UpstreamFailed("the client has left")
         try:
-            came = self._asked_of_replicas(name, body)
+            came = self._asked_of_replicas(name, self._body(name, prompt, most, wish))
         except ReplicaError as error:
             self._say(f"{type(error).__name__}: {error}")
             raise _for_clients(error) from error
-        text = came.text.strip() if self._decoding is not None else answer_text(came.text, format=self._format)
-        return Completion(text=text, tokens=came.tokens, logprob=came.logprob, finished=came.finished)
+        kept_inside = self._decoding is not None or wish.json is not None
+        text = came.text.strip() if kept_inside else answer_text(came.text, format=self._format, stop=wish.stop)
+        scores = None if wish.top_logprobs is None else scores_of(came, answer=text, top=wish.top_logprobs)
+        return replace(came, text=text, scores=scores)
 
     def _asked_of_replicas(self, name: str, body: Mapping[str, Any]) -> Completion:
         deadline = time.monotonic() + self._upstream.timeout_seconds
@@ -213,8 +229,9 @@ class VllmModels:
     def _others(self, tried: Sequence[str]) -> bool:
         return any(replica.url not in tried for replica in self._replicas.all())
 
-    def _body(self, name: str, prompt: Sequence[int], most: int) -> dict[str, Any]:
-        """The request for the likeliest answer. What vLLM would else take from the model's generation_config.json is said, too."""
+    def _body(self, name: str, prompt: Sequence[int] | Wanted, most: int, wish: Wish) -> dict[str, Any]:
+        """The request for the likeliest answer, or as it is wished. What vLLM would else take from the model's generation_config.json is
+        said, too."""
         body: dict[str, Any] = {
             "model": self._upstream.base if name == self._base_name else name,
             "prompt": list(prompt),
@@ -222,12 +239,15 @@ class VllmModels:
             "max_tokens": most,
             "temperature": 0,
             "repetition_penalty": 1.0,
-            "logprobs": 1,
+            "logprobs": max(1, wish.top_logprobs or 0),
             "stop_token_ids": self._stop_ids,
         }
-        if self._decoding is None:
-            return body | {"stop": list(stops(self._format))}
-        return body | {"structured_outputs": structured(self._decoding, format=self._format)}
+        if wish.sampling is not None:
+            body |= {"temperature": wish.sampling.temperature, "top_p": wish.sampling.top_p, "seed": wish.sampling.seed}
+        decoding = wish.json or self._decoding
+        if decoding is None:
+            return body | {"stop": [*stops(self._format), *wish.stop]}
+        return body | {"structured_outputs": structured(decoding, format=self._format)}
 
     def _first_listing(self) -> Listed:
         """What the first replica that answers says of the base model."""
@@ -256,6 +276,19 @@ class VllmModels:
             return listed[self._upstream.base]
         assert problem is not None
         raise problem
+
+
+def scores_of(came: Completion, *, answer: str, top: int) -> tuple[TokenScore, ...]:
+    """Of the tokens that begin inside the answer, each with its `top` likeliest: no end token, nothing that a stop string has cut off."""
+    last = len(came.text) - len(came.text.lstrip()) + len(answer)
+    start, found = 0, []
+    for score in came.scores or ():
+        if start >= last:
+            break
+        likeliest = sorted(score.top, key=lambda each: -each[1])[:top]
+        found.append(score._replace(top=tuple(likeliest)))
+        start += len(score.token)
+    return tuple(found)
 
 
 def _without(names: Sequence[str], name: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline.resources.endpoint_client import EndpointError
 from fine_tune_pipeline.spec.deployment import DeploymentSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
-from fine_tune_pipeline_tests.guide.deployment.test_assets import PASSED, House, checks, empty_registry, house, shown  # noqa: F401
+from fine_tune_pipeline_tests.guide.deployment.test_assets import PASSED, House, checks, house, shown  # noqa: F401
 from fine_tune_pipeline_tests.guide.deployment.world import USE_CASE, prompts, use_case
 from fine_tune_pipeline_tests.programs.vllm.fake_vllm import KEY, VARIABLE, Engine, Fault, Vllm, running
 from fine_tune_pipeline_tests.tiny import tiny_model

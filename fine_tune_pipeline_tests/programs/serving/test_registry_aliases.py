@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.protos.model_registry_pb2 import GetRegisteredModel
 from mlflow.utils.proto_json_utils import message_to_json
 
-from fine_tune_pipeline.programs.serving import registry_watch
+from fine_tune_pipeline.programs.serving import registry_aliases, registry_watch
 from fine_tune_pipeline.programs.serving.registry_aliases import RegistrySilent, asker
 from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
 from fine_tune_pipeline_tests.programs.serving.serving_stand import stand
@@ -117,6 +117,15 @@ def test_a_registry_that_does_not_answer_is_one_error_that_hides_its_password(
         with pytest.raises(RegistrySilent) as silent:
             asker(uri, "nobody")()
     assert "secret" not in str(silent.value)
+
+
+def test_a_registry_that_takes_the_question_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registry_aliases, "TIMEOUT_SECONDS", 0.1)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        with pytest.raises(RegistrySilent, match="timed out"):
+            asker(f"http://127.0.0.1:{mute.getsockname()[1]}", "bank")()
 
 
 def test_the_endpoint_follows_an_alias_that_somebody_moves_in_the_registry(registered: tuple[str, RegisteredModel], tmp_path: Path):

@@ -81,6 +81,16 @@ def test_a_canary_goes_on_after_a_restart_and_through_a_sync_of_something_else(t
         assert list(again.models.loaded) == ["bank-v1", "bank-v2"]
 
 
+def test_a_canary_that_is_over_is_freed_one_sync_later_since_somebody_may_be_on_the_way_to_it(tmp_path: Path):
+    with stand(tmp_path / "state") as it:
+        beside(it)
+        on_the_way = next(target for number in range(99) if (target := it.versions.target(None, user=str(number))).arm == "canary")
+        it.versions.sync(SyncRequest(end_canary=True))
+        assert it.thread.submit(on_the_way.name, [104, 105], max_new_tokens=4).result().text == "bank-v2 says hi"
+        it.versions.sync(SyncRequest())
+        assert list(it.models.loaded) == ["bank-v1"]
+
+
 @pytest.mark.parametrize(("version", "says"), [(1, "is the champion already"), (7, "version 7 is not loaded")])
 def test_a_canary_that_cannot_be_one_is_refused_and_nothing_changes(tmp_path: Path, version: int, says: str):
     with stand(tmp_path / "state") as it:

@@ -73,12 +73,18 @@ class Engine:
 
     def _written(self, model: Any, prompt: list[int], wanted: Body) -> Body:
         ids, logprobs, text, reason = list(prompt), [], "", "length"
+        tokens, tops = [], []
+        drawing = torch.Generator().manual_seed(wanted.get("seed") or 0)
         ends = {self.tokenizer.eos_token_id, *(wanted.get("stop_token_ids") or [])}
         while len(logprobs) < wanted.get("max_tokens", 16):
             scores = model(input_ids=torch.tensor([ids])).logits[0, -1].float().log_softmax(dim=-1)
-            token = int(scores.argmax())
+            heat = wanted.get("temperature", 1.0)
+            token = int(torch.multinomial((scores / heat).exp(), 1, generator=drawing)) if heat else int(scores.argmax())
             ids.append(token)
             logprobs.append(float(scores[token]))
+            tokens.append(self.tokenizer.decode([token]))
+            best = [token, *scores.topk(wanted.get("logprobs") or 1).indices.tolist()]
+            tops.append({self.tokenizer.decode([each]): float(scores[each]) for each in best})
             if token in ends:
                 reason = "stop"
                 break
@@ -87,7 +93,7 @@ class Engine:
             if found:
                 text, reason = text[: min(found)], "stop"
                 break
-        return {"text": text, "token_logprobs": logprobs, "reason": reason}
+        return {"text": text, "token_logprobs": logprobs, "tokens": tokens, "top_logprobs": tops, "reason": reason}
 
 
 def _slot(path: str) -> str:
@@ -173,8 +179,8 @@ class Vllm:
 
     def _completions(self, body: Body) -> tuple[int, Body]:
         unknown = sorted(set(body) - KNOWN_FIELDS)
-        if unknown or body.get("temperature", 1.0) != 0:
-            return _error(400, f"the stand-in knows no {unknown}, and only temperature 0", "BadRequestError")
+        if unknown:
+            return _error(400, f"the stand-in knows no {unknown}", "BadRequestError")
         name, prompt = body["model"], body["prompt"]
         if name != self.base and name not in self.adapters:
             return _error(404, f"The model `{name}` does not exist.", "NotFoundError")
@@ -189,7 +195,7 @@ class Vllm:
         choice = {
             "index": 0,
             "text": made["text"],
-            "logprobs": {"token_logprobs": made["token_logprobs"], "tokens": [], "top_logprobs": [], "text_offset": []},
+            "logprobs": {name: made[name] for name in ("token_logprobs", "tokens", "top_logprobs")},
             "finish_reason": "abort" if self.abort else made["reason"],
             "stop_reason": None,
         }

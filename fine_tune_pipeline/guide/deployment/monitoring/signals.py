@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from fine_tune_pipeline.guide.deployment.monitoring.holm import weighted_holm
-from fine_tune_pipeline.guide.deployment.monitoring.novelty import FarShares, Near, closer, companions, far_shares, near
+from fine_tune_pipeline.guide.deployment.monitoring.novelty import FarShares, Near, closer, companions, far_shares, farther, near
 from fine_tune_pipeline.guide.deployment.monitoring.two_samples import (
     Counted,
     Outcome,
@@ -71,7 +71,7 @@ class Reference:
         """Which held-back texts are more like each other than like training texts: sparse [texts, texts]."""
         from scipy import sparse
 
-        return sparse.csr_matrix(closer(self.held_back.vectors, self.held_back.vectors, self.near.nearest))
+        return sparse.csr_matrix(closer(self.held_back.vectors @ self.held_back.vectors.T, self.near.nearest))
 
 
 @dataclass(frozen=True)
@@ -170,19 +170,28 @@ def _loudest(texts: Sequence[str], loudness: "Sequence[float] | np.ndarray | Non
 def _far_share(compared: Compared) -> Found | None:
     shares = far_of(compared)
     means = f"{shares.production.share:.1%} of the requests are far, {shares.held_back.share:.1%} of the held-back texts"
-    return Found(more_often(shares.production, shares.held_back), means, shares.production.rows, shares.held_back.rows, -compared.near.few)
+    outcome = farther(compared.near.few, compared.reference.near.few)
+    return Found(outcome, means, shares.production.rows, shares.held_back.rows, -compared.near.few)
 
 
 def _new_subjects(compared: Compared) -> Found | None:
+    import numpy as np
+    from scipy import sparse
+
     reference, window = compared.reference, compared.window.vectors
     held_back = reference.held_back.vectors
-    among = closer(window, window, compared.near.nearest)
-    across = closer(window, held_back, compared.near.nearest), closer(held_back, window, reference.near.nearest)
-    found = companions(among, across, reference.companions, seed=reference.seed)
+    alike, likewise = window @ window.T, window @ held_back.T
+    among = closer(alike, compared.near.nearest)
+    across = closer(likewise, compared.near.nearest), closer(likewise.T, reference.near.nearest)
+    links = sparse.bmat(
+        [[sparse.csr_matrix(among), sparse.csr_matrix(across[0])], [sparse.csr_matrix(across[1]), reference.companions]], format="csr"
+    )
+    near_few = np.concatenate([compared.near.few, reference.near.few])
+    found = companions(links, near_few, rows=len(window), seed=reference.seed)
     means = f"{found.seen.share:.1%} of the requests are nearer to another one than to training texts, {found.by_chance:.1%} by chance"
-    # Those that are nearest to each other, and far from what is known.
-    excess = (window @ window.T * among).max(axis=1) - compared.near.nearest * among.any(axis=1)
-    return Found(found.outcome, means, len(window), len(held_back), excess)
+    # Those that are most alike, and far from what is known.
+    excess = (alike * among).max(axis=1) - compared.near.nearest
+    return Found(found.outcome, means, len(window), len(held_back), np.where(among.any(axis=1), excess, -1.0))
 
 
 def _confidence(compared: Compared) -> Found | None:
@@ -253,7 +262,7 @@ def _median(values: Sequence[int]) -> int:
 
 FAMILY: Mapping[str, Kind] = {
     "far_share": Kind(
-        "Do more requests than held-back texts lie far from everything that the model was trained on? (Fisher's exact test)",
+        "Do more requests than held-back texts lie far from everything that the model was trained on? (Fisher's exact test, three cuts)",
         "retrain",
         6.0,
         _far_share,
@@ -261,7 +270,7 @@ FAMILY: Mapping[str, Kind] = {
     "new_subjects": Kind(
         "Are more requests than by chance nearer to each other than to anything that the model was trained on? (permutation test)",
         "retrain",
-        6.0,
+        4.0,
         _new_subjects,
     ),
     "confidence": Kind(

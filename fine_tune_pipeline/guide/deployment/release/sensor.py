@@ -6,6 +6,7 @@ import dagster as dg
 
 from fine_tune_pipeline.artifacts.manifest import Check
 from fine_tune_pipeline.artifacts.store import Artifact
+from fine_tune_pipeline.artifacts.traffic_database import LogFailed, NoDatabaseUrl
 from fine_tune_pipeline.guide.deployment.live import ASSET
 from fine_tune_pipeline.guide.deployment.registry import ModelRegistry, RegistryDown, registry_answers
 from fine_tune_pipeline.guide.deployment.release.steps import Desk, Step, look
@@ -36,12 +37,12 @@ def release_sensor(spec: UseCaseSpec) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, store: ArtifactStore, serving: Serving, tracking: ExperimentTracking
     ) -> dg.SensorResult | dg.SkipReason:
         registry = ModelRegistry(uri=tracking.uri, use_case=spec.name)
-        desk = Desk(spec.name, serving.endpoint(spec.name), registry, log=serving.traffic_log(spec), store=store.open())
         try:
+            desk = Desk(spec.name, serving.endpoint(spec.name), registry, log=serving.traffic_log(spec), store=store.open())
             with registry_answers(registry.uri):
                 step = look(desk)
                 artifact = publish(desk, step)
-        except (RegistryDown, NotRunning, EndpointFailed, EndpointError, Unreachable) as error:
+        except (RegistryDown, NotRunning, EndpointFailed, EndpointError, Unreachable, LogFailed, NoDatabaseUrl) as error:
             return dg.SkipReason(f"not decided, the next look tries again: {error}")
         if artifact is None:
             return dg.SkipReason(step.reason)

@@ -2,18 +2,20 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Store, content_of
 from fine_tune_pipeline.artifacts.traffic import Feedback, TrafficLog
+from fine_tune_pipeline.guide.dataset.cleaning.rules import refused
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import deduplicate
 from fine_tune_pipeline.guide.dataset.publishing.split import split
 from fine_tune_pipeline.guide.dataset.review.sample import DOUBT, choose
 from fine_tune_pipeline.guide.dataset.sources.production import FAR, FEEDBACK, REQUEST, Production, drawn, production_rows
 from fine_tune_pipeline.guide.dataset.steps import MARK
-from fine_tune_pipeline.spec.dataset import ReviewSpec, SplitSpec
+from fine_tune_pipeline.spec.dataset import CleanSpec, ReviewSpec, SplitSpec
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline_tests.guide.dataset.make import FRUIT, example, ids
 from fine_tune_pipeline_tests.guide.dataset.publishing.test_split import rows, sides
@@ -95,6 +97,13 @@ def test_rows_of_production_say_which_version_answered_which_request_and_why_peo
         (REQUEST, "apple", "r3"),
     ]
     assert all(row.metadata[MARK] for row in questions)
+
+
+@pytest.mark.parametrize("answer", ["", "plum", "Sorry, I cannot help with that."])
+def test_an_answer_that_is_none_keeps_a_request_from_nobody_but_refuses_other_rows(answer):
+    asked = example("a", "which one is red and round", answer, source=REQUEST)
+    assert refused(asked, CleanSpec(), FRUIT) is None
+    assert refused(replace(asked, source=FEEDBACK), CleanSpec(), FRUIT) is not None
 
 
 def test_questions_are_seen_by_people_or_go_no_further(log, store):

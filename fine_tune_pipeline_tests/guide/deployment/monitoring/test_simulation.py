@@ -48,8 +48,8 @@ def alarms(seed: int, **changed: float) -> set[str]:
 
 
 def test_the_false_alarm_rate_of_the_family_is_kept():
-    # 5 % of 80 are 4; three standard deviations above are 10.
-    assert sum(bool(alarms(seed)) for seed in range(80)) <= 10
+    # 5 % of 60 are 3; three standard deviations above are 8.
+    assert sum(bool(alarms(seed)) for seed in range(60)) <= 8
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_false_alarm_rate_of_the_family_is_kept():
     [({"foreign": 15}, "far_share"), ({"new": 20}, "new_subjects"), ({"shift": 0.06}, "confidence")],
 )
 def test_what_is_foreign_is_found_by_the_signal_that_is_made_for_it(changed: dict[str, float], named: str):
-    assert sum(named in alarms(seed, **changed) for seed in range(20)) >= 18
+    assert sum(named in alarms(seed, **changed) for seed in range(10)) >= 9
 
 
 def test_the_loudest_requests_are_the_foreign_ones():

@@ -165,6 +165,8 @@ def test_a_newer_version_takes_the_place_of_a_canary(it: World):
     assert it.client.health().table.canary == Canary(version=3, share=0.5)
     assert champions(it, 20) == {"bank-v1", "bank-v3"}
     assert states(it) == [(1, "kept"), (2, "canary"), (2, "superseded"), (3, "canary")]
+    assert set(it.stand.models.loaded) == {"bank-v1", "bank-v2", "bank-v3"}
+    it.client.sync(SyncRequest())
     assert set(it.stand.models.loaded) == {"bank-v1", "bank-v3"}
 
 
