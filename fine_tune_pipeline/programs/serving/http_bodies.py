@@ -243,7 +243,7 @@ def _json(body: ChatRequest, *, ability: Ability) -> JsonDecoding | None:
 
 
 _WHY_NOT = {
-    "remote": "answers are computed elsewhere (at a provider, or by vLLM), as they were evaluated",
+    "remote": "the model stays at its provider, where it is asked as it was evaluated",
     "labels": "the answer is the likeliest of a closed list (evaluation.decoding: labels)",
     "json": "answers are kept inside the task's schema, which ends them (evaluation.decoding: json_schema)",
 }

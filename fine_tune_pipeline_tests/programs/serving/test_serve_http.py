@@ -134,7 +134,7 @@ def test_keys_are_never_shown():
     ("body", "status", "says"),
     [
         (ask(n=2), 400, "n: got 2"),
-        (ask(temperature=0.7), 400, "temperature: cannot be had here, since answers are computed elsewhere"),
+        (ask(temperature=0.7), 400, "temperature: cannot be had here, since the model stays at its provider"),
         (ask(temperature=2.5), 422, "temperature"),
         (ask(top_p=0.5), 400, "top_p: got 0.5"),
         (ask(stop="x"), 400, "stop: cannot be had here"),
