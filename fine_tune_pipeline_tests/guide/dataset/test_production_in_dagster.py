@@ -14,7 +14,22 @@ from fine_tune_pipeline_tests.guide.deployment.release.log_rows import logged
 ASKED = 40
 PII = {"pii": {"entities": ["EMAIL_ADDRESS"]}}
 EXPERTS = {"review": {"policy": "experts", "share": 0.01, "per_class": 0, "double_share": 0.0, "formats": ["jsonl"]}, **PII}
-WORDS = "platform signal carriage conductor ticket northern terminus express delay refund junction locomotive seat station".split()
+WORDS = [
+    "platform",
+    "signal",
+    "carriage",
+    "conductor",
+    "ticket",
+    "northern",
+    "terminus",
+    "express",
+    "delay",
+    "refund",
+    "junction",
+    "locomotive",
+    "seat",
+    "station",
+]
 
 
 @pytest.fixture
@@ -54,7 +69,7 @@ def test_disliked_requests_wait_for_people_and_then_are_trained_on_or_fresh_but_
     assert not house.run(**EXPERTS).success
     assert house.failed_checks() == ["reviewed"]
     assert house.artifact("dataset") is None
-    assert house.shown("raw_examples")["sources"][-1]["source"] == REQUEST
+    assert house.artifact("raw_examples").metadata["sources"][-1]["source"] == REQUEST
 
     asked = judge(
         house, verdict=lambda row: {"verdict": "fix", "completion": "pear"} if "thumbs_down" in row["why"] else {"verdict": "accept"}
