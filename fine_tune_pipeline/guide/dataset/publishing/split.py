@@ -80,7 +80,8 @@ def split(
     correction of the text. A row whose typo is mended must not go from the training set into the test of the model that learned it.
 
     Rows of production are never in the test: of groups that hold nothing else a share is `fresh`, and so is what is like a test row. Their
-    question decides, not their id, since an answer may be corrected later.
+    question decides, not their id, since an answer may be corrected later; and the hash alone, with no exception for small classes, so that
+    what one model has learned is never fresh for the next.
 
     Args:
         template: literals of the prompt templates, see `own_words.literals`.
@@ -101,7 +102,7 @@ def split(
     alone = ~np.isin(root, root[free & ~ours])
     of_production = {"test": fresh, "validation": spec.validation}
     side = _sides(examples, root, free & ~alone, shares=shares, seed=spec.seed, task=task)
-    side[alone] = _sides(examples, root, free & alone, shares=of_production, seed=spec.seed, task=task)[alone]
+    side[alone] = _sides(examples, root, free & alone, shares=of_production, seed=spec.seed)[alone]
     parts = {
         name: chosen(examples, np.flatnonzero(free & (side == number) & ~(ours & (name == "test")))) for number, name in enumerate(PARTS)
     }
@@ -126,17 +127,30 @@ def _named(examples: Sequence[Example], free: NDArray[np.bool_]) -> Iterator[NDA
 
 
 def _sides(
-    examples: Sequence[Example], root: NDArray[np.int64], free: NDArray[np.bool_], *, shares: Mapping[str, float], seed: int, task: Task
+    examples: Sequence[Example],
+    root: NDArray[np.int64],
+    free: NDArray[np.bool_],
+    *,
+    shares: Mapping[str, float],
+    seed: int,
+    task: Task | None = None,
 ) -> NDArray[np.int64]:
-    """Place -> number of its part. A group's first example speaks for it; it is the group's root, since only free ones are joined."""
+    """Place -> number of its part. A group's first example speaks for it; it is the group's root, since only free ones are joined.
+
+    Args:
+        task: whose classes get the least of their share; None: the hash alone decides.
+    """
     leaders, sizes = np.unique(root[free], return_counts=True)
-    said = [(_rank(asked_of(example), seed), intern(task.class_of(example.completion))) for example in chosen(examples, leaders)]
+    said = [
+        (_rank(asked_of(example), seed), intern(task.class_of(example.completion)) if task is not None else "")
+        for example in chosen(examples, leaders)
+    ]
     order = sorted(range(len(leaders)), key=lambda number: said[number][0])
     rows = [int(sizes[number]) for number in order]
     large = max(LARGE_ROWS, LARGE_SHARE * sum(rows))
     part = ["train" if count > large else _part(said[number][0], shares) for count, number in zip(rows, order, strict=True)]
     classes: dict[str, list[int]] = defaultdict(list)
-    for turn, number in enumerate(order):
+    for turn, number in enumerate(order if task is not None else ()):
         if rows[turn] <= large:
             classes[said[number][1]].append(turn)
     for turns in classes.values():
