@@ -44,13 +44,16 @@ check: setup ## format, lint, import rules, types, every shipped YAML
 	@$(BIN)/fine-tune-pipeline check fine_tune_pipeline/defs examples
 	@$(BIN)/fine-tune-pipeline check --no-files examples/*.yaml
 
-bench: setup ## side by side: training with stock TRL, answers with generate, personal data with Presidio; near duplicates; step 3 by rows
+bench: setup ## side by side: training with stock TRL, answers with generate, the endpoint with a naive server, personal data with Presidio; near duplicates; step 3 by rows; drift (DATA=folder)
 	@$(BIN)/python bench/train_speed.py
 	@$(BIN)/python bench/predict_speed.py
+	@$(BIN)/python bench/serve_speed.py
 	@$(BIN)/python bench/duplicates.py
 	@$(BIN)/python bench/pii_speed.py
 	@$(BIN)/python bench/pii_quality.py
 	@$(BIN)/python bench/dataset_scale.py
+	@if [ -n "$(DATA)" ]; then $(BIN)/python bench/drift_power.py --data "$(DATA)"; else echo "drift_power.py: give DATA=folder of clinc_oos/ and banking77/"; fi
+	@$(BIN)/python bench/traffic_speed.py
 
 docs: setup ## the documentation as a web site in site/
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]' && $(BIN)/mkdocs build --strict

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tune_pipeline import export_commands, iterate_commands, release_commands, traffic_commands
+from fine_tune_pipeline import attend_command, export_commands, iterate_commands, release_commands, traffic_commands
 from fine_tune_pipeline.command import DATA_SAYS_NO, ENVIRONMENT, WAITING, WRONG_USE, Add, say
-from fine_tune_pipeline.places import places
+from fine_tune_pipeline.places import SERVING_URL_VARIABLE, places
 
 if TYPE_CHECKING:
     from fine_tune_pipeline.programs.serving.contract import Canary
@@ -279,9 +279,10 @@ def _canary(canary: "Canary", use_case: str) -> str:
 
 
 def _endpoint(parsed: argparse.Namespace) -> "Endpoint":
-    from fine_tune_pipeline.resources.endpoint import Endpoint
+    from fine_tune_pipeline.resources.attended import endpoint_at
 
-    return Endpoint(use_case=parsed.use_case, folder=places().serving / parsed.use_case)
+    url = os.environ.get(SERVING_URL_VARIABLE, "")
+    return endpoint_at(places().serving / parsed.use_case, use_case=parsed.use_case, url=url)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -300,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_actions(command)
     export_commands.add(command)
     iterate_commands.add(command)
+    attend_command.add(command)
     release_commands.add(command)
     traffic_commands.add(command)
     return parser

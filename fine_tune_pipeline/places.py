@@ -22,6 +22,10 @@ USE_CASES_VARIABLE = "FINE_TUNE_PIPELINE_USE_CASES"
 """More use cases: YAML files, or folders of them, separated as in PATH."""
 
 
+SERVING_URL_VARIABLE = "FINE_TUNE_PIPELINE_SERVING_URL"
+"""Where endpoints answer that are attended in containers of their own; {name} in it is the use case with hyphens."""
+
+
 def own_use_cases() -> list[Path]:
     """Files and folders of use cases that lie outside the package."""
     return [Path(name) for name in os.environ.get(USE_CASES_VARIABLE, "").split(os.pathsep) if name]

@@ -2,12 +2,13 @@
 
 import argparse
 import getpass
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fine_tune_pipeline.command import DATA_SAYS_NO, ENVIRONMENT, WAITING, WRONG_USE, Add, say
-from fine_tune_pipeline.places import places
+from fine_tune_pipeline.places import SERVING_URL_VARIABLE, places
 
 if TYPE_CHECKING:
     from fine_tune_pipeline.guide.deployment.release.steps import Desk, Step
@@ -84,10 +85,10 @@ def _desk(use_case: str) -> "Desk":
     from fine_tune_pipeline.artifacts.store import Store
     from fine_tune_pipeline.guide.deployment.registry import ModelRegistry
     from fine_tune_pipeline.guide.deployment.release.steps import Desk
-    from fine_tune_pipeline.resources.endpoint import Endpoint
+    from fine_tune_pipeline.resources.attended import endpoint_at
 
     at = places()
-    endpoint = Endpoint(use_case=use_case, folder=at.serving / use_case)
+    endpoint = endpoint_at(at.serving / use_case, use_case=use_case, url=os.environ.get(SERVING_URL_VARIABLE, ""))
     registry = ModelRegistry(uri=at.mlflow, use_case=use_case)
     return Desk(use_case, endpoint, registry, log=endpoint.traffic_log, store=Store.at(at.store))
 

@@ -44,8 +44,9 @@ def forget(parsed: argparse.Namespace) -> int:
         state = places().serving / name
         log = TrafficLog.of(traffic, use_case=name, folder=state)
         found = forgotten(
-            log, Store.at(places().store), use_case=name, user=parsed.user, state=state, copies=parsed.copies, dry_run=parsed.dry_run
-        )
+            log, Store.at(places().store), use_case=name, user=parsed.user, state=state, copies=parsed.copies, dry_run=parsed.dry_run,
+            mlflow=places().mlflow if traffic.mlflow_share else None,
+        )  # fmt: skip
     except (InvalidUseCase, UnknownUseCase) as error:
         print(error, file=sys.stderr)
         return WRONG_USE
@@ -57,6 +58,7 @@ def forget(parsed: argparse.Namespace) -> int:
         "use_case": name,
         "requests": len(found.removed.requests),
         "feedback": found.removed.feedback,
+        "traces": found.traces,
         "deleted": not parsed.dry_run,
         "copies_deleted": [str(copy.folder) for copy in found.deleted],
         "copies_left": [str(copy.folder) for copy in left],
@@ -84,7 +86,7 @@ def _add_key(parsed: argparse.Namespace, file: "KeyFile") -> int:
 
 
 def _list_keys(parsed: argparse.Namespace, file: "KeyFile") -> int:
-    there = file.keys()
+    there = file.listed()
     facts = {"keys": [{"name": key.name, "per_minute": key.per_minute, "made_at": key.made_at} for key in there]}
     lines = [f"{key.name:<24} {key.per_minute or 'any number':>10} a minute   {key.made_at}" for key in there]
     say(parsed, facts, "\n".join(lines) or "no keys with a name; the endpoint's own two are taken")

@@ -101,9 +101,8 @@ def _tables(*, shared: bool) -> Tables:
         Column("ts", number, nullable=False), Column("rows", Integer, nullable=False), Column("reason", Text, nullable=False),
         Column("use_case", Text), sqlite_strict=True,
     )  # fmt: skip
-    settled = Table(
-        f"{prefix}settled", metadata, Column("server", Text, primary_key=True), Column("answered", count, nullable=False), sqlite_strict=True
-    )  # fmt: skip
+    server, answered = Column("server", Text, primary_key=True), Column("answered", count, nullable=False)
+    settled = Table(f"{prefix}settled", metadata, server, answered, sqlite_strict=True)
     order = request.c.seq if shared else literal_column("rowid")
     return Tables(request=request, feedback=feedback, dropped=dropped, settled=settled, order=order)
 

@@ -4,7 +4,7 @@ import os
 
 import dagster as dg
 
-from fine_tune_pipeline.places import places
+from fine_tune_pipeline.places import SERVING_URL_VARIABLE, places
 from fine_tune_pipeline.resources.compute.choice import chosen_compute
 from fine_tune_pipeline.resources.data_engine import DataEngine
 from fine_tune_pipeline.resources.personal_data_key import PersonalDataKey
@@ -43,6 +43,10 @@ def bound_resources() -> dg.Definitions:
             "data_engine": data_engine(),
             "tracking": ExperimentTracking(uri=at.mlflow, artifacts=at.mlflow_artifacts, downloads=str(at.downloads)),
             "personal_data_key": PersonalDataKey(),
-            "serving": Serving(folder=str(at.serving), host=os.environ.get("FINE_TUNE_PIPELINE_SERVING_HOST", "127.0.0.1")),
+            "serving": Serving(
+                folder=str(at.serving),
+                host=os.environ.get("FINE_TUNE_PIPELINE_SERVING_HOST", "127.0.0.1"),
+                url=os.environ.get(SERVING_URL_VARIABLE, ""),
+            ),
         }
     )

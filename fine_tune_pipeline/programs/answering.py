@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -10,9 +10,12 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from fine_tune_pipeline.programs.decoding import Generated, Prefix, generate_batch, refuse_too_long
 from fine_tune_pipeline.programs.decoding_requests import Decoding, JsonDecoding, LabelDecoding
 from fine_tune_pipeline.programs.json_guides import JsonGuide, json_guide
-from fine_tune_pipeline.programs.label_scores import label_logprobs
+from fine_tune_pipeline.programs.label_scores import edge_logprobs, of_labels
 from fine_tune_pipeline.programs.label_tree import LabelTree, label_tree
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.token_scores import TokenScore
+from fine_tune_pipeline.programs.under_way import Join
+from fine_tune_pipeline.programs.written_rows import Manner
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,21 @@ class Answering:
         return prompt_tokens + (max_new_tokens if self.tree is None else self.tree.nodes)
 
     def answers(
-        self, model: PreTrainedModel | PeftModel, prompts: Sequence[list[int]], *, max_new_tokens: int, prefix: Prefix | None = None
+        self,
+        model: PreTrainedModel | PeftModel,
+        prompts: Sequence[list[int]],
+        *,
+        max_new_tokens: int,
+        prefix: Prefix | None = None,
+        manners: Sequence[Manner] | None = None,
+        join: Join | None = None,
     ) -> list[Generated]:
         """Answers in the order of the prompts; they do not depend on their neighbours in the batch.
+
+        Args:
+            prefix: what `shared_prefix` gave for these prompts.
+            manners: how each answer is written, where they are not all alike; of a closed list only which scores are wanted.
+            join: who joins while they are written, see `generate_batch`; nobody does for a closed list, which takes one pass.
 
         Raises:
             PromptTooLong: the longest prompt and its answer exceed the model's context.
@@ -51,10 +66,37 @@ class Answering:
                 stop=self.stop,
                 guide=self.guide,
                 prefix=prefix,
+                manners=manners,
+                join=join,
             )
         refuse_too_long(max(map(len, prompts)), max_new_tokens=self.tree.longest, config=model.config)
-        found = label_logprobs(model, prompts, tree=self.tree, prefix=prefix).tolist()
-        return [_likeliest(dict(zip(self.tree.labels, row, strict=True)), self.tree) for row in found]
+        of_edges = edge_logprobs(model, prompts, tree=self.tree, prefix=prefix)
+        found = of_labels(of_edges, tree=self.tree).tolist()
+        answers = [_likeliest(dict(zip(self.tree.labels, row, strict=True)), self.tree) for row in found]
+        wanted = [manner.scores for manner in manners or ()] or [None] * len(prompts)
+        return [
+            answer if top is None else replace(answer, scores=self._scores(answer.text, row, top=top))
+            for answer, row, top in zip(answers, of_edges.tolist(), wanted, strict=True)
+        ]
+
+    def _scores(self, label: str, of_edges: Sequence[float], *, top: int) -> tuple[TokenScore, ...]:
+        """Of the tokens of a label; beside each, the likeliest of those that the list has there."""
+        tree = self.tree
+        assert tree is not None
+        *path, _ = tree.paths[tree.labels.index(label)]
+
+        def score(edge: int) -> TokenScore:
+            node, token = tree.edges[edge]
+            here = [(other, place) for place, (parent, other) in enumerate(tree.edges) if parent == node]
+            likeliest = sorted(((of_edges[place], other) for other, place in here), reverse=True)[:top]
+            return TokenScore(self._word(token), of_edges[edge], tuple((self._word(other), logprob) for logprob, other in likeliest))
+
+        return tuple(map(score, path))
+
+    def _word(self, token: int) -> str:
+        text = self.tokenizer.decode([token])
+        assert isinstance(text, str)
+        return text
 
 
 def answering(

@@ -12,7 +12,7 @@ coarse copy of the head says first which tokens matter (see `screen.py`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -24,10 +24,12 @@ from transformers import DynamicCache, DynamicLayer, PreTrainedConfig, PreTraine
 
 from fine_tune_pipeline.programs import bfloat16_units
 from fine_tune_pipeline.programs.head import Head, base_of, head_of, likeliest
-from fine_tune_pipeline.programs.json_guides import JsonGuide, Way
-from fine_tune_pipeline.programs.prompts import answer_text, end_id, stopped
+from fine_tune_pipeline.programs.json_guides import JsonGuide
+from fine_tune_pipeline.programs.prompts import end_id
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.screen import Screen
+from fine_tune_pipeline.programs.under_way import Join, Newcomers, UnderWay, together
+from fine_tune_pipeline.programs.written_rows import Best, Generated, Manner, Row, chosen_by_logits
 
 LEAST_SHARED = 16
 """Tokens from which sharing a prefix is worth an extra forward pass."""
@@ -44,18 +46,6 @@ class PromptTooLong(ValueError):
 
 
 @dataclass(frozen=True)
-class Generated:
-    """One answer: its text (see `prompts.answer_text`), the tokens it took (end token included), their mean log-probability in nats,
-    and whether it ended by itself. With a closed list of answers also the log-probability of each."""
-
-    text: str
-    tokens: int
-    logprob: float
-    finished: bool
-    label_logprobs: dict[str, float] | None = None
-
-
-@dataclass(frozen=True)
 class Prefix:
     """The P tokens that all prompts begin with, and per layer their keys and values [H, P, D]."""
 
@@ -63,28 +53,11 @@ class Prefix:
     layers: list[tuple[Tensor, Tensor]]
 
 
-class Best(NamedTuple):
-    """The likeliest next token of each row [B], and its log-probability [B] in nats."""
-
-    tokens: Tensor
-    logprobs: Tensor
-
-
 class Laid(NamedTuple):
     """A batch that the model has not read yet: what to call it with, and the mask [B, T]. A prefix lies in the cache already."""
 
     read: dict[str, Any]
     mask: Tensor
-
-
-@dataclass
-class _Row:
-    """An answer while it is being written; `way` keeps it inside a schema."""
-
-    way: Way | None = None
-    ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
-    finished: bool = False
 
 
 def refuse_too_long(tokens: int, *, max_new_tokens: int, config: PreTrainedConfig, what: str = "a prompt") -> None:
@@ -106,20 +79,25 @@ def shared_prefix(model: PreTrainedModel | PeftModel, prompts: Sequence[list[int
 
     None when there are too few of them, one prompt only, or when the model keeps something else than keys and values per token.
     """
-    count = _common(prompts)
+    count = common_tokens(prompts)
     if len(prompts) < 2 or count < LEAST_SHARED or not keeps_keys_and_values(model):
         return None
+    return read_prefix(model, prompts[0][:count])
+
+
+@torch.inference_mode()
+def read_prefix(model: PreTrainedModel | PeftModel, tokens: list[int]) -> Prefix:
+    """These tokens, read by the model as it is now; it must keep keys and values of each (`keeps_keys_and_values`)."""
     cache = DynamicCache()
-    with torch.inference_mode():
-        ids = torch.tensor([prompts[0][:count]], device=model.device)
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), cache=cache, use_cache=True, logits_to_keep=1)
+    ids = torch.tensor([tokens], device=model.device)
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), cache=cache, use_cache=True, logits_to_keep=1)
     layers: list[tuple[Tensor, Tensor]] = []
     for layer in cache.layers:
         assert isinstance(layer, DynamicLayer)
         assert layer.keys is not None
         assert layer.values is not None
         layers.append((layer.keys[0], layer.values[0]))
-    return Prefix(ids=prompts[0][:count], layers=layers)
+    return Prefix(ids=tokens, layers=layers)
 
 
 @torch.inference_mode()
@@ -133,6 +111,8 @@ def generate_batch(
     stop: tuple[str, ...] = (),
     guide: JsonGuide | None = None,
     prefix: Prefix | None = None,
+    manners: Sequence[Manner] | None = None,
+    join: Join | None = None,
 ) -> list[Generated]:
     """Answer each prompt greedily; the answers come in the order of the prompts and do not depend on their neighbours in the batch.
 
@@ -144,37 +124,42 @@ def generate_batch(
         stop: strings that end an answer too, once it has begun.
         guide: what may be written; the likeliest of these tokens is chosen, and `logprob` stays what the model says of it.
         prefix: what `shared_prefix` gave for these prompts, or for more prompts than these.
+        manners: how each row is written, where they are not all alike; instead of `stop` and `guide`, with at most `max_new_tokens` each.
+        join: says who joins the batch while it is written; their answers come after those of the prompts. Not for models of which
+            `keeps_keys_and_values` is not true.
 
     Raises:
         PromptTooLong: the longest prompt and `max_new_tokens` exceed the model's context.
     """
-    refuse_too_long(max(map(len, prompts)), max_new_tokens=max_new_tokens, config=model.config)
     ends = end_ids(model, tokenizer=tokenizer, format=format)
-    rows = [_Row(None if guide is None else guide.begin()) for _ in prompts]
-    open_rows = rows
     head = _walked(model)
-    batch = laid(model, prompts, prefix=prefix, cache=DynamicCache(config=model.config))
-    mask, cache = batch.mask, batch.read["cache"]
-    best = _best(model, batch.read, head=head, rows=open_rows)
+    alike = Manner(max_new_tokens, stop=stop, guide=guide)
+
+    def begun(new: Newcomers) -> UnderWay:
+        prompt, manner = max(zip(new.prompts, new.manners, strict=True), key=lambda row: len(row[0]) + row[1].max_new_tokens)
+        refuse_too_long(len(prompt), max_new_tokens=manner.max_new_tokens, config=model.config)
+        rows = [Row.begin(manner, tokenizer=tokenizer, format=format) for manner in new.manners]
+        every.extend(rows)
+        batch = laid(model, new.prompts, prefix=new.prefix, cache=DynamicCache(config=model.config))
+        first = _append(rows, _best(model, batch.read, head=head, rows=rows), ends=ends)
+        return UnderWay(rows, batch.mask, batch.read["cache"], first)
+
+    every: list[Row] = []
+    batch = begun(Newcomers(prompts, manners or [alike] * len(prompts), prefix))
     while True:
-        chosen = _append(open_rows, best)
-        for row in open_rows:
-            # A schema ends its answers itself, and a text inside it may hold anything.
-            row.finished = row.ids[-1] in ends or (row.way is None and stopped(tokenizer.decode(row.ids), format=format, stop=stop))
-        keep = [index for index, row in enumerate(open_rows) if not row.finished and len(row.ids) < max_new_tokens]
-        if not keep:
-            return [_generated(row, tokenizer=tokenizer, format=format, stop=stop) for row in rows]
-        if len(keep) < len(open_rows):
-            open_rows = [open_rows[index] for index in keep]
-            kept = torch.tensor(keep, device=mask.device)
-            mask, chosen = mask[kept], chosen[kept]
-            cache.reorder_cache(kept)  # pyright: ignore[reportArgumentType]
-        mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
-        read = _reading(chosen[:, None], mask=mask, positions=mask.sum(dim=1, keepdim=True) - 1, cache=cache)
-        best = _best(model, read, head=head, rows=open_rows)
+        batch.leave()
+        if join is not None and (new := join(len(batch.rows))) is not None:
+            batch = together(batch, begun(new))
+            batch.leave()
+        if not batch.rows:
+            return [row.result() for row in every]
+        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
+        positions = batch.mask.sum(dim=1, keepdim=True) - 1
+        read = _reading(batch.chosen[:, None], mask=batch.mask, positions=positions, cache=batch.cache)
+        batch.chosen = _append(batch.rows, _best(model, read, head=head, rows=batch.rows), ends=ends)
 
 
-def _common(prompts: Sequence[list[int]]) -> int:
+def common_tokens(prompts: Sequence[list[int]]) -> int:
     """How many first tokens all prompts share, less than the shortest prompt has: its last token must still be read."""
     if not prompts:
         return 0
@@ -229,16 +214,15 @@ def _lay(prefix: Prefix, *, pads: Tensor, cache: DynamicCache) -> None:
         cache.update(keys[:, token].transpose(0, 1), values[:, token].transpose(0, 1), index)
 
 
-def _best(model: PreTrainedModel | PeftModel, read: dict[str, Any], *, head: Head | Screen | None, rows: Sequence[_Row]) -> Best:
-    """The likeliest token after the last of each row; without `head` by the model's own logits, and of the allowed ones where rows have
-    a way to keep.
+def _best(model: PreTrainedModel | PeftModel, read: dict[str, Any], *, head: Head | Screen | None, rows: Sequence[Row]) -> Best:
+    """The likeliest token after the last of each row; without `head` by the model's own logits, and in their own manner where rows
+    want more than that.
 
     Without a screen one row alone takes the logits too: reading the weights once is all the time, and the tiles take a tenth longer (64
     rows: a fifth less).
     """
-    ways = [row.way for row in rows if row.way is not None]
-    if ways:
-        return _best_allowed(model(**read, logits_to_keep=1).logits[:, -1].float(), ways)
+    if any(row.by_logits for row in rows):
+        return chosen_by_logits(model(**read, logits_to_keep=1).logits[:, -1].float(), rows)
     if isinstance(head, Screen):
         return Best(*head.likeliest(_last_hidden(model, read)))
     if head is not None and len(rows) > 1:
@@ -254,14 +238,6 @@ def _last_hidden(model: PreTrainedModel | PeftModel, read: dict[str, Any]) -> Te
 
 def _best_of(logits: Tensor) -> Best:
     highest, chosen = logits.max(dim=-1)
-    return Best(chosen, highest - logits.logsumexp(dim=-1))
-
-
-def _best_allowed(logits: Tensor, ways: Sequence[Way]) -> Best:
-    allowed = torch.stack([way.allowed() for way in ways]).to(logits.device)
-    # A model may have more words than the guide, which then are none of the tokenizer's; or the tokenizer more than the model.
-    words = min(logits.shape[1], allowed.shape[1])
-    highest, chosen = logits[:, :words].masked_fill(~allowed[:, :words], -torch.inf).max(dim=-1)
     return Best(chosen, highest - logits.logsumexp(dim=-1))
 
 
@@ -298,18 +274,8 @@ def _tiles_fit(model: PreTrainedModel, head: Head) -> bool:
     return torch.allclose(own.logprobs, likeliest(hidden, head)[1], rtol=tolerance, atol=tolerance)
 
 
-def _append(rows: Sequence[_Row], best: Best) -> Tensor:
-    """Give each row its likeliest token, and return those [B]."""
-    for row, token, logprob in zip(rows, best.tokens.tolist(), best.logprobs.tolist(), strict=True):
-        row.ids.append(token)
-        row.logprob += logprob
-        if row.way is not None:
-            row.way.take(token)
+def _append(rows: Sequence[Row], best: Best, *, ends: set[int]) -> Tensor:
+    """Give each row its next token, and return those [B]."""
+    for place, (row, token, logprob) in enumerate(zip(rows, best.tokens.tolist(), best.logprobs.tolist(), strict=True)):
+        row.take(token, logprob, None if best.tops is None else best.tops[place], ends=ends)
     return best.tokens
-
-
-def _generated(row: _Row, *, tokenizer: PreTrainedTokenizerBase, format: PromptFormat, stop: tuple[str, ...]) -> Generated:
-    text = tokenizer.decode(row.ids, skip_special_tokens=True)
-    assert isinstance(text, str)
-    text = text.strip() if row.way is not None else answer_text(text, format=format, stop=stop)
-    return Generated(text=text, tokens=len(row.ids), logprob=row.logprob / len(row.ids), finished=row.finished)

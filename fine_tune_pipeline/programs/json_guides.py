@@ -28,7 +28,11 @@ class GuideMissing(ImportError):
 
 
 class UnsupportedSchema(ValueError):
-    """The schema asks for something that cannot be kept while an answer is written."""
+    """The schema asks for something that cannot be kept while an answer is written; `said` is what the guide says of it."""
+
+    def __init__(self, message: str, *, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
 
 
 class UnsupportedTokenizer(ValueError):
@@ -92,7 +96,8 @@ def json_guide(wanted: JsonDecoding, *, tokenizer: PreTrainedTokenizerBase, form
         said = next((line for line in problem.splitlines() if line.strip()), problem)
         raise UnsupportedSchema(
             f"evaluation.decoding: json_schema cannot keep this schema while an answer is written: {said}; "
-            "take the keyword out of the schema, or write `decoding: greedy`"
+            "take the keyword out of the schema, or write `decoding: greedy`",
+            said=said,
         )
     return JsonGuide(vocabulary, grammar)
 

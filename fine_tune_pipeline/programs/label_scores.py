@@ -43,11 +43,26 @@ class _Wanted(NamedTuple):
     tokens: Tensor
 
 
-@torch.inference_mode()
 def label_logprobs(
     model: PreTrainedModel | PeftModel, prompts: Sequence[list[int]], *, tree: LabelTree, prefix: Prefix | None = None
 ) -> Tensor:
-    """log P(label and its end token | prompt) in nats, [B, L], float32 on the CPU; no correction for length.
+    """log P(label and its end token | prompt) in nats, [B, L], float32 on the CPU; no correction for length. See `edge_logprobs`."""
+    return of_labels(edge_logprobs(model, prompts, tree=tree, prefix=prefix), tree=tree)
+
+
+def of_labels(of_edges: Tensor, *, tree: LabelTree) -> Tensor:
+    """Of each label [B, L], the sum of its edges' [B, E]."""
+    taken = of_edges.new_zeros(len(tree.edges), len(tree.labels))
+    for label, path in enumerate(tree.paths):
+        taken[list(path), label] = 1
+    return (of_edges.double() @ taken.double()).float().cpu()
+
+
+@torch.inference_mode()
+def edge_logprobs(
+    model: PreTrainedModel | PeftModel, prompts: Sequence[list[int]], *, tree: LabelTree, prefix: Prefix | None = None
+) -> Tensor:
+    """log P(token | prompt and the tokens above it) of each edge of the tree in nats: [B, E], among all tokens of the vocabulary.
 
     Args:
         model: in evaluation mode.
@@ -57,11 +72,7 @@ def label_logprobs(
     base = base_of(model)
     if base not in _TREES_FIT:
         _TREES_FIT[base] = _trees_fit(model)
-    of_edges = (_by_tree if _TREES_FIT[base] else _one_by_one)(model, prompts, tree, prefix)
-    taken = of_edges.new_zeros(len(tree.edges), len(tree.labels))
-    for label, path in enumerate(tree.paths):
-        taken[list(path), label] = 1
-    return (of_edges.double() @ taken.double()).float().cpu()
+    return (_by_tree if _TREES_FIT[base] else _one_by_one)(model, prompts, tree, prefix)
 
 
 def _by_tree(model: PreTrainedModel | PeftModel, prompts: Sequence[list[int]], tree: LabelTree, prefix: Prefix | None) -> Tensor:

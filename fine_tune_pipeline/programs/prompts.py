@@ -136,7 +136,8 @@ def answer_text(generated: str, *, format: PromptFormat, stop: Sequence[str] = (
     """The answer within the generated text: up to the first stop string, without the white space around it."""
     for each in stops(format):
         generated = generated.split(each, 1)[0]
-    generated = generated.strip()
+    # White space at the end stays until then: a stop string may end in some.
+    generated = generated.lstrip()
     for each in stop:
         generated = generated.split(each, 1)[0]
     return generated.strip()

@@ -12,6 +12,7 @@ from fine_tune_pipeline.programs.contracts import Access, Contract, Read, Reques
 from fine_tune_pipeline.programs.decoding_requests import Decoding
 from fine_tune_pipeline.programs.heap import EXACT_HEAP
 from fine_tune_pipeline.programs.preference import Preference
+from fine_tune_pipeline.programs.vllm.requests import VllmUpstream
 from fine_tune_pipeline.spec.base import unset
 from fine_tune_pipeline.spec.dataset import PiiSpec
 from fine_tune_pipeline.spec.traffic import GuardSpec, TrafficSpec
@@ -391,6 +392,7 @@ class ServeRequest(Request):
     pii: PiiSpec = Field(default=PiiSpec(), description="What the traffic log takes out of texts before it writes them.")
     ner: str | None = Field(default=None, description="Folder of an adapted NER that finds names in them; the packaged one by default.")
     conversations: bool = Field(default=False, description="The model was trained on conversations, so several turns are taken.")
+    vllm: VllmUpstream | None = Field(default=None, description="Who computes the answers; None: the endpoint itself.", exclude_if=unset)
     registry: RegistryAddress | None = Field(default=None, description="None: only calls change who answers.", exclude_if=unset)
     traffic: TrafficSpec = TrafficSpec()
     guard: GuardSpec = GuardSpec()

@@ -8,11 +8,13 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable, Sequence, Sized
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import torch
+import transformers
 import uvicorn
 
 from fine_tune_pipeline.artifacts.examples import Asked
@@ -34,15 +36,19 @@ from fine_tune_pipeline.programs.serving.guarded import GuardedService
 from fine_tune_pipeline.programs.serving.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.serving.http_routes import make_app
 from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
+from fine_tune_pipeline.programs.serving.metrics import Metrics
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
 from fine_tune_pipeline.programs.serving.registry_aliases import asker
 from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
+from fine_tune_pipeline.programs.serving.running import Written
 from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
-from fine_tune_pipeline.programs.serving.service import Limits, Service, Written
+from fine_tune_pipeline.programs.serving.service import Limits, Service
+from fine_tune_pipeline.programs.serving.trace_copy import TraceCopy, wait_for_each_trace
 from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import Models, Versions
 from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer
+from fine_tune_pipeline.programs.vllm.requests import VllmUpstream
 
 DEFAULT_LIMITS = Limits()
 
@@ -54,12 +60,12 @@ FLUSH_SECONDS = 30.0
 
 
 class Served(Models, Protocol):
-    """What answers, with weights here or at a provider."""
+    """What answers, with weights here, at vLLM, or at a provider; a future where answers are computed elsewhere."""
 
     @property
     def context_tokens(self) -> int: ...
 
-    def generate(self, name: str, prompts: Sequence[Any], max_new_tokens: int) -> Sequence[Written | Exception]: ...
+    def generate(self, name: str, prompts: Sequence[Any], max_new_tokens: int) -> "Sequence[Written | Exception | Future[Any]]": ...
 
 
 class PortTaken(Exception):
@@ -167,8 +173,16 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     base_sha256 = weights_sha256(folder)
     base = base_name(request.use_case)
     hosted = read_hosted(folder)
-    models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
-    thread: ModelThread[Written] = ModelThread(models.generate, batch_rows=limits.batch_rows, queue_limit=limits.waiting)
+    if request.vllm is not None:
+        models, tokens = _at_vllm(request, request.vllm, base)
+    else:
+        models, tokens = _with_weights(request, base) if hosted is None else _at_provider(request, hosted, base)
+    metrics = Metrics()
+    weights = models if isinstance(models, ServedModels) else None
+    generate = models.generate if weights is None else weights.serve
+    thread: ModelThread[Written] = ModelThread(
+        generate, joining=weights is not None, batch_rows=limits.batch_rows, queue_limit=limits.waiting, on_batch=metrics.batch
+    )
     thread.start()
     indexes = Indexes(state, encoder=_question_encoder)
     versions = Versions(
@@ -198,6 +212,9 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
         shape=AnswerShape(schema=request.answer_schema, labels=request.answer_labels),
         limits=limits,
         conversations=request.conversations,
+        ability=getattr(models, "ability", "remote"),
+        metrics=metrics,
+        engine=_engine(request),
     )
     if request.registry is not None:
         registry = request.registry
@@ -206,11 +223,24 @@ def _build(request: ServeRequest, *, state: Path, limits: Limits) -> tuple[Servi
     return service, writer
 
 
+def _engine(request: ServeRequest) -> str:
+    """What computes the answers: another version of it may round otherwise."""
+    return f"torch {torch.__version__} transformers {transformers.__version__} {request.dtype} {request.device}"
+
+
 def _writer(request: ServeRequest, state: Path) -> TrafficWriter:
     """What keeps the traffic, where the use case wants it."""
     log = TrafficLog.of(request.traffic, use_case=request.use_case, folder=state, kept_open=True)
     count = AnswerCount(state / answer_count.FILE)
-    return TrafficWriter(log, scrubber=lambda: _scrubber(request), salt=log_salt(state), count=count)
+    return TrafficWriter(log, scrubber=lambda: _scrubber(request), salt=log_salt(state), count=count, copy=_trace_copy(request))
+
+
+def _trace_copy(request: ServeRequest) -> TraceCopy | None:
+    """For the share that the use case wants in MLflow, where its versions are registered too."""
+    if request.registry is None or not request.traffic.mlflow_share:
+        return None
+    wait_for_each_trace()
+    return TraceCopy(uri=request.registry.uri, use_case=request.use_case, share=request.traffic.mlflow_share)
 
 
 def _service(request: ServeRequest, **parts: Any) -> Service:
@@ -234,6 +264,20 @@ def _at_provider(request: ServeRequest, hosted: HostedModel, base: str) -> tuple
     from fine_tune_pipeline.programs.hosted.serving import HostedModels, remote_prompts
 
     return HostedModels(hosted, base_name=base), remote_prompts(request.format)
+
+
+def _at_vllm(request: ServeRequest, upstream: VllmUpstream, base: str) -> tuple[Served, Encode]:
+    from fine_tune_pipeline.programs.vllm.serving import VllmModels
+
+    models = VllmModels(
+        upstream,
+        base_name=base,
+        model=Path(request.model),
+        format=request.format,
+        state=Path(request.state),
+        decoding=request.decoding,
+    )
+    return models, encoder(request.model, format=request.format)
 
 
 def _question_encoder() -> QuestionEncoder:

@@ -164,7 +164,7 @@ class Endpoint:
             use_case=self.use_case,
             state=state,
             problem=problem,
-            url=None if health is None else self._address().url,
+            url=None if health is None else self._url(),
             supervisor_pid=None if supervisor is None else supervisor.pid,
             health=health,
             table=health.table if health is not None else Table.read(table) if table.exists() else None,
@@ -195,7 +195,7 @@ class Endpoint:
         if self._supervisor() is None or not (self.folder / SERVER_FILE).exists():
             raise NotRunning(f"{self.use_case}: no endpoint runs; start it with `fine-tune-pipeline serve {self.use_case}`")
         key, admin_key = self._keys()
-        return EndpointClient(url=self._address().url, key=key, admin_key=admin_key)
+        return EndpointClient(url=self._url(), key=key, admin_key=admin_key)
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -258,7 +258,7 @@ class Endpoint:
         if not (self.folder / SERVER_FILE).exists():
             return None
         try:
-            health = EndpointClient(url=self._address().url, key="").health()
+            health = EndpointClient(url=self._url(), key="").health()
         except Unreachable:
             return None
         return health if health.supervisor_pid == supervisor.pid and health.use_case == self.use_case else None
@@ -304,6 +304,9 @@ class Endpoint:
 
     def _address(self) -> ServerAddress:
         return ServerAddress.read(self.folder / SERVER_FILE)
+
+    def _url(self) -> str:
+        return self._address().url
 
     def _told(self) -> SupervisorState:
         path = self.folder / SUPERVISOR_FILE

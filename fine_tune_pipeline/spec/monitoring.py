@@ -1,5 +1,7 @@
 """Sections `deployment.monitoring` and `deployment.retrain`: what counts as drift, who is told, and when the model is trained again."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from fine_tune_pipeline.spec.base import Section
@@ -42,7 +44,7 @@ class MonitoringSpec(Section):
     minimum_requests: int = Field(
         default=100, ge=20, description="Answered requests to the champion in a window; below this the verdict is: not enough traffic."
     )
-    alpha: float = Field(default=0.03, gt=0, lt=0.5, description="False-alarm rate of one window over all signals.")
+    alpha: float = Field(default=0.04, gt=0, lt=0.5, description="False-alarm rate of one window over all signals.")
     feedback: FeedbackSpec = FeedbackSpec()
     limits: OperationsSpec = OperationsSpec()
     webhook_env: str | None = Field(
@@ -73,6 +75,22 @@ class RetrainSpec(Section):
     drift_windows: int = Field(default=2, ge=1, description="So many of the last `of_windows` windows must call for a retraining.")
     of_windows: int = Field(default=3, ge=1, le=50, description="Judged windows of the champion that are looked at.")
     cron: str | None = Field(default=None, description="Also retrain at these times, such as `0 3 * * 1`.")
+    fresh_test: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of production's rows that no training ever sees: the fresh test set, reported beside the old one.",
+    )
+    production_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="At most so many corrections are taken, by a seeded draw in which the answers take turns. None: all.",
+    )
+    ask: list[Literal["thumbs_down", "far"]] = Field(
+        default=["thumbs_down", "far"],
+        description="Requests that experts are asked about, with review.policy experts: those with a thumb down, and those in windows of "
+        "drift that are unlike all that the model was made for. Never used before a person has decided.",
+    )
 
     @model_validator(mode="after")
     def can_happen(self) -> "RetrainSpec":

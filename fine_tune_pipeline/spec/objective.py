@@ -14,7 +14,10 @@ SYSTEMS = ("base_zero_shot", "base_few_shot", "base_retrieval", "word_classifier
 
 System = Literal["base_zero_shot", "base_few_shot", "base_retrieval", "word_classifier", "classifier", "majority"]
 
-Rival = Literal["base", "base_zero_shot", "base_few_shot", "base_retrieval", "word_classifier", "classifier", "majority"]
+CHAMPION = "champion"
+"""The version that answers now, which what is trained next can be held against."""
+
+Rival = Literal["base", "champion", "base_zero_shot", "base_few_shot", "base_retrieval", "word_classifier", "classifier", "majority"]
 
 USUAL_SLICE = 50
 """A slice of 50 rows shows a share to about 12 points."""
@@ -85,7 +88,8 @@ class Criterion(Section):
     by: float = Field(default=0.0, ge=0, description="Margin of `beats`, in the metric's own unit.")
     versus: Rival | None = Field(
         default=None, exclude_if=unset, description="The system than which the fine-tuned model must not be worse; base is the base model, "
-        "with worked examples if it was asked with some.",
+        "with worked examples if it was asked with some; champion: the version that "
+        "answers now; met while there is none.",
     )  # fmt: skip
     margin: float = Field(
         default=0.0, ge=0, exclude_if=unset, description="So much worse than `versus` is still taken, in the metric's own unit."

@@ -19,6 +19,7 @@ from fine_tune_pipeline.spec.paths import is_url
 from fine_tune_pipeline.spec.pii_detectors import GlinerDetector, PiiDetector, TransformersDetector
 from fine_tune_pipeline.spec.technique import Auto, TechniqueSpec
 from fine_tune_pipeline.spec.training import TrainingSpec
+from fine_tune_pipeline.spec.vllm import refuse_unservable
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Key prefix and group of all assets: a-z, 0-9 and _.")]
 Owner = Annotated[str, Field(pattern=r"^(team:[\w\-]+|[^@\s]+@[^@\s]+)$", description="team:name or an e-mail address.")]
@@ -50,6 +51,11 @@ class UseCaseSpec(Section):
     @model_validator(mode="after")
     def decodable(self) -> Self:
         refuse_undecodable(self.evaluation.decoding, task=self.objective.task.type)
+        return self
+
+    @model_validator(mode="after")
+    def servable(self) -> Self:
+        refuse_unservable(self)
         return self
 
     @property

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,31 @@ def test_a_bar_is_met_on_the_right_side_of_its_bound(monkeypatch: pytest.MonkeyP
         ("ours_in_halves", 0.725, False),
         ("ours_in_halves", 0.6, True),
     ]
+
+
+def test_the_endpoints_bars_are_judged_by_the_median_of_the_rounds(monkeypatch: pytest.MonkeyPatch):
+    bench = module_of("serve_speed", monkeypatch)
+
+    def round_of(ours: float, p95: float) -> dict[str, Any]:
+        at = {"per_second": ours, "per_cpu_second": ours, "p95": p95}
+        slow = {"per_second": 1.0, "per_cpu_second": 1.0, "p95": 1.0}
+        return {"ours": {"at_1": at, "at_32": at}, "naive": {"at_1": slow, "at_32": slow}, "offline": {"per_second": 3.0}}
+
+    swap = {"seconds_at_rest": 0.4, "failures": 1}
+    told = bench.judged([round_of(2.0, 1.0), round_of(3.0, 1.2), round_of(9.0, 1.05)], swap, {"ours": 108, "naive": 100})
+    assert {bar["name"]: (bar["value"], bar["met"]) for bar in told["bars"]} == {
+        "offline": (1.0, True),
+        "naive_cpu": (3.0, True),
+        "naive_p95": (1.05, True),
+        "swap_seconds": (0.4, True),
+        "swap_failures": (1.0, False),
+        "memory": (1.08, True),
+    }
+
+
+def test_a_percentile_is_one_of_the_values(monkeypatch: pytest.MonkeyPatch):
+    bench = module_of("serve_speed", monkeypatch)
+    assert [bench.percentile([3.0, 1.0, 2.0, 4.0], share) for share in (0.0, 0.5, 0.95, 1.0)] == [1.0, 3.0, 4.0, 4.0]
 
 
 @pytest.mark.slow

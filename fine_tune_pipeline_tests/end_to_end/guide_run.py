@@ -118,7 +118,7 @@ class GuideRun:
                 "port": 0,
                 "parity_prompts": 10,
                 "monitoring": {"window": 50, "minimum_requests": 20},
-                "retrain": {"cooldown_days": 0},
+                "retrain": {"cooldown_days": 0, "drift_windows": 1, "of_windows": 1},
             },
         }
         for section, fields in changes.items():

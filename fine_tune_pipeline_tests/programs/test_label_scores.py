@@ -17,6 +17,7 @@ from fine_tune_pipeline.programs.label_tree import SameAnswers, label_tree
 from fine_tune_pipeline.programs.models import load_model, load_tokenizer
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.written_rows import Manner
 from fine_tune_pipeline_tests.programs.test_predict import ContraryLlama, messages, restless_model, shots
 from fine_tune_pipeline_tests.tiny import SLIDING_WINDOW, Architecture, random_adapter, tiny_model
 
@@ -153,3 +154,25 @@ def test_a_prompt_that_leaves_no_room_for_the_longest_label_is_refused(folder: P
     way = answering(LabelDecoding(labels=LABELS), tokenizer=tokenizer, config=model.config, format=PLAIN)
     with pytest.raises(PromptTooLong, match="1020 tokens"):
         way.answers(model, [[5] * 1020], max_new_tokens=1)
+
+
+def test_the_scores_of_a_labels_tokens_are_those_of_the_plain_logits(folder: Path, tokenizer: PreTrainedTokenizerBase):
+    model, prompts = load_model(folder), encoded(messages(3), tokenizer)
+    way = answering(LabelDecoding(labels=LABELS), tokenizer=tokenizer, config=model.config, format=PLAIN)
+    manners = [Manner(40, scores=3), Manner(40), Manner(40, scores=0)]
+    first, second, third = way.answers(model, prompts, max_new_tokens=40, manners=manners)
+    assert second.scores is None
+    assert third.scores is not None
+    assert {score.top for score in third.scores} == {()}
+    starts = [encode("", label, tokenizer=tokenizer, format=PLAIN).completion_ids for label in LABELS]
+    ids = encode("", first.text, tokenizer=tokenizer, format=PLAIN).completion_ids
+    with torch.inference_mode():
+        logprobs = model(input_ids=torch.tensor([prompts[0] + ids])).logits[0].log_softmax(dim=-1)[len(prompts[0]) - 1 :]
+    assert first.scores is not None
+    assert [score.token for score in first.scores] == [tokenizer.decode([token]) for token in ids[:-1]]
+    for place, (score, token) in enumerate(zip(first.scores, ids, strict=False)):
+        assert score.logprob == pytest.approx(logprobs[place, token].item(), abs=2e-3)
+        listed = {other[place] for other in starts if other[:place] == ids[:place]}
+        likeliest = sorted(listed, key=lambda other: -logprobs[place, other].item())[:3]
+        assert [word for word, _ in score.top] == [tokenizer.decode([other]) for other in likeliest]
+        assert [value for _, value in score.top] == pytest.approx([logprobs[place, other].item() for other in likeliest], abs=2e-3)

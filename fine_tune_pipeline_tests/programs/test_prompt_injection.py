@@ -16,7 +16,8 @@ from fine_tune_pipeline_tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}{% if message.name is defined %} {{ message.name }}{% endif %}\n"
     "{{ message['content'] }}"
-    "{% for call in message.tool_calls or [] %}<tool>{{ call.id }}{{ call.function.name }}({{ call.function.arguments }})</tool>{% endfor %}"
+    "{% for call in message.tool_calls or [] %}"
+    "<tool>{{ call.id }}{{ call.function.name }}({{ call.function.arguments }})</tool>{% endfor %}"
     "{% if message.tool_call_id is defined %}[{{ message.tool_call_id }}]{% endif %}<|im_end|>\n{% endfor %}"
     "{% for tool in tools or [] %}<tools>{{ tool | tojson }}</tools>{{ tool.function.name }}: {{ tool.function.description }}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -69,9 +70,15 @@ def hostile(specials: list[str], chance: random.Random) -> str:
     token = chance.choice(specials)
     cut = chance.randrange(1, len(token))
     disguised = [
-        token.upper(), token.replace("<", "\uff1c").replace(">", "\uff1e"), token.replace("_", " "), "\u200b".join(token), f"{token[:cut]}\n{token[cut:]}",
-        f"{token[:cut]}{token}{token[cut:]}", f"&lt;{token[1:-1]}&gt;", json.dumps(token)[1:-1].replace("<", "\\u003c"),
-    ]  # fmt: skip
+        token.upper(),
+        token.replace("<", "\uff1c").replace(">", "\uff1e"),
+        token.replace("_", " "),
+        "\u200b".join(token),
+        f"{token[:cut]}\n{token[cut:]}",
+        f"{token[:cut]}{token}{token[cut:]}",
+        f"&lt;{token[1:-1]}&gt;",
+        json.dumps(token)[1:-1].replace("<", "\\u003c"),
+    ]
     pieces = [token[:cut], token[cut:], f"hello {token[:cut]}  ", f"\n{token[cut:]} hello"]
     return chance.choice([token, f"hello{token}hello", *disguised, *pieces, *["hello", "where is my card?"] * 12])
 

@@ -30,6 +30,7 @@ from fine_tune_pipeline.guide.dataset.scrubbing.disclosure import disclosed
 from fine_tune_pipeline.guide.dataset.scrubbing.documents import OPEN_TASK, scrubbed_documents, taken_documents
 from fine_tune_pipeline.guide.dataset.scrubbing.scrub import scrubbed
 from fine_tune_pipeline.guide.dataset.sources.collect import collected, gather
+from fine_tune_pipeline.guide.dataset.sources.production import holds_production, production_rows
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, read_steps
 from fine_tune_pipeline.guide.objective.reach import CHECKS, REACHABLE, SHOWS_GAIN, shown_by_test_rows
 from fine_tune_pipeline.guide.objective.task import Task, read_task
@@ -80,7 +81,7 @@ def pii_ner_adapt(spec: UseCaseSpec) -> dg.AssetsDefinition:
 
 
 def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
-    """The asset that turns rows of all sources, and corrections from production, into examples."""
+    """The asset that turns rows of all sources, and what production gives back, into examples."""
     key = [spec.name, "raw_examples"]
     feedback = [["traffic_log", spec.name]] if spec.dataset.feedback else []
     adapted = _adapted(spec) if spec.dataset.more is not None else []
@@ -90,8 +91,7 @@ def raw_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving, personal_data_key: PersonalDataKey
     ) -> dg.MaterializeResult:
         """Examples as they lie in the sources, not yet changed, and where each came from; those that were made; chunks of documents."""
-        corrections = serving.traffic_log(spec).corrections() if spec.dataset.feedback else []
-        gathered = gather(spec, corrections=corrections)
+        gathered = gather(spec, production=production_rows(spec, serving.traffic_log(spec), store.open()))
         sampled = any(source.sample is not None for source in (*spec.dataset.sources, *spec.dataset.held_out))
         seed = {"dataset.split.seed": spec.dataset.split.seed} if sampled else {}
         ner = adapt.upstream_ner(spec, store.open()) if spec.dataset.more is not None else {}
@@ -257,12 +257,15 @@ def dataset(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "dataset.minimum_per_class": section.minimum_per_class, **what_of(benchmarks), **_placing(section), **_task(task),
         }  # fmt: skip
         scrubbed = {name: store.current(spec.name, name) for name in documents}
+        fresh = spec.deployment.retrain.fresh_test
+        if holds_production(reviewed.file(EXAMPLES)):
+            what["deployment.retrain.fresh_test"] = fresh
 
         def build(folder: Path) -> Built:
             for artifact in scrubbed.values():
                 taken_documents(artifact.folder, folder)
             read = list(map(read_benchmark, benchmarks))
-            return published(reviewed.folder, folder, spec=section, task=task, use_case=spec.name, benchmarks=read)
+            return published(reviewed.folder, folder, spec=section, task=task, use_case=spec.name, benchmarks=read, fresh=fresh)
 
         kept = store.made(context, version=4, what=what, upstream={"reviewed_examples": reviewed, **scrubbed}, build=build)
         difference = Built() if kept.reused else compared(store.open(), kept.artifact)

@@ -15,6 +15,7 @@ from fine_tune_pipeline.artifacts.store import Store
 from fine_tune_pipeline.artifacts.traffic import TrafficLog
 from fine_tune_pipeline.artifacts.traffic_identity import keyed_hash, known_salt
 from fine_tune_pipeline.artifacts.traffic_removal import Removed, expire, forget, of_user
+from fine_tune_pipeline.programs.serving.trace_copy import delete_traces_before, delete_traces_of
 from fine_tune_pipeline.spec.traffic import TrafficSpec
 
 DAY_SECONDS = 24 * 3600
@@ -40,26 +41,32 @@ class Copy:
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What of a user was in the log, which copies there are, and which of these were deleted."""
+    """What of a user was in the log, which copies there are, and which of these were deleted; `traces` are those of MLflow."""
 
     removed: Removed
     copies: tuple[Copy, ...]
     deleted: tuple[Copy, ...] = ()
+    traces: int = 0
 
 
-def expired(log: TrafficLog, traffic: TrafficSpec, *, now: float | None = None) -> Removed:
-    """Delete what is older than the use case keeps it; nothing where it keeps everything."""
+def expired(log: TrafficLog, traffic: TrafficSpec, *, use_case: str, mlflow: str | None = None, now: float | None = None) -> Removed:
+    """Delete what is older than the use case keeps it, in the log and among its traces in MLflow; nothing where it keeps everything."""
     if traffic.retention_days is None:
         return Removed()
-    return expire(log, before=(time.time() if now is None else now) - traffic.retention_days * DAY_SECONDS)
+    before = (time.time() if now is None else now) - traffic.retention_days * DAY_SECONDS
+    if traffic.mlflow_share and mlflow is not None:
+        delete_traces_before(mlflow, use_case, ts=before)
+    return expire(log, before=before)
 
 
 def forgotten(
-    log: TrafficLog, store: Store, *, use_case: str, user: str, state: Path, copies: bool = False, dry_run: bool = False
-) -> Forgotten:
+    log: TrafficLog, store: Store, *, use_case: str, user: str, state: Path, mlflow: str | None = None, copies: bool = False,
+    dry_run: bool = False,
+) -> Forgotten:  # fmt: skip
     """Delete a user's requests and feedback from the log.
 
     Args:
+        mlflow: where copies of the traffic lie as traces, which go too; None if there are none.
         user: as `user` of their requests, or as `source` of their feedback.
         state: folder of the endpoint, which has the key of the hashes.
         copies: delete artifacts of observed assets that hold their rows, too.
@@ -75,11 +82,12 @@ def forgotten(
     found = tuple(copies_of(store, use_case, there.requests))
     if dry_run:
         return Forgotten(removed=there, copies=found)
+    traces = 0 if mlflow is None else delete_traces_of(mlflow, use_case, there.requests)
     removed = forget(log, user_hash=user_hash, name=user)
     deleted = tuple(copy for copy in found if copies and copy.observed)
     for copy in deleted:
         copy.folder.rmdir(recursive=True)
-    return Forgotten(removed=removed, copies=found, deleted=deleted)
+    return Forgotten(removed=removed, copies=found, deleted=deleted, traces=traces)
 
 
 def copies_of(store: Store, use_case: str, requests: Collection[str]) -> Iterator[Copy]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.manifest import Check
+from fine_tune_pipeline.guide.deployment.kept_score import KeptScore
 
 LEAST_SHARE = 0.98
 """Of answers that must be equal: float32 on the same machine gave 50 of 50; one in fifty may differ by the order of a sum."""
@@ -47,7 +48,7 @@ class Evaluated:
 @dataclass(frozen=True)
 class Parity:
     """What came of the comparison. `differs_from_base` is None when the base was not asked; `seconds` are those of the answers that were
-    asked for one at a time."""
+    asked for one at a time; `score` is looked at where some answers may differ, None elsewhere."""
 
     asked: int
     equal: int
@@ -55,6 +56,7 @@ class Parity:
     seconds: tuple[float, ...]
     differences: tuple[dict[str, str], ...]
     least_share: float = LEAST_SHARE
+    score: KeptScore | None = None
 
     @property
     def share(self) -> float:
@@ -62,7 +64,7 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        return self.share >= self.least_share and bool(self.differs_from_base)
+        return self.share >= self.least_share and bool(self.differs_from_base) and (self.score is None or self.score.same)
 
     @property
     def p95_seconds(self) -> float:
@@ -110,6 +112,8 @@ def parity_check(parity: Parity) -> Check:
     said = f"{parity.equal} of {parity.asked} served answers equal the evaluated ones, want {parity.least_share:.0%}"
     if parity.share < parity.least_share:
         said += "; the endpoint serves something else than what was evaluated: see `differences`, then materialize predictions again"
+    if parity.score is not None:
+        said += f"; {parity.score.said}"
     if parity.differs_from_base is False:
         said += f"; the base model gives the same answers to {min(parity.asked, MOST_BASE_PROMPTS)} prompts: the adapter does nothing"
     differences: list[dict[str, Any]] = [dict(row) for row in parity.differences[:SHOWN]]

@@ -34,6 +34,8 @@ from fine_tune_pipeline.guide.deployment.release.record import GATES, Release
 from fine_tune_pipeline.guide.deployment.release.shadow import replay, shadow_check
 from fine_tune_pipeline.guide.deployment.release.steps import Desk, Step, begin
 from fine_tune_pipeline.guide.deployment.release.told import release_checks
+from fine_tune_pipeline.guide.deployment.vllm import NotServable, refuse_unservable_version, upstream_of
+from fine_tune_pipeline.guide.deployment.vllm_parity import as_vllm_may
 from fine_tune_pipeline.guide.objective.task import read_task
 from fine_tune_pipeline.guide.technique.answer_rows import read_answers
 from fine_tune_pipeline.guide.technique.decoding import decoding_of
@@ -131,6 +133,7 @@ def serve_request(
         registry=None if registry is None else RegistryAddress(uri=registry.uri, poll_seconds=spec.deployment.registry_poll_seconds),
         traffic=spec.deployment.traffic,
         guard=spec.deployment.guard,
+        vllm=upstream_of(spec),
     )
 
 
@@ -176,17 +179,20 @@ def gates(
     """
     action = "failed"
     try:
+        refuse_unservable_version(spec, adapter=sources.adapter.file("adapter"), base_sha256=model.base_sha256)
         if place.endpoint.has_to_restart(request, base_sha256=model.base_sha256):
             parity = _tried_apart(place.candidate, request, sources, model=model, rows=rows)
+            parity = as_vllm_may(parity, spec, dataset=sources.dataset, rows=rows)
             return Outcome(action="apart", parity=parity, shadow=APART) if parity.passed else Outcome(action="refused", parity=parity)
         action = place.endpoint.ensure(request, base_sha256=model.base_sha256)
         client = place.endpoint.client()
         parity = _tried(client, sources, model=model, rows=rows)
+        parity = as_vllm_may(parity, spec, dataset=sources.dataset, rows=rows)
         shadow = _shadowed(client, spec, model=model, request=request, log=place.log) if parity.passed else NOT_REPLAYED
         if not (parity.passed and shadow.passed):
             client.sync(SyncRequest(drop=(CHALLENGER,)))
         return Outcome(action=action, parity=parity, shadow=shadow)
-    except (EndpointFailed, EndpointError, NotRunning, Unreachable) as error:
+    except (NotServable, EndpointFailed, EndpointError, NotRunning, Unreachable) as error:
         return Outcome(action=action, parity=None, problem=str(error))
 
 

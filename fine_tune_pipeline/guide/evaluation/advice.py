@@ -12,9 +12,13 @@ from fine_tune_pipeline.guide.evaluation.verdicts import Verdict, judged, rival_
 from fine_tune_pipeline.guide.technique.recommendation import NAMES as SYSTEM_NAMES
 from fine_tune_pipeline.guide.technique.recommendation import Missed, Question, Recommendation, Seen
 from fine_tune_pipeline.guide.technique.recommendation import recommend as recommended
-from fine_tune_pipeline.spec.objective import Criterion, ObjectiveSpec
+from fine_tune_pipeline.spec.objective import CHAMPION, Criterion, ObjectiveSpec
 
-NAMES = {**SYSTEM_NAMES, WITHOUT_CONTEXT: "the fine-tuned model without what it was trained to be given"}
+NAMES = {
+    **SYSTEM_NAMES,
+    WITHOUT_CONTEXT: "the fine-tuned model without what it was trained to be given",
+    CHAMPION: "the champion, which answers now",
+}
 
 
 def recommend(

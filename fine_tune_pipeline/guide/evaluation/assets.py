@@ -13,6 +13,7 @@ from fine_tune_pipeline.guide.evaluation.iterate.beside import beside
 from fine_tune_pipeline.guide.evaluation.judge.build import CHECK as JUDGE_CHECK
 from fine_tune_pipeline.guide.evaluation.judge.build import PLACE, build_judge_evaluation, chat_of, judge_of
 from fine_tune_pipeline.guide.evaluation.predictions import Sources, build_predictions
+from fine_tune_pipeline.guide.evaluation.retraining.champion import KEY, champion_of
 from fine_tune_pipeline.guide.evaluation.weighed import asks_for_likelihood
 from fine_tune_pipeline.guide.objective.own_metrics import scored_with
 from fine_tune_pipeline.guide.objective.task import read_task, task_files
@@ -51,7 +52,9 @@ def predictions(spec: UseCaseSpec) -> dg.AssetsDefinition:
             "files_sha256": {field: file_sha256(path) for field, path in task_files(spec).items()},
             **decoding_content(spec),
         }
-        sources = Sources(**made_from)
+        champion = champion_of(store.open(), spec, adapter=made_from["adapter"], base_model=made_from["base_model"])
+        what |= {} if champion is None else {KEY: champion.what()}
+        sources = Sources(**made_from, champion=champion)
         kept = store.made(
             context,
             version=2,

@@ -22,6 +22,11 @@ from fine_tune_pipeline.guide.evaluation.outcome import outcome
 from fine_tune_pipeline.guide.evaluation.page import html_page, markdown
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS, read_costs
 from fine_tune_pipeline.guide.evaluation.report import Material, base_systems, document, primary_metric
+from fine_tune_pipeline.guide.evaluation.retraining.champion import read_champion
+from fine_tune_pipeline.guide.evaluation.retraining.fresh import fresh_rows
+from fine_tune_pipeline.guide.evaluation.retraining.fresh_scores import fresh_scores
+from fine_tune_pipeline.guide.evaluation.retraining.guard import without_champion
+from fine_tune_pipeline.guide.evaluation.retraining.section import fresh_figures, retraining
 from fine_tune_pipeline.guide.evaluation.safety.verdicts import leak_check, safety_facts, safety_verdicts
 from fine_tune_pipeline.guide.evaluation.scoring import Scores, check_means, reported_metrics, score_rows, scored, statistics_rows
 from fine_tune_pipeline.guide.evaluation.vectors import vectors_of
@@ -88,6 +93,7 @@ def build_report(
     at_level = spec.model_copy(update={"objective": at_look(spec.objective, look.number)})
     material = _material(at_level, task, judged, test=test, answers=answers, scores=scores, inventory=compute.inventory(), look=look)
     report = {**document(material), "safety": safety_facts(judged.safety)}
+    report |= _retraining(spec, task, judged, metrics=metrics)
     vectors = vectors_of(context, compute, folder / "embed", judged.predictions, train=material.train, test=test)
     report["analysis"] = analysis(material, measured=measured, vectors=vectors, detectable_gain=report["evidence"]["gain"])
     report |= what_next(report, spec, adapter=judged.adapter, base_model=judged.base_model, folder=folder)
@@ -196,7 +202,7 @@ def _material(
     metric = primary_metric(task, spec.objective, scores)
     money = money_of(costs, spec, inventory, base=base.get("id"))
     found = [
-        *verdicts(scores, spec.objective),
+        *without_champion(verdicts(scores, spec.objective), spec.objective, read_champion(judged.predictions)),
         *memory_verdict(spec.objective.limits, peak_bytes=peak),
         *cost_verdict(spec.objective.limits, money.get(FINE_TUNED)),
     ]
@@ -222,6 +228,13 @@ def _material(
     )
 
 
+def _retraining(spec: UseCaseSpec, task: Task, judged: Judged, *, metrics: Sequence[str]) -> dict[str, Any]:
+    """Who answers now, and the fresh test set."""
+    rows = fresh_rows(judged.dataset, task, use_case=spec.name)
+    fresh = fresh_scores(judged.predictions, rows, task=task, metrics=metrics, cluster_by=spec.objective.evidence.cluster_by)
+    return retraining(read_champion(judged.predictions), fresh)
+
+
 def _metadata(report: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers that become plots over the versions, under the same names for ever."""
     metric = report["primary_metric"]
@@ -233,6 +246,7 @@ def _metadata(report: Mapping[str, Any]) -> dict[str, Any]:
         "rows": report["n"],
         **{f"fine_tuned/{name}": value["estimate"] for name, value in systems[FINE_TUNED].items()},
         **{f"{metric}/{system}": value[metric]["estimate"] for system, value in systems.items() if system != FINE_TUNED},
+        **fresh_figures(report),
         "gain": report["gain"],
         "gain_low": report["gain_low"],
         "gain_high": report["gain_high"],

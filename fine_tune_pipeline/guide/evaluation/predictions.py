@@ -11,6 +11,8 @@ from fine_tune_pipeline.artifacts.examples import Example, read_examples
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact
 from fine_tune_pipeline.guide.evaluation.held_out_rows import judgeable
+from fine_tune_pipeline.guide.evaluation.retraining.champion import Champion
+from fine_tune_pipeline.guide.evaluation.retraining.fresh import FINE_TUNED, fresh_jobs, fresh_rows
 from fine_tune_pipeline.guide.evaluation.vectors import keep_vectors
 from fine_tune_pipeline.guide.evaluation.weighed import asks_for_likelihood, weigh
 from fine_tune_pipeline.guide.objective.task import Task, read_task
@@ -39,6 +41,7 @@ from fine_tune_pipeline.guide.technique.systems import (
     write_prompts,
 )
 from fine_tune_pipeline.programs.requests import PredictJob, PredictResult
+from fine_tune_pipeline.spec.objective import CHAMPION
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
@@ -46,12 +49,10 @@ if TYPE_CHECKING:
 
     from fine_tune_pipeline.resources.compute.base import Compute
 
-FINE_TUNED = "fine_tuned"
-
 WITHOUT_CONTEXT = "fine_tuned_without_context"
 """The fine-tuned model asked without what it was trained to be given; only where that is anything (`dataset.format.context`)."""
 
-SYSTEMS = ("majority", WORD_CLASSIFIER, CLASSIFIER, ZERO_SHOT, FEW_SHOT, RETRIEVAL, WITHOUT_CONTEXT, FINE_TUNED)
+SYSTEMS = ("majority", WORD_CLASSIFIER, CLASSIFIER, ZERO_SHOT, FEW_SHOT, RETRIEVAL, WITHOUT_CONTEXT, CHAMPION, FINE_TUNED)
 """Everything that is compared, in the order of tables."""
 
 COSTS = "costs.json"
@@ -65,13 +66,14 @@ SHOWN_ROWS = 8
 
 @dataclass(frozen=True)
 class Sources:
-    """The artifacts that predictions are made from."""
+    """The artifacts that predictions are made from, and the version that answers now."""
 
     dataset: Artifact
     base_model: Artifact
     baselines: Artifact
     adapter: Artifact
     retrieval_index: Artifact
+    champion: Champion | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Cost:
 def build_predictions(
     context: "dg.AssetExecutionContext", compute: "Compute", spec: UseCaseSpec, sources: Sources, folder: Path, state: Path
 ) -> Built:
-    """Write `<system>.jsonl` for every system, and `costs.json`; where two answers are compared, `<system>.weighed.jsonl`.
+    """Write `<system>.jsonl` for every system, and `costs.json`; where two answers are compared, `<system>.weighed.jsonl`; where the
+    dataset has fresh rows, `fresh/<system>.jsonl`; where a version answers now, `champion.json`.
 
     Args:
         state: stays when the work breaks off.
@@ -116,7 +119,8 @@ def build_predictions(
     model = sources.base_model.file("model")
     if asks_for_likelihood(spec.objective, task):
         weigh(context, compute, jobs, test, model=model, folder=folder, scratch=scratch / "likelihood")
-    result = predict(context, compute, model=model, jobs=jobs, folder=scratch / "predict", replies=state / "replies")
+    fresh = _on_fresh_rows(context, compute, spec, task, sources, jobs, index=index, train=data.train, folder=folder)
+    result = predict(context, compute, model=model, jobs=[*jobs, *fresh], folder=scratch / "predict", replies=state / "replies")
     plain = [
         _plain_cost(name, cost, rows=len(test)) for name, cost in classified(data, rows, task=task, index=index, answers=folder).items()
     ]
@@ -125,6 +129,8 @@ def build_predictions(
     shutil.rmtree(scratch)
     _write_costs(folder / COSTS, costs, result, train_rows=len(data.train))
     keep_vectors(folder, train=index.train_vectors, test=rows.vectors)
+    if sources.champion is not None:
+        sources.champion.keep(folder)
     answer_by_half(data, rows, task=task, index=index, path=folder / HALF)
     answers = {cost.system: read_all_answers(folder / f"{cost.system}.jsonl", test) for cost in costs}
     metadata = {
@@ -175,7 +181,7 @@ def _jobs(spec: UseCaseSpec, task: Task, sources: Sources, data: Data, *, prompt
     def job(name: str, **fields: Any) -> PredictJob:
         return PredictJob(
             name=name,
-            prompts=str(prompts.get(name, prompts["plain"])),
+            prompts=str(prompts.get(FINE_TUNED if name == CHAMPION else name, prompts["plain"])),
             output=str(folder / f"{name}.jsonl"),
             max_new_tokens=limit,
             timed_rows=spec.evaluation.timed_rows,
@@ -185,12 +191,40 @@ def _jobs(spec: UseCaseSpec, task: Task, sources: Sources, data: Data, *, prompt
     few_shot = [job(FEW_SHOT, format=untrained, shots=shots)] if shots else []
     tuned = {"format": trained, "adapter": str(sources.adapter.file("adapter"))}
     without = [job(WITHOUT_CONTEXT, **tuned)] if spec.dataset.format.context == "retrieved" else []
-    return [job(ZERO_SHOT, format=untrained), *few_shot, job(RETRIEVAL, format=untrained), *without, job(FINE_TUNED, **tuned)]
+    answering = None if sources.champion is None else sources.champion.adapter
+    champion = [] if answering is None else [job(CHAMPION, format=trained, adapter=str(answering.file("adapter")))]
+    return [job(ZERO_SHOT, format=untrained), *few_shot, job(RETRIEVAL, format=untrained), *without, *champion, job(FINE_TUNED, **tuned)]
+
+
+def _on_fresh_rows(
+    context: "dg.AssetExecutionContext",
+    compute: "Compute",
+    spec: UseCaseSpec,
+    task: Task,
+    sources: Sources,
+    jobs: Sequence[PredictJob],
+    *,
+    index: Index,
+    train: Sequence[Example],
+    folder: Path,
+) -> list[PredictJob]:
+    """Jobs on the fresh test set, if there is one; trained models get what the endpoint would look up for them."""
+    rows = fresh_rows(sources.dataset, task, use_case=spec.name)
+    if not rows:
+        return []
+    scratch = folder / "program"
+    prompts = {"plain": write_prompts(scratch / "fresh.jsonl", rows)}
+    if spec.dataset.format.context == "retrieved":
+        vectors = embedded(context, compute, scratch / "embed_fresh", rows).vectors
+        room = room_for(spec, task, train, context_tokens=sources.base_model.json("base_model.json")["context_tokens"])
+        found = index.looked_up(rows, vectors, k=spec.dataset.format.passages, room=room)
+        prompts |= dict.fromkeys((CHAMPION, FINE_TUNED), write_prompts(scratch / "fresh_looked_up.jsonl", found))
+    return fresh_jobs(jobs, prompts, folder=folder)
 
 
 def _looking(spec: UseCaseSpec, seconds: float) -> dict[str, float]:
     """Seconds that looking up takes of each answer; the search itself is below a millisecond, beside the embedding of the prompt."""
-    return dict.fromkeys((RETRIEVAL, *([FINE_TUNED] if spec.dataset.format.context == "retrieved" else [])), seconds)
+    return dict.fromkeys((RETRIEVAL, *([CHAMPION, FINE_TUNED] if spec.dataset.format.context == "retrieved" else [])), seconds)
 
 
 def _job_costs(result: PredictResult, jobs: Sequence[PredictJob], *, looking: Mapping[str, float]) -> list[Cost]:

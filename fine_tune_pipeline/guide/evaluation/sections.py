@@ -12,6 +12,7 @@ from fine_tune_pipeline.guide.evaluation.cost_section import costs_section
 from fine_tune_pipeline.guide.evaluation.error_sections import classes_section, examples_section
 from fine_tune_pipeline.guide.evaluation.iterate.section import next_section
 from fine_tune_pipeline.guide.evaluation.predictions import FINE_TUNED, SYSTEMS
+from fine_tune_pipeline.guide.evaluation.retraining.section import retraining_section
 from fine_tune_pipeline.guide.evaluation.safety.section import safety_section
 from fine_tune_pipeline.guide.evaluation.summary import summary_section
 from fine_tune_pipeline.guide.evaluation.training_sections import base_models_section, training_section
@@ -33,6 +34,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         buying_section,
         _systems,
         _gains,
+        retraining_section,
         costs_section,
         next_section,
         safety_section,

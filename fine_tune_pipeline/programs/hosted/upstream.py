@@ -9,6 +9,10 @@ class UpstreamFailed(RuntimeError):
     """The provider does not answer, or not us."""
 
 
+class UpstreamSlow(RuntimeError):
+    """What computes the answers did not give one in time."""
+
+
 class UpstreamRefused(RuntimeError):
     """The provider does not take this request."""
 

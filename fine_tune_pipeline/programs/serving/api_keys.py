@@ -85,7 +85,7 @@ class KeyFile:
         self._seen: tuple[int, int, int] | None = None
         self._keys: tuple[ApiKey, ...] = ()
 
-    def keys(self) -> tuple[ApiKey, ...]:
+    def listed(self) -> tuple[ApiKey, ...]:
         """As they are now, in the order in which they were made.
 
         Raises:
@@ -118,7 +118,7 @@ class KeyFile:
             raise BadName(f"got {name!r}, want 1 to 64 letters, digits, and . _ @ - behind the first")
         key = PREFIX + secrets.token_urlsafe(32)
         with self._changing():
-            there = self.keys()
+            there = self.listed()
             if any(other.name == name for other in there):
                 raise NameTaken(f"{name}: there is a key of that name; remove it first, or choose another name")
             self._write((*there, ApiKey.of(key, name=name, per_minute=per_minute)))
@@ -131,7 +131,7 @@ class KeyFile:
             UnknownKey, BadKeyFile: nothing is changed.
         """
         with self._changing():
-            there = self.keys()
+            there = self.listed()
             left = tuple(key for key in there if key.name != name)
             if left == there:
                 raise UnknownKey(f"got {name!r}, want one of {', '.join(key.name for key in there) or 'none'}")
@@ -142,7 +142,7 @@ class KeyFile:
         stamp = self._stamp()
         if stamp != self._seen:
             try:
-                self._keys = self.keys()
+                self._keys = self.listed()
             except BadKeyFile as error:
                 self._keys = ()
                 Reporter(None).log(f"{error}; until then only the endpoint's own two keys are taken")

@@ -5,7 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from fine_tune_pipeline.programs.serving.guard import Guard
-from fine_tune_pipeline.programs.serving.service import Answer, Question, Service
+from fine_tune_pipeline.programs.serving.ongoing import Ongoing
+from fine_tune_pipeline.programs.serving.questions import Answer, Question
+from fine_tune_pipeline.programs.serving.service import Service
 from fine_tune_pipeline.spec.traffic import GuardSpec
 
 
@@ -16,10 +18,20 @@ class GuardedService(Service):
         super().__init__(**parts)
         self.guard = Guard(guard, scrubbing=self.writer.scrubbing)
 
-    async def answer(self, question: Question, *, gone: Callable[[], Awaitable[bool]]) -> Answer:
+    async def begin(self, question: Question, *, gone: Callable[[], Awaitable[bool]]) -> Ongoing:
         if question.probe:
-            return await super().answer(question, gone=gone)
+            return await super().begin(question, gone=gone)
         asked, system = await self.guard.inward(question.asked, question.system)
-        answer = await super().answer(replace(question, asked=asked, system=system), gone=gone)
+        looks = self.guard.looks_at_answers
+        # Pieces of a name are not known for what they are, so then an answer comes whole.
+        checked = replace(question, asked=asked, system=system, streams=question.streams and not looks)
+        ongoing = await super().begin(checked, gone=gone)
+        if looks:
+            ongoing.pass_through(self._outward)
+        return ongoing
+
+    async def _outward(self, answer: Answer) -> Answer:
         closed = self.shape.closed and self.shape.problem(answer.text) is None
-        return replace(answer, text=await self.guard.outward(answer.text, closed=closed))
+        text = await self.guard.outward(answer.text, closed=closed)
+        # The scores of the tokens would spell out what was masked.
+        return answer if text == answer.text else replace(answer, text=text, scores=None)

@@ -9,13 +9,16 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from fine_tune_pipeline.artifacts.traffic import UnknownRequest
-from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
+from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused, UpstreamSlow
 from fine_tune_pipeline.programs.prompts import ReservedText
 from fine_tune_pipeline.programs.serving.guard import NotChecked, PersonalData
 from fine_tune_pipeline.programs.serving.model_thread import Draining, QueueFull, ThreadDied
-from fine_tune_pipeline.programs.serving.service import STATUS_OF, ClientGone, TookTooLong, TooManyTokens, TooManyWanted
+from fine_tune_pipeline.programs.serving.ongoing import STATUS_OF
+from fine_tune_pipeline.programs.serving.questions import TooManyTokens, TooManyWanted
+from fine_tune_pipeline.programs.serving.running import ClientGone, TookTooLong
 from fine_tune_pipeline.programs.serving.traffic_writer import NotScrubbed
 from fine_tune_pipeline.programs.serving.versions import NoChampion, NotServed, SyncRefused
+from fine_tune_pipeline.programs.serving.wishes import UnsupportedWish
 
 RETRY_SECONDS = "5"
 
@@ -47,10 +50,12 @@ _STATUS: dict[type[Exception], int] = {
 
 _CODES: dict[type[Exception], str] = {
     TooManyTokens: "context_length_exceeded",
+    UnsupportedWish: "unsupported_value",
     QueueFull: "queue_full",
     UpstreamBusy: "provider_busy",
     UpstreamFailed: "provider_failed",
     UpstreamRefused: "provider_refused",
+    UpstreamSlow: "timeout",
     ClientGone: "client_gone",
     Draining: "stopping",
     ThreadDied: "model_thread_ended",
@@ -67,10 +72,23 @@ _CODES: dict[type[Exception], str] = {
 
 def error_response(status: int, message: str, *, param: str | None = None, code: str | None = None) -> JSONResponse:
     """One error. 401 says how to give a key, 429 and 503 say when to come again."""
+    headers = {"Retry-After": RETRY_SECONDS} if status in (429, 503) else {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse(_shape(status, message, param=param, code=code), status_code=status, headers=headers)
+
+
+def shaped(error: Exception) -> tuple[int, dict[str, Any]]:
+    """The status and the body of what went wrong, such as for the last event of a stream."""
+    # The registered type may be a parent of the error's own.
+    found = next((kind for kind in type(error).__mro__ if kind in _STATUS), None)
+    if found is None:
+        return 500, _shape(500, f"{type(error).__name__}; the server's log says more")
+    return _STATUS[found], _shape(_STATUS[found], str(error), code=_CODES.get(found))
+
+
+def _shape(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(status)
     kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
-    headers = {"Retry-After": RETRY_SECONDS} if status in (429, 503) else {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status_code=status, headers=headers)
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def add_error_shapes(app: FastAPI) -> None:

@@ -16,7 +16,7 @@ from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY
 from fine_tune_pipeline.programs.serving.http_errors import error_response
 from fine_tune_pipeline.programs.serving.rate_limits import RateLimits
 
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = ("/health", "/ready")
 LEAST_KEY_CHARACTERS = 16
 
 

@@ -1,81 +1,29 @@
-"""The endpoint over HTTP, in the shapes of OpenAI's API: chat completions, models, health, feedback, and the admin route.
+"""The endpoint over HTTP, in the shapes of OpenAI's API: completions, models, health, readiness, metrics, feedback, and the admin route."""
 
-A model that was trained on single questions gets `messages` with exactly one user message, and a system message in the chat format
-only: anything else would be a prompt that nobody has evaluated. One that was trained on conversations gets all turns, tools too.
-"""
-
-import time
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from fine_tune_pipeline.artifacts.examples import Asked
-from fine_tune_pipeline.artifacts.examples import Message as Turn
 from fine_tune_pipeline.artifacts.traffic import Feedback
 from fine_tune_pipeline.programs.serving.contract import HASH_HEADER, Health, SyncRequest, Table, version_of
-from fine_tune_pipeline.programs.serving.http_errors import Refused, add_error_shapes
+from fine_tune_pipeline.programs.serving.http_answers import Chunks, Kind, whole
+from fine_tune_pipeline.programs.serving.http_bodies import (
+    ChatRequest,
+    CompletionRequest,
+    FeedbackRequest,
+    chat_question,
+    completion_question,
+)
+from fine_tune_pipeline.programs.serving.http_counting import Counting
+from fine_tune_pipeline.programs.serving.http_errors import Refused, add_error_shapes, error_response
 from fine_tune_pipeline.programs.serving.http_gate import Gate, Keys
-from fine_tune_pipeline.programs.serving.service import Answer, Question, Service
-
-MAX_SOURCE_CHARACTERS = 200
-
-
-class Body(BaseModel):
-    """A request body: an unknown field would be a wish that is silently ignored, so it is refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class TextPart(Body):
-    """A piece of text; images and the like are refused."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Body):
-    """One turn. Content is text, whole or in parts; an assistant that calls tools may say nothing beside."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-
-    @property
-    def text(self) -> str:
-        return self.content or "" if isinstance(self.content, str | None) else "".join(part.text for part in self.content)
-
-    def turn(self) -> Turn:
-        """As a conversation keeps it."""
-        return {"content": self.text, **self.model_dump(exclude={"content"}, exclude_none=True)}
-
-
-class ChatRequest(Body):
-    """`POST /v1/chat/completions`. Answers are greedy, as in evaluation: fields that ask for something else are refused."""
-
-    model: str | None = Field(default=None, description="The use case's name or nothing: the champion. A version or the base by its name.")
-    messages: list[Message] = Field(min_length=1)
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    stream: bool = False
-    n: int = 1
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = Field(default=None, description="Taken and without effect: the same question always gets the same answer.")
-    user: str | None = Field(default=None, description="Kept as a keyed hash only.")
-    tools: list[dict[str, Any]] = Field(default=[], description="What the model may call; only for one that was trained on conversations.")
-
-
-class FeedbackRequest(Body):
-    """`POST /v1/feedback`: what one source says of one answer."""
-
-    request_id: str
-    thumb: Literal["up", "down"] | None = None
-    corrected: str | None = None
-    source: str = Field(default="user", min_length=1, max_length=MAX_SOURCE_CHARACTERS)
+from fine_tune_pipeline.programs.serving.http_stream import begun
+from fine_tune_pipeline.programs.serving.ongoing import Ongoing
+from fine_tune_pipeline.programs.serving.questions import Question
+from fine_tune_pipeline.programs.serving.service import Service
+from fine_tune_pipeline.programs.serving.versions import NotServed
 
 
 def make_app(service: Service, keys: Keys) -> FastAPI:
@@ -83,21 +31,9 @@ def make_app(service: Service, keys: Keys) -> FastAPI:
     app = FastAPI(title=f"{service.use_case} endpoint", docs_url=None, redoc_url=None, openapi_url=None)
     add_error_shapes(app)
     app.add_middleware(Gate, keys=keys, body_bytes=service.limits.body_bytes)
-
-    @app.post("/v1/chat/completions")
-    async def chat_completions(body: ChatRequest, request: Request) -> JSONResponse:
-        question = _question(body, service=service, probe=request.state.admin)
-        answer = await service.answer(question, gone=request.is_disconnected)
-        return JSONResponse(_completion(answer), headers={HASH_HEADER: answer.target.sha256, "x-request-id": answer.id})
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(name, service=service) for name in service.versions.names()]}
-
-    @app.get("/health")
-    async def health() -> JSONResponse:
-        found: Health = service.health()
-        return JSONResponse(found.model_dump(mode="json"), status_code=200 if found.status in ("ready", "degraded") else 503)
+    app.add_middleware(Counting, metrics=service.metrics)
+    _add_answers(app, service)
+    _add_state(app, service)
 
     # Not `async`: waiting for the log and loading a version may block, so they get a thread of their own.
     @app.post("/v1/feedback")
@@ -112,95 +48,53 @@ def make_app(service: Service, keys: Keys) -> FastAPI:
     return app
 
 
-def _question(body: ChatRequest, *, service: Service, probe: bool) -> Question:
-    """What is asked.
+def _add_answers(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions")
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        question = chat_question(body, service=service, probe=request.state.admin)
+        return await _answered(question, request, service=service, kind="chat", include_usage=body.include_usage)
 
-    Raises:
-        Refused: something is wished that this endpoint does not do.
-    """
-    if body.stream:
-        raise Refused("stream: true is not supported; leave it out, the answer comes whole", param="stream", code="unsupported_value")
-    if body.n != 1:
-        raise Refused(f"n: got {body.n}, want 1; answers are greedy, so further ones would be the same", param="n")
-    for name, value, allowed in (("temperature", body.temperature, 0), ("top_p", body.top_p, 1)):
-        if value not in (None, allowed):
-            raise Refused(f"{name}: got {value:g}, want {allowed} or nothing; answers are greedy, as in evaluation", param=name)
-    most = body.max_completion_tokens or body.max_tokens
-    asked, system = asked_of(body, conversations=service.conversations, style=service.format.style)
-    return Question(asked=asked, system=system, model=body.model, max_tokens=most, user=body.user, probe=probe)
+    @app.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        question = completion_question(body, service=service, probe=request.state.admin)
+        return await _answered(question, request, service=service, kind="text", include_usage=body.include_usage)
 
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(name, service=service) for name in service.versions.names()]}
 
-def asked_of(body: ChatRequest, *, conversations: bool, style: str) -> tuple[Asked, str]:
-    """What stands before the answer, and the system message (or "").
-
-    Raises:
-        Refused: the model was not trained on messages like these.
-    """
-    return _conversation(body) if conversations else _single(body, style=style)
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if name not in service.versions.names():
+            raise NotServed(f"model {name!r} is not served here; want one of {', '.join(service.versions.names())}")
+        return _model(name, service=service)
 
 
-def _conversation(body: ChatRequest) -> tuple[Asked, str]:
-    """All turns; the last is what is asked. System messages stay where they are."""
-    *before, last = body.messages
-    if last.role not in ("user", "tool"):
-        raise Refused(f"messages: the last is of {last.role}, want one of the user or the result of a tool", param="messages")
-    if not last.text.strip():
-        raise Refused("messages: the last message is empty; want some text", param="messages")
-    return Asked(last.text, history=[message.turn() for message in before], role=last.role, tools=body.tools), ""
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        found: Health = service.health()
+        return JSONResponse(found.model_dump(mode="json"), status_code=200 if found.status in ("ready", "degraded") else 503)
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        problem = await service.not_ready()
+        return JSONResponse({"ready": True}) if problem is None else error_response(503, problem, code="not_ready")
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def _single(body: ChatRequest, *, style: str) -> tuple[Asked, str]:
-    """The prompt and the system message (or "")."""
-    messages = body.messages
-    if body.tools:
-        raise Refused("tools: the model was trained on single questions, without tools; leave them out", param="tools")
-    system = [message.text for message in messages if message.role in ("system", "developer")]
-    turns = [message for message in messages if message.role not in ("system", "developer")]
-    if len(turns) != 1 or turns[0].role != "user":
-        seen = ", ".join(message.role for message in messages)
-        raise Refused(f"messages: got {seen}; want one user message: the model was trained on single questions", param="messages")
-    if system and style != "chat":
-        raise Refused(
-            "messages: the model was trained without an instruction (format plain), so a system message would make it worse; leave it out",
-            param="messages",
-            code="unsupported_value",
-        )
-    if len(system) > 1:
-        raise Refused(f"messages: got {len(system)} system messages, want at most one", param="messages")
-    if not turns[0].text.strip():
-        raise Refused("messages: the user message is empty; want some text", param="messages")
-    return Asked(turns[0].text), system[0] if system else ""
-
-
-def _message(answer: Answer) -> dict[str, Any]:
-    """The answer and, of a version that looks passages up, `sources`: what it was given, the nearest first."""
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text}
-    if answer.sources is None:
-        return message
-    found = [(each.entry, each.score) for each in reversed(answer.sources)]
-    return {**message, "sources": [{"id": entry.id, "title": entry.title, "score": round(score, 6)} for entry, score in found]}
-
-
-def _completion(answer: Answer) -> dict[str, Any]:
-    return {
-        "id": answer.id,
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": answer.target.name,
-        "choices": [
-            {
-                "index": 0,
-                "message": _message(answer),
-                "finish_reason": "stop" if answer.finished else "length",
-                "logprobs": None,
-            }
-        ],
-        "usage": {
-            "prompt_tokens": answer.prompt_tokens,
-            "completion_tokens": answer.new_tokens,
-            "total_tokens": answer.prompt_tokens + answer.new_tokens,
-        },
-    }
+async def _answered(question: Question, request: Request, *, service: Service, kind: Kind, include_usage: bool) -> Response:
+    """The answer at once or, where that is wished, as a stream whose first event is there."""
+    ongoing: Ongoing = await service.begin(question, gone=request.is_disconnected)
+    headers = {HASH_HEADER: ongoing.target.sha256, "x-request-id": ongoing.id}
+    fingerprint = service.fingerprint(ongoing.target)
+    if not question.streams:
+        return JSONResponse(whole(await ongoing.whole(), kind=kind, fingerprint=fingerprint), headers=headers)
+    chunks = Chunks(ongoing, kind=kind, fingerprint=fingerprint, include_usage=include_usage)
+    return await begun(chunks.events(), slow_seconds=service.limits.slow_reader_seconds, headers=headers)
 
 
 def _model(name: str, *, service: Service) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from fine_tune_pipeline.artifacts.examples import Asked
@@ -69,20 +68,10 @@ class PendingRow:
         failed = next((error for future in self._cleaned if (error := future.exception()) is not None), None)
         return None if failed is None else f"traffic log: scrubbing failed ({type(failed).__name__}), only lengths and hashes are kept"
 
-    @cached_property
+    @property
     def bare(self) -> ServedRequest:
         """Without any text but an answer out of a closed list."""
-        asked, answer, closed = self._answered.asked, self._answered.answer, self._answered.closed
-        return replace(
-            self._answered.row,
-            answer_scrubbed=answer if closed else None,
-            prompt_characters=len(asked.prompt),
-            answer_characters=len(answer),
-            prompt_hash=self._hash(asked.prompt),
-            answer_hash=None if closed else self._hash(answer),
-            user_hash=None if self._answered.user is None else self._hash(self._answered.user),
-            scrubber="",
-        )
+        return self._row(prompt=None, before=None, answer=self._answered.answer if self._answered.closed else None, scrubber="")
 
     def whole(self) -> ServedRequest:
         """With the texts that could be scrubbed; asked for once `scrubbed`."""
@@ -91,14 +80,22 @@ class PendingRow:
         # Without the turns before it, a prompt would be taken for a question of its own.
         prompt = None if before is None else clean.get(self._answered.asked.prompt)
         answer = self._answered.answer if self._answered.closed else clean.get(self._answered.answer)
+        return self._row(prompt=prompt, before=before or None, answer=answer, scrubber=self._scrubbing.name)
+
+    def _row(self, *, prompt: str | None, before: str | None, answer: str | None, scrubber: str) -> ServedRequest:
+        """Of a text that is not kept there is a hash."""
+        asked, said, user = self._answered.asked.prompt, self._answered.answer, self._answered.user
         return replace(
-            self.bare,
+            self._answered.row,
             prompt_scrubbed=prompt,
-            before_scrubbed=before or None,
+            before_scrubbed=before,
             answer_scrubbed=answer,
-            prompt_hash=self.bare.prompt_hash if prompt is None else None,
-            answer_hash=self.bare.answer_hash if answer is None else None,
-            scrubber=self._scrubbing.name,
+            prompt_characters=len(asked),
+            answer_characters=len(said),
+            prompt_hash=self._hash(asked) if prompt is None else None,
+            answer_hash=self._hash(said) if answer is None else None,
+            user_hash=None if user is None else self._hash(user),
+            scrubber=scrubber,
         )
 
     def _clean(self) -> dict[str, str]:

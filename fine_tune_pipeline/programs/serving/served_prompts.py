@@ -10,7 +10,7 @@ from fine_tune_pipeline.artifacts.examples import Asked, Passage
 from fine_tune_pipeline.programs.models import load_tokenizer
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import PromptFormat
-from fine_tune_pipeline.programs.serving.http_routes import ChatRequest, Message, asked_of
+from fine_tune_pipeline.programs.serving.http_bodies import ChatRequest, Message, asked_of
 
 Encode = Callable[[Asked, str], list[int]]
 """(what is asked, system message) -> the tokens of the prompt."""

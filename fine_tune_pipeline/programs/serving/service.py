@@ -1,65 +1,33 @@
 """From a question to an answer: who answers, what is too much, how long to wait, what the log keeps. No HTTP and no torch here."""
 
 import asyncio
-import json
+import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence, Sized
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 from uuid import uuid4
 
 from fine_tune_pipeline.artifacts.examples import Asked
-from fine_tune_pipeline.artifacts.traffic import ServedRequest
-from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamRefused
 from fine_tune_pipeline.programs.passages import Found
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
 from fine_tune_pipeline.programs.serving.contract import Health
 from fine_tune_pipeline.programs.serving.indexes import Indexes, IndexGone
-from fine_tune_pipeline.programs.serving.model_thread import Draining, ModelThread, QueueFull, ThreadDied
+from fine_tune_pipeline.programs.serving.listening import Listener
+from fine_tune_pipeline.programs.serving.metrics import Metrics
+from fine_tune_pipeline.programs.serving.model_thread import Draining, ModelThread, QueueFull
+from fine_tune_pipeline.programs.serving.ongoing import Ongoing, Record
+from fine_tune_pipeline.programs.serving.questions import Answer, Question, TooManyTokens, TooManyWanted
+from fine_tune_pipeline.programs.serving.readiness import Readiness
 from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
-from fine_tune_pipeline.programs.serving.traffic_writer import Answered, TrafficWriter
+from fine_tune_pipeline.programs.serving.running import EXPECTED, Running, Written
+from fine_tune_pipeline.programs.serving.traffic_writer import TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import NoChampion, Target, Versions
-
-POLL_SECONDS = 0.2
-"""How often a waiting request looks whether its client is still there."""
-
-PROBE = "probe"
-"""Arm of requests made with the admin key: tests of ours, not production."""
-
-
-class TooManyTokens(ValueError):
-    """The prompt is longer than the endpoint takes."""
-
-
-class TooManyWanted(ValueError):
-    """The request wants a longer answer than the model was evaluated with."""
-
-
-class TookTooLong(Exception):
-    """No answer within the time of one request; it was taken out of the queue if it still waited there."""
-
-
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
-
-
-class Written(Protocol):
-    """What a model wrote. `logprob` is the mean log-probability of its tokens, None where a provider does not give it."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def tokens(self) -> int: ...
-
-    @property
-    def logprob(self) -> float | None: ...
-
-    @property
-    def finished(self) -> bool: ...
+from fine_tune_pipeline.programs.serving.wishes import Ability, Wanted
 
 
 @dataclass(frozen=True)
@@ -67,37 +35,12 @@ class Limits:
     """What the endpoint takes at most."""
 
     waiting: int = 256
-    batch_rows: int = 16
+    batch_rows: int = 32
     prompt_tokens: int = 4096
     body_bytes: int = 256 * 1024
     request_seconds: float = 120.0
     drain_seconds: float = 30.0
-
-
-@dataclass(frozen=True)
-class Question:
-    """One request. `system` is a system message, empty if there is none; `probe` marks our own tests."""
-
-    asked: Asked
-    model: str | None = None
-    max_tokens: int | None = None
-    system: str = ""
-    user: str | None = None
-    probe: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was answered, by whom, from what, and what it cost. `sources` are in the order of the prompt, the nearest last; None where the
-    version looks nothing up."""
-
-    id: str
-    target: Target
-    text: str
-    prompt_tokens: int
-    new_tokens: int
-    finished: bool
-    sources: Sequence[Found] | None = None
+    slow_reader_seconds: float = 20.0
 
 
 class Service:
@@ -117,12 +60,18 @@ class Service:
         shape: AnswerShape,
         limits: Limits,
         conversations: bool = False,
+        ability: Ability = "remote",
+        metrics: Metrics | None = None,
+        engine: str = "",
     ) -> None:
         """
         Args:
             context_tokens: what the model can look back on; prompt and answer must fit.
             encode: (what is asked, system message) -> the prompt, as long as it has tokens; called in one thread only.
             conversations: whether the model was trained on several turns.
+            ability: what answers are; all but `remote` models understand `Wanted`.
+            metrics: those that the model thread counts in, too.
+            engine: what computes the answers, by name and version.
         """
         self.use_case = use_case
         self.format = format
@@ -133,12 +82,17 @@ class Service:
         self.limits = limits
         self.conversations = conversations
         self.registry: RegistryWatch | None = None
+        self.ability = ability
+        self.metrics = metrics or Metrics()
+        self._engine = engine
         self._context_tokens = context_tokens
         self._encode = encode
         self._thread = thread
         self._draining = False
         self._answered = 0
         self._started = time.monotonic()
+        self.readiness = Readiness(self._one_token)
+        self.metrics.watch(self.health)
 
     @property
     def draining(self) -> bool:
@@ -147,6 +101,12 @@ class Service:
     @property
     def thread_alive(self) -> bool:
         return self._thread.alive
+
+    def note_answer(self, target: Target) -> None:
+        """A version has answered: if it is the champion, it need not be asked whether it can."""
+        self._answered += 1
+        if target.arm == "champion":
+            self.readiness.seen()
 
     def drain(self) -> None:
         """Refuse what comes from now on; the running batch is still answered."""
@@ -186,6 +146,11 @@ class Service:
             ReservedText: the text can't be put into the chat format.
             RuntimeError, ValueError: the model failed on this batch.
         """
+        ongoing = await self.begin(question, gone=gone)
+        return await ongoing.whole()
+
+    async def begin(self, question: Question, *, gone: Callable[[], Awaitable[bool]]) -> Ongoing:
+        """Take one question and queue it; raises what `answer` raises before its batch."""
         arrived = time.monotonic()
         if self._draining:
             raise Draining("the endpoint is being stopped")
@@ -193,24 +158,45 @@ class Service:
         context = [found.entry.passage for found in sources or ()]
         prompt = self._encode(replace(question.asked, context=context), question.system)
         most = self._most(question, target)
-        record = _Record(question=question, target=target, prompt_tokens=len(prompt), arrived=arrived, service=self, sources=sources)
+        record = Record(question=question, target=target, prompt_tokens=len(prompt), arrived=arrived, service=self, sources=sources)
+        listener = Listener(streams=question.streams)
         try:
             self._refuse_too_long(len(prompt), most, looked_up=sum(found.entry.tokens for found in sources or ()))
-            text = await self._wait(target, prompt, most, gone=gone)
-        except (QueueFull, Draining, ThreadDied, TookTooLong, ClientGone, RuntimeError, ValueError) as error:
-            record.keep(status=STATUS_OF.get(type(error), 500), text=None)
+            queued = self._queued(question, target, prompt, most, listener=listener)
+        except EXPECTED as error:
+            record.failed(error)
             raise
-        self._answered += 1
-        record.keep(status=200, text=text)
-        return Answer(
-            id=record.id,
-            target=target,
-            text=text.text,
-            prompt_tokens=len(prompt),
-            new_tokens=text.tokens,
-            finished=text.finished,
-            sources=sources,
-        )
+        running = Running(queued, listener=listener, seconds=self.limits.request_seconds, gone=gone, kept=record)
+        return Ongoing(running, record)
+
+    def _queued(self, question: Question, target: Target, prompt: Sized, most: int, *, listener: Listener) -> "Future[Written]":
+        if self.ability == "remote":
+            return self._thread.submit(target.name, prompt, max_new_tokens=most)
+        assert isinstance(prompt, Sequence)
+        wanted = Wanted(prompt, most, question.wish, listener)
+        # Each row has a limit of its own, so the batch is not cut by it.
+        return self._thread.submit(target.name, wanted, max_new_tokens=target.max_new_tokens, kind=question.wish.ordinary)
+
+    def fingerprint(self, target: Target) -> str:
+        """Stands for all that decides an answer beside the request: base, version, and what computes them."""
+        content = f"{self.versions.table.base_sha256} {target.sha256} {self._engine}"
+        return f"fp_{hashlib.sha256(content.encode('utf-8')).hexdigest()[:16]}"
+
+    async def not_ready(self) -> str | None:
+        """Why nobody should be sent here; None if the champion answers. What can be seen is looked at each time."""
+        if self._draining:
+            return "the endpoint is being stopped"
+        try:
+            self.versions.target(None)
+        except NoChampion as error:
+            return str(error)
+        return await self.readiness.problem()
+
+    async def _one_token(self) -> None:
+        """Have the champion write one token, past the log; raises what is wrong."""
+        target = self.versions.target(None)
+        prompt = self._encode(Asked("Hello"), "")
+        await asyncio.wrap_future(self._thread.submit(target.name, prompt, max_new_tokens=1))
 
     async def _with_sources(self, question: Question) -> tuple[Target, list[Found] | None]:
         """Who answers, and what was found for it; once more should it be replaced meanwhile, since each version has its own index."""
@@ -226,23 +212,6 @@ class Service:
                 sources = await self._indexes.look_up(question.asked.text, target.retrieval)
                 if self.versions.serves(target):
                     return target, sources
-
-    async def _wait(self, target: Target, prompt: Sized, most: int, *, gone: Callable[[], Awaitable[bool]]) -> Written:
-        queued = self._thread.submit(target.name, prompt, max_new_tokens=most)
-        waiting = asyncio.wrap_future(queued)
-        deadline = time.monotonic() + self.limits.request_seconds
-        while not waiting.done():
-            await asyncio.wait({waiting}, timeout=POLL_SECONDS)
-            if waiting.done():
-                break
-            late = time.monotonic() > deadline
-            if late or await gone():
-                # Taken out of the queue; if its batch runs already, the answer is made and thrown away.
-                waiting.cancel()
-                raise (
-                    TookTooLong(f"no answer within {self.limits.request_seconds:g} seconds") if late else ClientGone("the client has left")
-                )
-        return waiting.result()
 
     def _most(self, question: Question, target: Target) -> int:
         """What the answer may take: by default as much as in the version's evaluation, at most that."""
@@ -269,62 +238,3 @@ class Service:
         dead = None if self._thread.alive or self._draining else "the model thread has ended"
         registry = None if self.registry is None else self.registry.problem
         return [problem for problem in (dead, self._champion_problem(), self.writer.problem, registry) if problem is not None]
-
-
-STATUS_OF: dict[type[Exception], int] = {
-    UpstreamRefused: 400,
-    TooManyTokens: 413,
-    QueueFull: 429,
-    UpstreamBusy: 429,
-    ClientGone: 499,
-    UpstreamFailed: 502,
-    Draining: 503,
-    ThreadDied: 503,
-    NoChampion: 503,
-    TookTooLong: 504,
-}
-"""HTTP status of what can go wrong; everything else is 500."""
-
-
-class _Record:
-    """One request on its way into the log."""
-
-    def __init__(
-        self,
-        *,
-        question: Question,
-        target: Target,
-        prompt_tokens: int,
-        arrived: float,
-        service: Service,
-        sources: Sequence[Found] | None,
-    ) -> None:
-        self.id = f"chatcmpl-{uuid4().hex}"
-        self._question = question
-        self._target = target
-        self._prompt_tokens = prompt_tokens
-        self._arrived = arrived
-        self._service = service
-        self._sources = sources
-
-    def keep(self, *, status: int, text: Written | None) -> None:
-        valid = None if text is None else self._service.shape.problem(text.text) is None
-        row = ServedRequest(
-            id=self.id,
-            ts=time.time(),
-            use_case=self._service.use_case,
-            version=self._target.version,
-            arm=PROBE if self._question.probe else self._target.arm,
-            prompt_scrubbed=None,
-            answer_scrubbed=None,
-            prompt_tokens=self._prompt_tokens,
-            new_tokens=0 if text is None else text.tokens,
-            latency_ms=round((time.monotonic() - self._arrived) * 1000, 3),
-            status=status,
-            valid=valid,
-            confidence=None if text is None else text.logprob,
-            sources=None if self._sources is None else json.dumps([found.entry.id for found in self._sources], ensure_ascii=False),
-        )
-        answer = "" if text is None else text.text
-        closed = bool(valid and self._service.shape.closed) or not answer
-        self._service.writer.put(Answered(row=row, asked=self._question.asked, answer=answer, user=self._question.user, closed=closed))

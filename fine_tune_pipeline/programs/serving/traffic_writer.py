@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, Settled, TrafficLog, UnknownRequest
 from fine_tune_pipeline.programs.serving.answer_count import AnswerCount
@@ -23,6 +24,9 @@ __all__ = ["Answered", "LogClosed", "NotScrubbed", "Scrubber", "TrafficWriter"]
 
 FLUSH_ROWS = 256
 FLUSH_SECONDS = 0.2
+SCRUB_SECONDS = 0.05
+"""How long a batch waits for its texts; those that take longer come behind."""
+
 QUEUE_ROWS = 4096
 """Rows that may wait for the disk; further ones are dropped, since memory is what the model needs."""
 
@@ -44,6 +48,17 @@ class NotScrubbed(Exception):
 
 class LogClosed(Exception):
     """The server is being stopped."""
+
+
+class RowCopy(Protocol):
+    """Somebody else who is given the rows, once they are in the log with all that will be; neither waits nor raises."""
+
+    @property
+    def problem(self) -> str | None: ...
+
+    def __call__(self, rows: Sequence[ServedRequest]) -> object: ...
+
+    def close(self, timeout_seconds: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -71,14 +86,14 @@ class TrafficWriter:
         scrubber: Callable[[], Scrubber],
         salt: bytes,
         count: AnswerCount | None = None,
-        copy: Callable[[Sequence[ServedRequest]], object] | None = None,
+        copy: RowCopy | None = None,
     ) -> None:
         """
         Args:
             scrubber: makes the scrubber; called once, in a thread of its own, since it may take seconds.
             salt: key of the hashes, so that a short text or a user's name can't be found by trying.
             count: how many answers there were, over the life of several processes.
-            copy: is given rows that are in the log with all that will be; must neither wait nor raise.
+            copy: is given the rows, too, when the log has them.
         """
         self._log = log
         self._salt = salt
@@ -108,7 +123,7 @@ class TrafficWriter:
         """Why the log is not as it should be now; None when it is."""
         if (error := self.scrubbing.problem) is not None:
             return f"traffic log: no scrubber, only lengths and hashes are kept ({type(error).__name__}: {error})"
-        return self._problem or self._scrub_problem
+        return self._problem or self._scrub_problem or (None if self._copy is None else self._copy.problem)
 
     def put(self, answered: Answered) -> None:
         """Queue a row; never waits, never raises."""
@@ -147,6 +162,8 @@ class TrafficWriter:
         self._thread.join(timeout_seconds)
         self.scrubbing.close()
         self._log.close()
+        if self._copy is not None:
+            self._copy.close(max(0.0, self._end - time.monotonic()))
 
     def _started(self) -> threading.Thread:
         thread = threading.Thread(target=self._run, name="traffic-log", daemon=True)
@@ -214,6 +231,9 @@ class TrafficWriter:
         """One transaction: new rows, the texts of earlier ones, and what is missing; then the feedback, which is on rows that are there.
         Whether the transaction went well."""
         pending = [item for item in batch if isinstance(item, PendingRow)]
+        if pending:
+            # The last one is done last. One write is half the work of two.
+            wait(pending[-1].waits_for, timeout=SCRUB_SECONDS)
         ready = [row.scrubbed for row in pending]
         rows = [self._whole(row) if done else row.bare for row, done in zip(pending, ready, strict=True)]
         late = self._late_rows()

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,9 +53,9 @@ class NoChampion(Exception):
 
 
 class Models(Protocol):
-    """What holds the weights; called in the model thread only."""
+    """What holds the weights; called in the model thread only. A future is waited for beside that thread."""
 
-    def load(self, name: str, folder: Path) -> None: ...
+    def load(self, name: str, folder: Path) -> "Future[None] | None": ...
 
     def unload(self, name: str) -> None: ...
 
@@ -248,7 +249,7 @@ class Versions:
     def _load(self, version: VersionState, folder: Path) -> None:
         if version.retrieval is not None:
             self._indexes.load(version.retrieval)
-        self._thread.call(lambda: self._models.load(version.name, folder)).result()
+        self._thread.call(lambda: self._models.load(version.name, folder), first=True).result()
         self._put(version.model_copy(update={"state": "loaded", "reason": ""}))
 
     def _let_go(self, *, keep: set[int]) -> None:

@@ -105,8 +105,8 @@ def test_a_user_is_forgotten_and_copies_go_if_that_is_asked_for(home: Path, log:
 
 
 def test_only_what_is_older_than_the_use_case_keeps_it_is_deleted(log: TrafficLog):
-    assert expired(log, TrafficSpec(), now=DAY * 1000).requests == ()
-    assert expired(log, TrafficSpec(retention_days=2.5), now=DAY * 5).requests == tuple(IDS[:3])
+    assert expired(log, TrafficSpec(), use_case=NAME, now=DAY * 1000).requests == ()
+    assert expired(log, TrafficSpec(retention_days=2.5), use_case=NAME, now=DAY * 5).requests == tuple(IDS[:3])
     assert [logged.request.id for logged in log.window(9)] == IDS[3:]
 
 

@@ -20,7 +20,7 @@ from fine_tune_pipeline.programs.preflight_requests import MistakeCheck
 from fine_tune_pipeline.programs.prompts import Encoded, encode
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving import served_prompts
-from fine_tune_pipeline.programs.serving.http_routes import Message
+from fine_tune_pipeline.programs.serving.http_bodies import Message
 from fine_tune_pipeline.programs.training.batches import Collate, Row
 from fine_tune_pipeline_tests.small_training import ROWS, preflight_request, train_request, write_rows
 from fine_tune_pipeline_tests.tiny import CHAT_TEMPLATE, tiny_model

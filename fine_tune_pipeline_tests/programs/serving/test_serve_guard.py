@@ -48,6 +48,14 @@ def post(it: Stand, prompt: str, key: str = USER_KEY) -> httpx.Response:
     return asyncio.run(run())
 
 
+def stream(it: Stand, prompt: str) -> httpx.Response:
+    async def run() -> httpx.Response:
+        async with it.client() as client:
+            return await client.post(CHAT, json=ask(prompt, stream=True))
+
+    return asyncio.run(run())
+
+
 def text(response: httpx.Response) -> str:
     assert response.status_code == 200, response.text
     return response.json()["choices"][0]["message"]["content"]
@@ -72,6 +80,20 @@ def test_the_model_sees_tags_in_the_place_of_personal_data(tmp_path: Path, monke
 def test_an_answer_leaves_without_personal_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with guarded(tmp_path / "state", monkeypatch, pii_out="mask") as it:
         assert text(post(it, "I am Ann Smith")) == "bank-v1 says I am <PERSON>"
+
+
+def test_a_stream_leaves_in_one_piece_without_personal_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with guarded(tmp_path / "state", monkeypatch, pii_out="mask") as it:
+        response = stream(it, "I am Ann Smith")
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.text.count("bank-v1 says I am <PERSON>") == 1
+        assert "Smith" not in response.text
+
+
+def test_a_stream_that_cannot_be_checked_is_an_error_and_nothing_of_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with guarded(tmp_path / "state", monkeypatch, pii_out="mask") as it:
+        response = stream(it, "broken")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "not_checked")
 
 
 def test_an_answer_out_of_a_closed_list_leaves_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -133,10 +133,21 @@ def test_keys_are_never_shown():
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        (ask(stream=True), 400, "stream"),
         (ask(n=2), 400, "n: got 2"),
-        (ask(temperature=0.7), 400, "temperature: got 0.7"),
+        (ask(temperature=0.7), 400, "temperature: cannot be had here, since the model stays at its provider"),
+        (ask(temperature=2.5), 422, "temperature"),
         (ask(top_p=0.5), 400, "top_p: got 0.5"),
+        (ask(stop="x"), 400, "stop: cannot be had here"),
+        (ask(logprobs=True), 400, "logprobs: cannot be had here"),
+        (ask(response_format={"type": "json_object"}), 400, "response_format: cannot be had here"),
+        (ask(response_format={"type": "xml"}), 422, "response_format"),
+        (ask(stop=["a"] * 5), 422, "stop"),
+        (ask(stop=""), 422, "stop"),
+        (ask(stop="x", response_format={"type": "json_object"}), 400, "ends by the schema"),
+        (ask(top_logprobs=2), 400, "want logprobs: true"),
+        (ask(stream_options={"include_usage": True}), 400, "want stream: true"),
+        (ask(presence_penalty=0.5), 400, "presence_penalty: got 0.5"),
+        (ask(logit_bias={"5": 1}), 400, "logit_bias"),
         (ask(max_tokens=9), 400, "got 9, want at most 8"),
         (ask(" "), 400, "empty"),
         (ask(model="gpt-4"), 404, "'gpt-4' is not served here"),
@@ -156,6 +167,24 @@ def test_what_is_not_served_is_refused_with_the_reason(tmp_path: Path, body: dic
     with stand(tmp_path / "state") as it:
         it.promote(1)
         assert says in error_of(post(it, CHAT, body), status)["message"]
+
+
+@pytest.mark.parametrize(
+    ("ability", "wish", "says"),
+    [
+        ("labels", {"stop": "x"}, "stop: cannot be had here, since the answer is the likeliest of a closed list"),
+        ("labels", {"temperature": 1}, "temperature: cannot be had here"),
+        ("labels", {"response_format": {"type": "json_object"}}, "response_format: cannot be had here"),
+        ("json", {"stop": "x"}, "since answers are kept inside the task's schema"),
+    ],
+)
+def test_what_the_use_case_fixes_no_client_can_change(tmp_path: Path, ability: Any, wish: dict[str, Any], says: str):
+    with stand(tmp_path / "state") as it:
+        it.promote(1)
+        it.service.ability = ability
+        error = error_of(post(it, CHAT, ask(**wish)), 400)
+        assert says in error["message"]
+        assert error["param"] in wish
 
 
 def test_a_system_message_is_taken_with_the_chat_format_only(tmp_path: Path):

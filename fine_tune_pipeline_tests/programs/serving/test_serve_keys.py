@@ -43,8 +43,8 @@ def test_a_key_is_kept_as_a_salted_hash_that_only_the_owner_can_read(tmp_path: P
     text = path.read_text(encoding="utf-8")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert (one in text, two in text, one == two) == (False, False, False)
-    assert len({(key.salt, key.sha256) for key in file.keys()}) == 2
-    assert [(key.name, key.per_minute) for key in KeyFile(tmp_path / "state").keys()] == [("shop", None), ("bank", 5)]
+    assert len({(key.salt, key.sha256) for key in file.listed()}) == 2
+    assert [(key.name, key.per_minute) for key in KeyFile(tmp_path / "state").listed()] == [("shop", None), ("bank", 5)]
 
 
 def test_a_name_is_given_once_and_an_unknown_one_cannot_be_removed(tmp_path: Path):
@@ -57,7 +57,7 @@ def test_a_name_is_given_once_and_an_unknown_one_cannot_be_removed(tmp_path: Pat
     for name in ("", " a", "a\nb", "-a", "a" * 65):
         with pytest.raises(BadName):
             file.add(name)
-    assert [key.name for key in file.keys()] == ["shop"]
+    assert [key.name for key in file.listed()] == ["shop"]
 
 
 def test_keys_that_are_added_at_once_are_all_there(tmp_path: Path):

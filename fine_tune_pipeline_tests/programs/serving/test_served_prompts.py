@@ -14,6 +14,7 @@ import torch
 from fine_tune_pipeline.programs import serve
 from fine_tune_pipeline.programs.models import load_tokenizer
 from fine_tune_pipeline.programs.requests import PromptFormat, ServeRequest
+from fine_tune_pipeline.programs.serving import kept_prefixes
 from fine_tune_pipeline.programs.serving.contract import base_name
 from fine_tune_pipeline.programs.serving.http_gate import Keys
 from fine_tune_pipeline.programs.serving.http_routes import make_app
@@ -88,6 +89,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
                 prompts.append(options["input_ids"][0].tolist())
 
     monkeypatch.setattr(serve, "ServedModels", Watched)
+    # What prompts begin with is read once; here all of each prompt is to be seen.
+    monkeypatch.setattr(kept_prefixes, "LEAST_SHARED", 10**6)
     return prompts
 
 

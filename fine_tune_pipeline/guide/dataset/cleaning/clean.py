@@ -26,6 +26,7 @@ from fine_tune_pipeline.guide.dataset.cleaning.suspects import Doubts, Embed, su
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import Answers, deduplicate
 from fine_tune_pipeline.guide.dataset.likeness.semantic import semantic_duplicates
 from fine_tune_pipeline.guide.dataset.more.made_rows import apart, unlike_others
+from fine_tune_pipeline.guide.dataset.sources.production import REQUEST
 from fine_tune_pipeline.guide.dataset.steps import EXAMPLES, MARK, Sifted, made, marked, read_steps, write_step
 from fine_tune_pipeline.guide.dataset.turns import with_words, words
 from fine_tune_pipeline.guide.objective.task import Task, task_of
@@ -202,7 +203,7 @@ def _meant(examples: Sequence[Example], *, spec: CleanSpec, task: Task, embed: E
 def _doubts(examples: Sequence[Example], spec: CleanSpec, task: Task, embed: Embed | None) -> Doubts:
     if "label_disagrees" in spec.skip:
         return Doubts({}, 0, "nothing")
-    return suspects(where(examples, lambda example: not example.held_out), task=task, embed=embed)
+    return suspects(where(examples, lambda example: not example.held_out and example.source != REQUEST), task=task, embed=embed)
 
 
 def _mended(example: Example, spec: CleanSpec) -> tuple[Example, list[str]]:

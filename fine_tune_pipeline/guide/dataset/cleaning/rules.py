@@ -10,6 +10,7 @@ import regex
 
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.artifacts.quarantine import Quarantined
+from fine_tune_pipeline.guide.dataset.sources.production import REQUEST
 from fine_tune_pipeline.guide.dataset.steps import out
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import CleanSpec
@@ -55,10 +56,15 @@ _REFUSAL = regex.compile(
 )
 
 
+ABOUT_ANSWERS = frozenset({"empty_completion", "refusal", "invalid_answer"})
+"""Not asked of requests whose answer people have yet to judge: an answer that is none is one more reason to look."""
+
+
 def refused(example: Example, spec: CleanSpec, task: Task) -> Quarantined | None:
     """The example as the quarantine keeps it, if a rule refuses it."""
+    skipped = {*spec.skip, *(ABOUT_ANSWERS if example.source == REQUEST else ())}
     for rule in RULES:
-        problem = None if rule.reason in spec.skip else rule.problem(example, spec, task)
+        problem = None if rule.reason in skipped else rule.problem(example, spec, task)
         if problem is not None:
             return out(example, rule.reason, problem)
     return None

@@ -22,7 +22,7 @@ from fine_tune_pipeline.guide.dataset.likeness.duplicates import (
     plain_text,
     shingles,
 )
-from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK
+from fine_tune_pipeline.guide.dataset.sources.production import FEEDBACK, REQUEST
 from fine_tune_pipeline.guide.dataset.sources.shape import CONVERSATION
 from fine_tune_pipeline.guide.dataset.steps import Sifted, Why, marked, out
 from fine_tune_pipeline.guide.objective.task import OPEN, Task, parsed
@@ -43,9 +43,9 @@ def deduplicate(examples: Sequence[Example], *, task: Task, threshold: float) ->
     what training is there to learn.
 
     The best is kept: a correction from production, which people made, before all others; then what most say; of an open task then the
-    longest answer; then what came first. The same question with contradictory answers goes out whole, unless more than half of at least
-    three agree. Like (not equal) questions with different answers stay, with a mark. Held-out rows are treated alike among themselves, and
-    win over training rows.
+    longest answer; then what came first. A request of production whose answer nobody has judged comes after all others. The same question
+    with contradictory answers goes out whole, unless more than half of at least three agree. Like (not equal) questions with different
+    answers stay, with a mark. Held-out rows are treated alike among themselves, and win over training rows.
 
     Args:
         threshold: Jaccard similarity from which two are near duplicates.
@@ -148,8 +148,8 @@ def _settled(
 
 
 def _rank(example: Example, answers: Answers) -> int:
-    """Low is good: corrections first, then by worth."""
-    return (0 if example.source == FEEDBACK else _NO_CORRECTION) - answers.worth(example)
+    """Low is good: corrections first, then by worth; what is in doubt last."""
+    return {FEEDBACK: 0, REQUEST: 2 * _NO_CORRECTION}.get(example.source, _NO_CORRECTION) - answers.worth(example)
 
 
 def _best(examples: Sequence[Example], places: Sequence[int], answers: Answers, gone: dict[int, Why]) -> int:
@@ -166,6 +166,12 @@ def _winner(group: Sequence[Example], answers: Answers) -> int | None:
     corrected = [number for number, example in enumerate(group) if example.source == FEEDBACK]
     if corrected:
         return corrected[-1]
+    sure = [number for number, example in enumerate(group) if example.source != REQUEST]
+    if not sure:
+        return len(group) - 1
+    if len(sure) < len(group):
+        best_sure = _winner([group[number] for number in sure], answers)
+        return None if best_sure is None else sure[best_sure]
     voice = [next(number for number, other in enumerate(group) if answers.same(other, example)) for example in group]
     best, count = Counter(voice).most_common(1)[0]
     if len(set(voice)) > 1 and 2 * count <= len(group):

@@ -41,7 +41,7 @@ def no_leakage(parts: Split, overlap: Overlap) -> Check:
     """No test or validation prompt is like a training prompt, or shares a run of words with one."""
     counted = each(_everything(parts), written)
     train = _side(parts.train, written)
-    apart = Joined(parts.validation, parts.test)
+    apart = Joined(parts.validation, parts.test, parts.fresh)
     looked_at = heapq.nsmallest(MOST_ROWS, apart, key=lambda example: by_hash(example.id))
     found = _leaks(train, _side(looked_at, written), counted, overlap)
     rows = len({leak.theirs for leak in found})

@@ -12,7 +12,7 @@ from fine_tune_pipeline.artifacts.sequences import Chosen, chosen, each
 from fine_tune_pipeline.guide.dataset.cleaning.suspects import Embed
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER, Answers, of_one_conversation
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import Pairs, groups
-from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK
+from fine_tune_pipeline.guide.dataset.sources.production import FEEDBACK
 from fine_tune_pipeline.guide.dataset.steps import Sifted, marked, out
 
 _ROWS = 1024

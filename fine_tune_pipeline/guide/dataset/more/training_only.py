@@ -34,7 +34,7 @@ def with_made(
         assert not made_rows, "rows were made, and the use case asks for none"
         return parts
     seen = _seen_elsewhere(parts, made_rows, overlap=overlap or Overlap(), benchmarks=benchmarks)
-    held = Joined(parts.validation, parts.test)
+    held = Joined(parts.validation, parts.test, parts.fresh)
     result = placed(made_rows, train=parts.train, held=held, most_share=spec.most_share, leaking=seen)
     train: Sequence[Example] = Joined(parts.train, result.kept)
     quarantine: Sequence[Quarantined] = Joined(parts.quarantine, result.quarantine)
@@ -48,7 +48,7 @@ def _seen_elsewhere(parts: Split, made_rows: Sequence[Example], *, overlap: Over
     """Id -> why a made row must not be trained on. All rows count where it is asked which words stand in many."""
     if not made_rows:
         return {}
-    held = each(Joined(parts.validation, parts.test), lambda example: replace(example, held_out=True))
+    held = each(Joined(parts.validation, parts.test, parts.fresh), lambda example: replace(example, held_out=True))
     others = Joined(parts.train, each(parts.quarantine, lambda row: Example(**row.original)))
     rows = Joined(held, others, made_rows)
     pairs = near_pairs((example.question for example in rows), LEAK_JACCARD, missed=LEAK_MISSED)

@@ -123,6 +123,8 @@ def _split(parts: Split, spec: SplitSpec) -> Mapping[str, Any]:
         sentences.insert(0, "Test: the `held_out` sources, which no other part has seen.")
     if any(rows < floor(LEAST * share * of) for rows, share, of in asked.values()):
         sentences.append("It is fewer since rows that are connected with many others, each like the next, are all in training.")
+    if parts.fresh:
+        sentences.append(f"Beside them {len(parts.fresh):,} rows of production, `fresh.jsonl`, which no training sees: a second test set.")
     text = f"{' '.join(sentences)} By a hash of the id (seed {spec.seed}), like prompts together" + (
         f", also those that share {spec.shared_words} words in a row" if spec.shared_words else ""
     )

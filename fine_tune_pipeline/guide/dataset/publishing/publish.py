@@ -29,14 +29,29 @@ from fine_tune_pipeline.spec.dataset import DatasetSpec
 CARD = "card.md"
 CARD_HTML = "card.html"
 CARD_JSON = "card.json"
+FRESH = "fresh.jsonl"
+"""Rows of production that no training sees, where there are any: a second test set."""
 
 
-def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, use_case: str, benchmarks: Sequence[Benchmark] = ()) -> Built:
-    """Split the examples of the folder `reviewed` and write the dataset into `folder`."""
+def published(
+    reviewed: Path,
+    folder: Path,
+    *,
+    spec: DatasetSpec,
+    task: Task,
+    use_case: str,
+    benchmarks: Sequence[Benchmark] = (),
+    fresh: float = 0.0,
+) -> Built:
+    """Split the examples of the folder `reviewed` and write the dataset into `folder`.
+
+    Args:
+        fresh: share of production's rows that become a second test set.
+    """
     examples = stored_examples(reviewed / EXAMPLES)
     real, made_rows = apart(examples)
     overlap = overlap_of(spec)
-    sources = split(real, spec=spec.split, task=task, template=overlap.template, benchmarks=benchmarks)
+    sources = split(real, spec=spec.split, task=task, template=overlap.template, benchmarks=benchmarks, fresh=fresh)
     parts = with_made(sources, made_rows, spec=spec.more, task=task, overlap=overlap, benchmarks=benchmarks)
     notes = {"benchmarks": contamination(benchmarks, parts.quarantine)}
     step = made("split", kept=parts.together(), quarantine=parts.quarantine, notes=notes)
@@ -49,6 +64,7 @@ def published(reviewed: Path, folder: Path, *, spec: DatasetSpec, task: Task, us
         metadata={
             **step.metadata(before=before),
             **{name: len(rows) for name, rows in parts.parts().items()},
+            **({"fresh": len(parts.fresh)} if parts.fresh else {}),
             "made_rows": [{"kind": kind, "training_rows": rows} for kind, rows in kinds(parts.train).items()],
             "coverage": coverage,
             "review": content["review"]["policy"],
@@ -69,6 +85,8 @@ def write_dataset(folder: Path, parts: Split, content: dict[str, Any], *, task: 
         write_examples(folder / f"{name}.jsonl", examples)
         write_rows(folder / f"{name}.chat.jsonl", map(chat, examples))
         write_parquet(folder / f"{name}.parquet", examples)
+    if parts.fresh:
+        write_examples(folder / FRESH, parts.fresh)
     write_quarantine(folder, parts.quarantine)
     (folder / CARD_JSON).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     page = card_page(content)

@@ -17,6 +17,7 @@ from fine_tune_pipeline.guide.dataset.likeness.contamination import Benchmark, b
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.likeness.duplicates import LEAK_JACCARD, LEAK_MISSED, groups, near_pairs
 from fine_tune_pipeline.guide.dataset.likeness.own_words import Overlap, links, runs_of
+from fine_tune_pipeline.guide.dataset.sources.production import PRODUCTION, asked_of
 from fine_tune_pipeline.guide.dataset.sources.shape import CONVERSATION
 from fine_tune_pipeline.guide.dataset.steps import out
 from fine_tune_pipeline.guide.objective.task import Task
@@ -34,13 +35,17 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """The three parts, each in the order the examples came, and training rows that turned out too like a held-out one."""
+    """The three parts, each in the order the examples came, and training rows that turned out too like a held-out one.
+
+    `fresh` are rows of production that no training may see: a second test set, so that the first one stays what it was.
+    """
 
     train: Sequence[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
     quarantine: Sequence[Quarantined]
     by_held_out: bool
+    fresh: Sequence[Example] = ()
 
     def parts(self) -> dict[str, Sequence[Example]]:
         """Name of the part -> its examples."""
@@ -48,11 +53,17 @@ class Split:
 
     def together(self) -> Sequence[Example]:
         """The examples of all parts."""
-        return Joined(*self.parts().values())
+        return Joined(*self.parts().values(), self.fresh)
 
 
 def split(
-    examples: Sequence[Example], *, spec: SplitSpec, task: Task, template: tuple[str, ...] = (), benchmarks: Sequence[Benchmark] = ()
+    examples: Sequence[Example],
+    *,
+    spec: SplitSpec,
+    task: Task,
+    template: tuple[str, ...] = (),
+    benchmarks: Sequence[Benchmark] = (),
+    fresh: float = 0.0,
 ) -> Split:
     """Divide examples by the hash of the id of the first of each group of like prompts.
 
@@ -68,8 +79,12 @@ def split(
     The id decides, not the text: it is the hash of the row's content unless the source names its rows, and then the name outlives a
     correction of the text. A row whose typo is mended must not go from the training set into the test of the model that learned it.
 
+    Rows of production are never in the test: of groups that hold nothing else a share is `fresh`, and so is what is like a test row. Their
+    question decides, not their id, since an answer may be corrected later.
+
     Args:
         template: literals of the prompt templates, see `own_words.literals`.
+        fresh: share of production's rows that no training sees.
     """
     overlap = Overlap(spec.shared_words, template)
     held_out = np.array([example.held_out for example in examples], dtype=bool)
@@ -82,11 +97,18 @@ def split(
     alike = np.concatenate([np.stack([pairs.first, pairs.second], axis=1), links(runs.where(free[runs.owner])), *_named(examples, free)])
     root = groups(len(examples), alike[free[alike].all(axis=1)])
     shares = {"validation": spec.validation} if held_out.any() else {"test": spec.test, "validation": spec.validation}
-    side = _sides(examples, root, free, shares=shares, seed=spec.seed, task=task)
-    parts = {name: chosen(examples, np.flatnonzero(free & (side == number))) for number, name in enumerate(PARTS)}
+    ours = np.array([example.source in PRODUCTION for example in examples], dtype=bool)
+    alone = ~np.isin(root, root[free & ~ours])
+    of_production = {"test": fresh, "validation": spec.validation}
+    side = _sides(examples, root, free & ~alone, shares=shares, seed=spec.seed, task=task)
+    side[alone] = _sides(examples, root, free & alone, shares=of_production, seed=spec.seed, task=task)[alone]
+    parts = {
+        name: chosen(examples, np.flatnonzero(free & (side == number) & ~(ours & (name == "test")))) for number, name in enumerate(PARTS)
+    }
+    newest = chosen(examples, np.flatnonzero(free & (side == PARTS.index("test")) & ours))
     test = chosen(examples, np.flatnonzero(held_out)) if held_out.any() else parts["test"]
     quarantine = Chosen(examples, sorted(gone), lambda place, example: out(example, *gone[place]))
-    return Split(parts["train"], parts["validation"], test, quarantine, by_held_out=bool(held_out.any()))
+    return Split(parts["train"], parts["validation"], test, quarantine, by_held_out=bool(held_out.any()), fresh=newest)
 
 
 def _named(examples: Sequence[Example], free: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
@@ -108,7 +130,7 @@ def _sides(
 ) -> NDArray[np.int64]:
     """Place -> number of its part. A group's first example speaks for it; it is the group's root, since only free ones are joined."""
     leaders, sizes = np.unique(root[free], return_counts=True)
-    said = [(_rank(example.id, seed), intern(task.class_of(example.completion))) for example in chosen(examples, leaders)]
+    said = [(_rank(asked_of(example), seed), intern(task.class_of(example.completion))) for example in chosen(examples, leaders)]
     order = sorted(range(len(leaders)), key=lambda number: said[number][0])
     rows = [int(sizes[number]) for number in order]
     large = max(LARGE_ROWS, LARGE_SHARE * sum(rows))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fine_tune_pipeline.artifacts.examples import Example
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import CLUSTER
 from fine_tune_pipeline.guide.dataset.review.verdicts import Settled, content
-from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK
+from fine_tune_pipeline.guide.dataset.sources.production import FEEDBACK
 from fine_tune_pipeline.guide.dataset.steps import MARK
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.dataset import ReviewSpec

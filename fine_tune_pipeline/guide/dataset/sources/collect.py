@@ -2,10 +2,9 @@
 
 import hashlib
 import heapq
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -21,13 +20,11 @@ from fine_tune_pipeline.artifacts.quarantine import Quarantined
 from fine_tune_pipeline.artifacts.sequences import Chosen, RowFiles
 from fine_tune_pipeline.guide.dataset.sources.documents import OpenedDocuments, collected_documents, opened_documents
 from fine_tune_pipeline.guide.dataset.sources.opened import Opened, opened
-from fine_tune_pipeline.guide.dataset.sources.rows import Row, canonical
+from fine_tune_pipeline.guide.dataset.sources.production import FEEDBACK, Production
+from fine_tune_pipeline.guide.dataset.sources.rows import Row
 from fine_tune_pipeline.guide.dataset.sources.shape import UNANSWERED_END, Shape
 from fine_tune_pipeline.guide.dataset.steps import Step, made, write_step
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
-
-FEEDBACK = "production_feedback"
-"""Source of the examples that people corrected at the endpoint."""
 
 _REASONS = 3
 """So many rows are named where none became an example."""
@@ -43,24 +40,22 @@ class NoExamples(ValueError):
 
 @dataclass(frozen=True)
 class Gathered:
-    """Everything that goes in: sources for training, sources kept apart for the test, corrections from production, documents."""
+    """Everything that goes in: sources for training, sources kept apart for the test, rows from production, documents."""
 
     sources: Sequence[Opened]
     held_out: Sequence[Opened]
-    corrections: Sequence[Mapping[str, str]] = ()
+    production: Production = field(default_factory=Production)
     documents: Sequence[OpenedDocuments] = ()
 
     def what(self) -> dict[str, Any]:
         """What decides the output, by its place in the YAML: columns, templates and content, never a path or a URL."""
         parts = {"dataset.sources": self.sources, "dataset.held_out": self.held_out}
         slices: dict[str, Any] = {name: [_slice(source) for source in sources] for name, sources in parts.items()}
-        text = json.dumps([dict(row) for row in self.corrections], sort_keys=True, ensure_ascii=False)
         slices["dataset.documents"] = [source.what() for source in self.documents]
-        slices["dataset.feedback"] = hashlib.sha256(text.encode("utf-8")).hexdigest() if self.corrections else None
-        return slices
+        return slices | self.production.what()
 
 
-def gather(spec: UseCaseSpec, *, corrections: Sequence[Mapping[str, str]] = ()) -> Gathered:
+def gather(spec: UseCaseSpec, *, production: Production | None = None) -> Gathered:
     """Look at all sources of a use case.
 
     Raises:
@@ -75,8 +70,7 @@ def gather(spec: UseCaseSpec, *, corrections: Sequence[Mapping[str, str]] = ()) 
         opened_documents(source, locate=spec.place, field=f"dataset.documents[{number}]")
         for number, source in enumerate(spec.dataset.documents)
     ]
-    taken = corrections if spec.dataset.feedback else ()
-    return Gathered(sources=found["sources"], held_out=found["held_out"], corrections=taken, documents=documents)
+    return Gathered(sources=found["sources"], held_out=found["held_out"], production=production or Production(), documents=documents)
 
 
 def collected(gathered: Gathered, folder: Path, *, seed: int) -> Built:
@@ -90,11 +84,11 @@ def collected(gathered: Gathered, folder: Path, *, seed: int) -> Built:
         take = partial(collect, seed=seed, keep=files.keep, refuse=files.refuse)
         parts = [take(source, held_out=False) for source in gathered.sources]
         parts += [take(source, held_out=True) for source in gathered.held_out]
-        for row in gathered.corrections:
-            files.keep(_corrected(row))
+        for example in gathered.production.examples():
+            files.keep(example)
     kept, renamed = unique(files.examples())
     quarantine = files.quarantine()
-    table = [part.shown() for part in parts] + _feedback_shown(gathered.corrections)
+    table = [part.shown() for part in parts] + gathered.production.shown()
     fixed = {"id_made_unique": renamed, UNANSWERED_END: sum(part.unanswered_ends for part in parts)}
     documents = collected_documents(gathered.documents, folder) if gathered.documents else {}
     notes = {"sources": table, **({"documents": documents["document_sources"]} if documents else {})}
@@ -215,32 +209,9 @@ def _holds(ordered: NDArray[np.int64], value: int) -> bool:
     return place < len(ordered) and int(ordered[place]) == value
 
 
-def _corrected(row: Mapping[str, str]) -> Example:
-    # The endpoint's ids are random: by them the same corrections would fall into other parts of the dataset each time.
-    texts = {name: row[name] for name in ("prompt", "completion", "before") if row.get(name)}
-    id_ = hashlib.sha256(canonical(texts).encode("utf-8")).hexdigest()[:16]
-    before = json.loads(row["before"]) if row.get("before") else {}
-    metadata = {"model_version": str(row["version"]), "request_id": row["id"]}
-    return Example(id=id_, prompt=row["prompt"], completion=row["completion"], source=FEEDBACK, metadata=metadata, **before)
-
-
 def _slice(source: Opened) -> dict[str, Any]:
     columns = source.source.model_dump(mode="json", exclude={"path", "url_variable"})
     return {**columns, "name": source.name, "sha256": source.sha256}
-
-
-def _feedback_shown(corrections: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    rows = len(corrections)
-    line = {
-        "source": FEEDBACK,
-        "held_out": False,
-        "rows": rows,
-        "taken": rows,
-        "examples": rows,
-        "quarantined": 0,
-        "licence": "own traffic",
-    }
-    return [line] if rows else []
 
 
 def _metadata(step: Step, kept: Sequence[Example], table: list[dict[str, Any]]) -> dict[str, Any]:

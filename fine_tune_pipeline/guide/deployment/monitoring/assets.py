@@ -28,6 +28,7 @@ from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult
 from fine_tune_pipeline.resources.compute.base import Compute
 from fine_tune_pipeline.resources.serving import Serving
 from fine_tune_pipeline.resources.store import ArtifactStore, Kept
+from fine_tune_pipeline.resources.tracking import ExperimentTracking
 from fine_tune_pipeline.spec.hosted import ApiModel
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 from fine_tune_pipeline.ui import advisory, materialized
@@ -51,9 +52,11 @@ def production_traffic(spec: UseCaseSpec) -> dg.AssetsDefinition:
         kinds={"parquet"},
         freshness_policy=fresh_within(monitoring.fresh_hours),
     )
-    def asset(context: dg.AssetExecutionContext, store: ArtifactStore, serving: Serving) -> dg.MaterializeResult:
+    def asset(
+        context: dg.AssetExecutionContext, store: ArtifactStore, tracking: ExperimentTracking, serving: Serving
+    ) -> dg.MaterializeResult:
         """The endpoint's requests in closed windows, and of the last ones: how many, how fast, what people said, what the log lost."""
-        old = expired(serving.traffic_log(spec), spec.deployment.traffic)
+        old = expired(serving.traffic_log(spec), spec.deployment.traffic, use_case=spec.name, mlflow=tracking.uri)
         if old.requests:
             context.log.info(f"{len(old.requests)} requests deleted, older than {spec.deployment.traffic.retention_days:g} days")
         before = store.open().peek(spec.name, "production_traffic")

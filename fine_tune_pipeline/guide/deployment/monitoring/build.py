@@ -9,6 +9,7 @@ from fine_tune_pipeline.artifacts.manifest import Built, Check
 from fine_tune_pipeline.artifacts.store import Artifact, Store
 from fine_tune_pipeline.guide.deployment.live import Live
 from fine_tune_pipeline.guide.deployment.monitoring.feedback import Feedback, judge_feedback
+from fine_tune_pipeline.guide.deployment.monitoring.for_review import keep_for_review, unlike
 from fine_tune_pipeline.guide.deployment.monitoring.labels import Label
 from fine_tune_pipeline.guide.deployment.monitoring.operations import Measure, OperationLimits, Prices, measured
 from fine_tune_pipeline.guide.deployment.monitoring.page import alarms_told, html_page, markdown, pictures
@@ -23,7 +24,7 @@ from fine_tune_pipeline.guide.deployment.monitoring.reference import (
     share_right,
 )
 from fine_tune_pipeline.guide.deployment.monitoring.report import FILE, HISTORY, DriftReport, EarlierReport, Judged, Verdict, read_drift
-from fine_tune_pipeline.guide.deployment.monitoring.signals import Compared, Sample, Signal, far_of, judge
+from fine_tune_pipeline.guide.deployment.monitoring.signals import Compared, Reference, Sample, Signal, far_of, judge
 from fine_tune_pipeline.guide.deployment.monitoring.windows import Window
 from fine_tune_pipeline.guide.objective.task import Task
 from fine_tune_pipeline.spec.monitoring import MonitoringSpec
@@ -59,19 +60,12 @@ class _Seen:
     signals: tuple[Signal, ...] = ()
     measures: tuple[Measure, ...] = ()
     versions: dict[str, int] | None = None
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """What windows are compared with: embeddings of training texts, and held-back texts with evaluated answers."""
-
-    texts: Texts
-    held_back: Sample
-    encoder_sha256: str
+    unlike: Sequence[str] = ()
 
 
 def build_drift_report(store: Store, use_case: str, watched: Watched, *, embed: Embed, before: Artifact | None, folder: Path) -> Built:
-    """Judge the windows that are new; write `drift.json`, `drift.html` and, where something was compared, the reference's embeddings.
+    """Judge the windows that are new; write `drift.json`, `drift.html` and, where something was compared, the reference's embeddings;
+    `far.jsonl` names the requests that people should look at, if there are any.
 
     Args:
         before: the last report: what it judged is not judged again, and its embeddings are taken when the reference is the same.
@@ -87,8 +81,9 @@ def build_drift_report(store: Store, use_case: str, watched: Watched, *, embed: 
     report = _report(watched, seen, earlier=earlier, feedback=feedback, encoder=encoder)
     (folder / FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
     (folder / PAGE).write_text(html_page(report), encoding="utf-8")
+    far = keep_for_review((id_ for one in seen for id_ in one.unlike), before=before, folder=folder)
     return Built(
-        metadata=_metadata(report),
+        metadata={**_metadata(report), "for_review": far},
         markdown={"report": markdown(report), **pictures(report)},
         checks=[drift_check(report), limits_check(report)],
     )
@@ -150,20 +145,18 @@ def _judged(
     kept.keep(folder)
     answers = evaluated_answers(store, use_case, watched.live, watched.task)
     held_back = Sample(vectors=kept.held_back, lengths=kept.lengths.tolist(), answers=answers)
-    reference = _Reference(texts=kept, held_back=held_back, encoder_sha256=production.encoder_sha256)
+    reference = Reference(train=kept.train, held_back=held_back, seed=watched.seed)
     found, start = [], 0
     for (window, rows), few, whole in zip(new, usable, enough, strict=True):
         vectors = production.vectors[start : start + len(whole)]
         found.append(_compared(watched, window, rows, whole, vectors, reference) if whole else _seen(watched, window, rows, few))
         start += len(whole)
-    return found, reference.encoder_sha256
+    return found, production.encoder_sha256
 
 
-def _compared(watched: Watched, window: Window, rows: Rows, whole: Rows, vectors: "np.ndarray", reference: _Reference) -> _Seen:
+def _compared(watched: Watched, window: Window, rows: Rows, whole: Rows, vectors: "np.ndarray", reference: Reference) -> _Seen:
     """The verdict on a window with enough requests."""
-    compared = Compared(
-        window=sample(whole, vectors, watched.task), held_back=reference.held_back, train=reference.texts.train, seed=watched.seed
-    )
+    compared = Compared(window=sample(whole, vectors, watched.task), reference=reference)
     signals = judge(compared, alpha=watched.monitoring.alpha, texts=[row["prompt_scrubbed"] for row in whole])
     shares = far_of(compared)
     alarms = [signal for signal in signals if signal.alarm]
@@ -177,7 +170,8 @@ def _compared(watched: Watched, window: Window, rows: Rows, whole: Rows, vectors
             "held_back_far": shares.held_back.share,
         }
     )
-    return _Seen(verdict=verdict, signals=signals, measures=seen.measures, versions=seen.versions)
+    far = unlike(whole, compared.near.few, threshold=shares.threshold) if verdict.retrain else []
+    return _Seen(verdict=verdict, signals=signals, measures=seen.measures, versions=seen.versions, unlike=far)
 
 
 def _seen(watched: Watched, window: Window, rows: Rows, usable: Rows) -> _Seen:

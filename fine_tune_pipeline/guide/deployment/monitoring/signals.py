@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 from fine_tune_pipeline.guide.deployment.monitoring.holm import weighted_holm
-from fine_tune_pipeline.guide.deployment.monitoring.novelty import FarShares, far_shares, nearest
+from fine_tune_pipeline.guide.deployment.monitoring.novelty import FarShares, Near, closer, companions, far_shares, farther, near
 from fine_tune_pipeline.guide.deployment.monitoring.two_samples import (
     Counted,
     Outcome,
@@ -53,13 +54,41 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What windows are compared with: embeddings of training texts, float32 [texts, width], and held-back texts with evaluated answers."""
+
+    train: "np.ndarray"
+    held_back: Sample
+    seed: int
+
+    @cached_property
+    def near(self) -> Near:
+        """How like training texts the held-back ones are."""
+        return near(self.held_back.vectors, self.train)
+
+    @cached_property
+    def companions(self) -> Any:
+        """Which held-back texts are more like each other than like training texts: sparse [texts, texts]."""
+        from scipy import sparse
+
+        return sparse.csr_matrix(closer(self.held_back.vectors @ self.held_back.vectors.T, self.near.nearest))
+
+
+@dataclass(frozen=True)
 class Compared:
-    """A window, held-back texts with their evaluated answers, and embeddings of training texts, float32 [texts, width]."""
+    """A window, and what it is compared with."""
 
     window: Sample
-    held_back: Sample
-    train: "np.ndarray"
-    seed: int
+    reference: Reference
+
+    @property
+    def held_back(self) -> Sample:
+        return self.reference.held_back
+
+    @cached_property
+    def near(self) -> Near:
+        """How like training texts the window's are."""
+        return near(self.window.vectors, self.reference.train)
 
 
 class Signal(Contract):
@@ -128,7 +157,7 @@ def judge(compared: Compared, *, alpha: float, texts: Sequence[str]) -> tuple[Si
 
 def far_of(compared: Compared) -> FarShares:
     """How many texts of the window are far from everything that the model was trained on."""
-    return far_shares(nearest(compared.window.vectors, compared.train), nearest(compared.held_back.vectors, compared.train))
+    return far_shares(compared.near.few, compared.reference.near.few)
 
 
 def _loudest(texts: Sequence[str], loudness: "Sequence[float] | np.ndarray | None") -> Iterator[str]:
@@ -139,10 +168,30 @@ def _loudest(texts: Sequence[str], loudness: "Sequence[float] | np.ndarray | Non
 
 
 def _far_share(compared: Compared) -> Found | None:
-    near = nearest(compared.window.vectors, compared.train)
-    shares = far_shares(near, nearest(compared.held_back.vectors, compared.train))
+    shares = far_of(compared)
     means = f"{shares.production.share:.1%} of the requests are far, {shares.held_back.share:.1%} of the held-back texts"
-    return Found(more_often(shares.production, shares.held_back), means, shares.production.rows, shares.held_back.rows, -near)
+    outcome = farther(compared.near.few, compared.reference.near.few)
+    return Found(outcome, means, shares.production.rows, shares.held_back.rows, -compared.near.few)
+
+
+def _new_subjects(compared: Compared) -> Found | None:
+    import numpy as np
+    from scipy import sparse
+
+    reference, window = compared.reference, compared.window.vectors
+    held_back = reference.held_back.vectors
+    alike, likewise = window @ window.T, window @ held_back.T
+    among = closer(alike, compared.near.nearest)
+    across = closer(likewise, compared.near.nearest), closer(likewise.T, reference.near.nearest)
+    links = sparse.bmat(
+        [[sparse.csr_matrix(among), sparse.csr_matrix(across[0])], [sparse.csr_matrix(across[1]), reference.companions]], format="csr"
+    )
+    near_few = np.concatenate([compared.near.few, reference.near.few])
+    found = companions(links, near_few, rows=len(window), seed=reference.seed)
+    means = f"{found.seen.share:.1%} of the requests are nearer to another one than to training texts, {found.by_chance:.1%} by chance"
+    # Those that are most alike, and far from what is known.
+    excess = (alike * among).max(axis=1) - compared.near.nearest
+    return Found(found.outcome, means, len(window), len(held_back), np.where(among.any(axis=1), excess, -1.0))
 
 
 def _confidence(compared: Compared) -> Found | None:
@@ -158,7 +207,7 @@ def _confidence(compared: Compared) -> Found | None:
 
 def _mean_embedding(compared: Compared) -> Found | None:
     window, held_back = compared.window.vectors, compared.held_back.vectors
-    outcome = other_mean(window, held_back, seed=compared.seed)
+    outcome = other_mean(window, held_back, seed=compared.reference.seed)
     means = f"the mean embeddings lie {outcome.effect:.3f} apart"
     return Found(outcome, means, len(window), len(held_back), window @ (window.mean(axis=0) - held_back.mean(axis=0)))
 
@@ -183,7 +232,7 @@ def _class_shares(compared: Compared) -> Found | None:
     production, held_back = compared.window.answers.classes, compared.held_back.answers.classes
     if min(len(production), len(held_back)) < FEWEST:
         return None
-    outcome = other_shares(production, held_back, seed=compared.seed)
+    outcome = other_shares(production, held_back, seed=compared.reference.seed)
     return Found(outcome, f"{outcome.effect:.1%} of the answers fall into other classes", len(production), len(held_back))
 
 
@@ -199,6 +248,9 @@ def _flags(production: Sequence[bool], held_back: Sequence[bool], what: str) -> 
     if min(len(production), len(held_back)) < FEWEST:
         return None
     now, before = Counted(sum(production), len(production)), Counted(sum(held_back), len(held_back))
+    # Where there is not one on either side, no p below 1 can come out, so the test takes no part in the correction (Tarone 1990).
+    if not now.hits + before.hits:
+        return None
     return Found(
         more_often(now, before), f"{now.share:.1%} of the answers {what}, {before.share:.1%} on the test set", now.rows, before.rows
     )
@@ -210,10 +262,16 @@ def _median(values: Sequence[int]) -> int:
 
 FAMILY: Mapping[str, Kind] = {
     "far_share": Kind(
-        "Do more requests than held-back texts lie far from everything that the model was trained on? (Fisher's exact test)",
+        "Do more requests than held-back texts lie far from everything that the model was trained on? (Fisher's exact test, three cuts)",
         "retrain",
-        8.0,
+        6.0,
         _far_share,
+    ),
+    "new_subjects": Kind(
+        "Are more requests than by chance nearer to each other than to anything that the model was trained on? (permutation test)",
+        "retrain",
+        4.0,
+        _new_subjects,
     ),
     "confidence": Kind(
         "Is the model less sure of its answers than on the test set? (Mann-Whitney's rank test)", "retrain", 3.0, _confidence

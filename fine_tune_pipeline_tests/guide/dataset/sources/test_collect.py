@@ -12,6 +12,7 @@ from fine_tune_pipeline.artifacts.documents import read_chunks
 from fine_tune_pipeline.artifacts.examples import read_examples
 from fine_tune_pipeline.artifacts.quarantine import read_quarantine
 from fine_tune_pipeline.guide.dataset.sources.collect import FEEDBACK, EmptySource, NoExamples, collected, gather
+from fine_tune_pipeline.guide.dataset.sources.production import Production
 from fine_tune_pipeline.guide.dataset.sources.shape import BrokenTemplate, ReservedColumn, UnstatedLayout
 from fine_tune_pipeline.guide.dataset.steps import read_steps
 from fine_tune_pipeline_tests.guide.dataset.make import ids, jsonl, use_case
@@ -23,7 +24,7 @@ def run(folder, *, corrections=(), **dataset):
     out = folder / "out"
     out.mkdir(exist_ok=True)
     spec = use_case(folder, **dataset)
-    built = collected(gather(spec, corrections=corrections), out, seed=0)
+    built = collected(gather(spec, production=Production(corrections)), out, seed=0)
     return read_examples(out / "examples.jsonl"), read_quarantine(out), built
 
 
@@ -153,12 +154,6 @@ def test_the_id_of_a_correction_is_decided_by_what_it_says(tmp_path):
     assert ids(other)[1] != ids(first)[1]
 
 
-def test_without_feedback_corrections_are_left_out(tmp_path):
-    jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "apple"}])
-    kept, _, _ = run(tmp_path, feedback=False, corrections=[CORRECTION])
-    assert len(kept) == 1
-
-
 def test_what_decides_the_output_is_content_and_templates_and_never_a_place(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
@@ -167,7 +162,7 @@ def test_what_decides_the_output_is_content_and_templates_and_never_a_place(tmp_
     before = gather(use_case(here)).what()
     assert gather(use_case(there)).what() == before
     assert str(tmp_path) not in json.dumps(before)
-    assert gather(use_case(here), corrections=[CORRECTION]).what() != before
+    assert gather(use_case(here), production=Production([CORRECTION])).what() != before
     assert gather(use_case(here, sources=source(prompt="{{ prompt }}!"))).what() != before
     jsonl(here / "rows.jsonl", [{"prompt": "b", "completion": "apple"}])
     assert gather(use_case(here)).what() != before

