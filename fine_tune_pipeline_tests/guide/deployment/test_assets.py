@@ -99,8 +99,7 @@ class HashingCompute(Compute):
         embedded = words([row["text"] for row in read_rows(Path(request.texts))])
         path = Path(request.output) / "vectors.npy"
         np.save(path, embedded.vectors)
-        rows, width = embedded.vectors.shape
-        sha256 = embedded.encoder_sha256
+        (rows, width), sha256 = embedded.vectors.shape, embedded.encoder_sha256
         answer = EmbedResult(vectors=str(path), rows=rows, width=width, encoder="words", encoder_sha256=sha256, seconds=0.0)
         return result.model_validate(answer.model_dump())
 
