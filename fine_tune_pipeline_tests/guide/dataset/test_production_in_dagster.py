@@ -14,7 +14,22 @@ from fine_tune_pipeline_tests.guide.deployment.release.log_rows import logged
 ASKED = 40
 PII = {"pii": {"entities": ["EMAIL_ADDRESS"]}}
 EXPERTS = {"review": {"policy": "experts", "share": 0.01, "per_class": 0, "double_share": 0.0, "formats": ["jsonl"]}, **PII}
-WORDS = "platform signal carriage conductor ticket northern terminus express delay refund junction locomotive seat station".split()
+WORDS = [
+    "platform",
+    "signal",
+    "carriage",
+    "conductor",
+    "ticket",
+    "northern",
+    "terminus",
+    "express",
+    "delay",
+    "refund",
+    "junction",
+    "locomotive",
+    "seat",
+    "station",
+]
 
 
 @pytest.fixture
