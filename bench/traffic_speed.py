@@ -129,7 +129,7 @@ def _answering(answer_ms: float, writer: Any) -> float:
         if writer is not None:
             writer.put(_answered(f"{time.time_ns()} {number}"))
     while writer is not None and (writer._waiting.qsize() or writer._late):
-        time.sleep(0.01)
+        time.sleep(0.05)
     if writer is not None:
         time.sleep(0.5)
     return time.process_time() - begun
@@ -172,7 +172,7 @@ def _log(folder: Path, url: str | None) -> Any:
 
     folder.mkdir(exist_ok=True)
     if not url or url == "sqlite":
-        return TrafficLog.at(folder)
+        return TrafficLog.at(folder, kept_open=True)
     return TrafficLog.of(TrafficSpec(url_variable="URL"), use_case="bench", folder=folder, kept_open=True, environment={"URL": url})
 
 

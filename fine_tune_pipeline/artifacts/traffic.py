@@ -113,9 +113,9 @@ class TrafficLog:
         self._use_case = use_case
 
     @classmethod
-    def at(cls, folder: Path) -> Self:
-        """The SQLite log of the endpoint whose state lies in `folder`."""
-        return cls(Database(sqlite_url(folder / FILE)))
+    def at(cls, folder: Path, *, kept_open: bool = False) -> Self:
+        """The SQLite log of the endpoint whose state lies in `folder`; `kept_open` for its writer."""
+        return cls(Database(sqlite_url(folder / FILE), kept_open=kept_open))
 
     @classmethod
     def of(
@@ -131,7 +131,7 @@ class TrafficLog:
             NoDatabaseUrl: names the variable that must hold the URL.
         """
         if traffic.url_variable is None:
-            return cls.at(folder)
+            return cls.at(folder, kept_open=kept_open)
         return cls(Database(postgres_url(traffic.url_variable, environment=environment), kept_open=kept_open), use_case=use_case)
 
     @property

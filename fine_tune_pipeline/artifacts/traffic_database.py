@@ -114,13 +114,15 @@ class Database:
         """
         Args:
             url: of SQLite, with a file, or of PostgreSQL.
-            kept_open: whether connections to a server outlive a transaction: for its writer.
+            kept_open: whether a connection outlives its transaction: for the writer. The last one to leave a SQLite file copies its
+                write-ahead log into it, which costs more than writing rows.
         """
         self.path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
         self.tables = _tables(shared=self.path is None)
         self._password = url.password
-        self._engine = _sqlite(url) if self.path is not None else _postgres(url, kept_open=kept_open)
+        self._engine = _sqlite(url, kept_open=kept_open) if self.path is not None else _postgres(url, kept_open=kept_open)
         self._prepared = False
+        self._file: tuple[int, int] | None = None
 
     @contextmanager
     def reading(self) -> Iterator[Connection | None]:
@@ -137,6 +139,7 @@ class Database:
         with self._told():
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._leave_removed_file(self.path)
             with self._engine.begin() as connection:
                 self._make_tables(connection)
                 yield connection
@@ -163,6 +166,17 @@ class Database:
     def _said(self, error: SQLAlchemyError) -> str:
         said = (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
         return said.replace(str(self._password), "***") if self._password else said
+
+    def _leave_removed_file(self, path: Path) -> None:
+        """A connection that was kept open would go on writing to a file that somebody has taken away."""
+        if not path.exists():
+            self._file = None
+            self._engine.dispose()
+            return
+        found = path.stat()
+        if self._file is not None and self._file != (found.st_dev, found.st_ino):
+            self._engine.dispose()
+        self._file = found.st_dev, found.st_ino
 
     def _has_tables(self, connection: Connection) -> bool:
         if not inspect(connection).has_table(self.tables.dropped.name):
@@ -216,8 +230,9 @@ def postgres_url(variable: str, *, environment: Mapping[str, str] = os.environ) 
     return url.set(drivername="postgresql+psycopg")
 
 
-def _sqlite(url: URL) -> Engine:
-    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": WAIT_SECONDS})
+def _sqlite(url: URL, *, kept_open: bool) -> Engine:
+    pool: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 1} if kept_open else {"poolclass": NullPool}
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": WAIT_SECONDS, "check_same_thread": False}, **pool)
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: Any) -> None:

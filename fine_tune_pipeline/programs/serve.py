@@ -55,6 +55,9 @@ DEFAULT_LIMITS = Limits()
 Encode = Callable[[Asked, str], Sized]
 """(what is asked, system message) -> the prompt, as long as it has tokens."""
 
+KEEP_ALIVE_SECONDS = 75
+"""Of an idle connection: longer than clients and proxies keep theirs, or they would ask over one that is just being closed."""
+
 FLUSH_SECONDS = 30.0
 """Wait for the log's last rows when the server ends: the scrubber may still be loading its model."""
 
@@ -128,6 +131,7 @@ def run(request: ServeRequest, *, keys: Keys, limits: Limits = DEFAULT_LIMITS) -
         log_level="warning",
         access_log=False,
         lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(limits.request_seconds),
     )
     port = listener.getsockname()[1]

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from fine_tune_pipeline_tests.tiny import random_adapter, tiny_model
+
 BENCH = Path(__file__).parents[2] / "bench"
 
 
@@ -65,6 +67,19 @@ def test_the_endpoints_bars_are_judged_by_the_median_of_the_rounds(monkeypatch: 
 def test_a_percentile_is_one_of_the_values(monkeypatch: pytest.MonkeyPatch):
     bench = module_of("serve_speed", monkeypatch)
     assert [bench.percentile([3.0, 1.0, 2.0, 4.0], share) for share in (0.0, 0.5, 0.95, 1.0)] == [1.0, 3.0, 4.0, 4.0]
+
+
+@pytest.mark.slow
+def test_the_bench_of_the_endpoint_runs_on_a_tiny_model_and_all_answer_alike(tmp_path: Path):
+    base = tiny_model(tmp_path / "base", architecture="llama")
+    adapter = random_adapter(tmp_path / "adapter", base=base)
+    command = [sys.executable, str(BENCH / "serve_speed.py"), "--model", str(base), "--adapter", str(adapter), "--threads", "1"]
+    command += ["--requests", "40", "--single", "3", "--rounds", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert told["same_answers"] == "40 of 40"
+    assert {bar["name"]: bar["met"] for bar in told["bars"]}["swap_failures"]
+    assert set(told["swap"]["models"]) <= {"bench-v1", "bench-v2"}
 
 
 @pytest.mark.slow

@@ -21,6 +21,9 @@ Job: TypeAlias = "dg.JobDefinition | UnresolvedAssetJobDefinition"
 
 POLL_SECONDS = 300
 WEEK = timedelta(days=7)
+NEW_LABELS = 100
+"""So many more labels are new evidence, should the retraining that the earlier ones asked for have come to nothing."""
+
 TRIGGER = {"trigger": "drift"}
 """Tag of the runs that drift started: those count for the weekly cap."""
 
@@ -84,7 +87,9 @@ def monitor_schedule(spec: UseCaseSpec, monitor: Job) -> dg.ScheduleDefinition |
 def called_for(report: DriftReport, rules: RetrainSpec) -> Call | None:
     """Why the model should be trained again, if it should: feedback at once, signals when enough windows agree."""
     if report.feedback is not None and report.feedback.alarm:
-        return Call(f"feedback-{report.champion}", f"answers have become worse ({alarms_told(report)})")
+        return Call(
+            f"feedback-{report.champion}-{report.feedback.labels // NEW_LABELS}", f"answers have become worse ({alarms_told(report)})"
+        )
     windows = report.last_judged(rules.of_windows)
     calling = [one for one in windows if one.retrain]
     if len(calling) < rules.drift_windows:

@@ -145,7 +145,7 @@ def test_drift_that_only_asks_to_look_retrains_nothing(tmp_path: Path, instance:
 def test_feedback_retrains_at_once(tmp_path: Path, instance: dg.DagsterInstance):
     worse = Feedback(labels=60, good=30, expected=0.8, p=0.001, alpha=0.05, alarm=True, since=20, recent=0.4, values=(1.0,))
     keep_report(tmp_path, window(1, "no drift"), feedback=worse, verdict="drift")
-    assert asked_for(looked(tmp_path, instance)).run_key == "drift-feedback-bank-v1"
+    assert asked_for(looked(tmp_path, instance)).run_key == "drift-feedback-bank-v1-0"
 
 
 def test_the_same_evidence_asks_once_and_a_new_window_again(tmp_path: Path, instance: dg.DagsterInstance):

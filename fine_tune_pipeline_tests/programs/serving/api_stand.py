@@ -62,7 +62,8 @@ def api(base: Path, state: Path, *, limits: Limits | None = None, **changes: Any
     finally:
         serve._scrubber = before
     listener = serve.bind("127.0.0.1", 0, before=None)
-    config = uvicorn.Config(make_app(service, Keys(user=USER_KEY, admin=ADMIN_KEY)), log_level="error", lifespan="off", ws="none")
+    app = make_app(service, Keys(user=USER_KEY, admin=ADMIN_KEY))
+    config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none", timeout_keep_alive=serve.KEEP_ALIVE_SECONDS)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http")
     thread.start()

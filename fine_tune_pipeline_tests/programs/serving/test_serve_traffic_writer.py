@@ -236,7 +236,7 @@ from fine_tune_pipeline_tests.programs.serving.test_serve_traffic_writer import 
 from fine_tune_pipeline_tests.waiting import wait_until
 
 folder, written, lost = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-log = TrafficLog.at(folder)
+log = TrafficLog.at(folder, kept_open=True)
 begun = len(log)
 writer = writer_of(log, count=AnswerCount(folder / FILE))
 for number in range(written):
@@ -269,8 +269,9 @@ def test_answers_that_a_killed_server_had_given_and_not_written_are_counted_when
     assert log.dropped() <= 9
 
 
-def test_a_server_that_ends_in_order_has_nothing_missing_and_a_log_that_was_taken_away_is_begun_anew(tmp_path: Path):
-    log = TrafficLog.at(tmp_path)
+@pytest.mark.parametrize("kept_open", [False, True])
+def test_a_server_that_ends_in_order_has_nothing_missing_and_a_log_that_was_taken_away_is_begun_anew(tmp_path: Path, kept_open: bool):
+    log = TrafficLog.at(tmp_path, kept_open=kept_open)
     for ids in ("ab", "cd"):
         writer = writer_of(log, count=AnswerCount(tmp_path / COUNT))
         for each in ids:
@@ -283,6 +284,20 @@ def test_a_server_that_ends_in_order_has_nothing_missing_and_a_log_that_was_take
     writer.put(answered("e", "hello"))
     writer.close(WAIT)
     assert (len(log), log.dropped()) == (1, 0)
+
+
+def test_a_file_that_is_taken_away_from_a_running_writer_is_made_anew_and_nothing_goes_to_the_old_one(tmp_path: Path):
+    log = TrafficLog.at(tmp_path, kept_open=True)
+    writer = writer_of(log)
+    for each in ("a", "b"):
+        writer.put(answered(each, "hello"))
+        wait_until(lambda: len(TrafficLog.at(tmp_path)) == 1)
+        for path in tmp_path.glob("traffic.sqlite*"):
+            path.unlink()
+    writer.put(answered("c", "hello"))
+    writer.close(WAIT)
+    assert [logged.request.id for logged in TrafficLog.at(tmp_path).window(9)] == ["c"]
+    assert writer.dropped == 0
 
 
 def test_a_count_that_cannot_be_kept_does_not_keep_the_server_from_answering(tmp_path: Path):

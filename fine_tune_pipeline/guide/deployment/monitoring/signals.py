@@ -92,7 +92,7 @@ class Compared:
 
 
 class Signal(Contract):
-    """One test. `adjusted` is p after Holm's correction; `examples` are places in the window, those that speak loudest first."""
+    """One test. `adjusted` is p after Holm's correction; `examples` are requests of the window, those that speak loudest first."""
 
     name: str
     asks: str

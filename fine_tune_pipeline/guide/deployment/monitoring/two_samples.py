@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 PERMUTATIONS = 499
-"""The smallest p that can come out is 0.002: below what the lightest of the shipped tests needs at the default alpha, 0.05 / 19."""
+"""The smallest p that can come out is 0.002: below what the lightest of the shipped tests needs at the default alpha, 0.04 / 19."""
 
 
 @dataclass(frozen=True)

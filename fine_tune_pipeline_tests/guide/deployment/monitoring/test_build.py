@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from fine_tune_pipeline.artifacts.examples import read_rows
 from fine_tune_pipeline.artifacts.manifest import Built
 from fine_tune_pipeline.artifacts.store import Artifact, Store, content_of
+from fine_tune_pipeline.guide.dataset.sources.production import FAR
 from fine_tune_pipeline.guide.deployment.live import Live
 from fine_tune_pipeline.guide.deployment.monitoring.build import Watched, build_drift_report, comparable
 from fine_tune_pipeline.guide.deployment.monitoring.labels import Label
@@ -28,6 +30,7 @@ def requests(texts: Sequence[str], *, confidence: float = -0.25, version: str = 
     spread = [confidence + 0.01 * (place % 15 - 7) for place in range(len(texts))]
     return [
         {
+            "id": f"r{place}",
             "ts": 1000.0 + place,
             "version": version,
             "status": 200,
@@ -112,6 +115,7 @@ def test_foreign_messages_are_drift_with_p_effect_numbers_and_the_loudest_exampl
     assert set(far.examples) <= set(STRANGE)
     [judged] = report.judged
     assert (judged.retrain, judged.number, judged.far) == (True, 1, pytest.approx(20 / 60, abs=0.1))
+    assert len(read_rows(artifact.file(FAR))) == round(60 * judged.far)
 
 
 def test_answers_less_sure_than_on_the_test_set_are_drift(store: Store, watched: Watched):
