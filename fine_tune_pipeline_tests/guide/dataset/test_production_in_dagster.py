@@ -69,7 +69,7 @@ def test_disliked_requests_wait_for_people_and_then_are_trained_on_or_fresh_but_
     assert not house.run(**EXPERTS).success
     assert house.failed_checks() == ["reviewed"]
     assert house.artifact("dataset") is None
-    assert house.shown("raw_examples")["sources"][-1]["source"] == REQUEST
+    assert house.artifact("raw_examples").metadata["sources"][-1]["source"] == REQUEST
 
     asked = judge(
         house, verdict=lambda row: {"verdict": "fix", "completion": "pear"} if "thumbs_down" in row["why"] else {"verdict": "accept"}
