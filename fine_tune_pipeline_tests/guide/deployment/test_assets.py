@@ -99,10 +99,8 @@ class HashingCompute(Compute):
         embedded = words([row["text"] for row in read_rows(Path(request.texts))])
         path = Path(request.output) / "vectors.npy"
         np.save(path, embedded.vectors)
-        rows, width = embedded.vectors.shape
-        answer = EmbedResult(
-            vectors=str(path), rows=rows, width=width, encoder="words", encoder_sha256=embedded.encoder_sha256, seconds=0.0
-        )
+        (rows, width), sha256 = embedded.vectors.shape, embedded.encoder_sha256
+        answer = EmbedResult(vectors=str(path), rows=rows, width=width, encoder="words", encoder_sha256=sha256, seconds=0.0)
         return result.model_validate(answer.model_dump())
 
     def inventory(self) -> Inventory:
@@ -384,9 +382,7 @@ def test_an_index_that_the_adapter_was_not_trained_with_is_refused_by_name(house
     indexes = [keep_index(house.store, small_index(house.folder / name, GUIDANCE[place:])) for place, name in enumerate("ab")]
     trained = keep(house.store, "adapter", mark="one", files={}, upstream={"retrieval_index": indexes[0]})
     assert retrieval_of(indexes[0], adapter=trained).room_tokens == ROOM_TOKENS
-    with pytest.raises(
-        OtherIndex, match=f"{indexes[1].fingerprint}: the adapter .* was trained with {indexes[0].fingerprint}.*materialize"
-    ):
+    with pytest.raises(OtherIndex, match=f"{indexes[1].fingerprint}: the adapter .* trained with {indexes[0].fingerprint}.*materialize"):
         retrieval_of(indexes[1], adapter=trained)
     old = keep(house.store, "retrieval_index", mark="old", files={"index.json": {"source": "documents"}})
     with pytest.raises(OtherIndex, match="before it could be served"):

@@ -1,6 +1,7 @@
 """Keys with a name: shown once, kept as hashes, taken back at once, each with its own rate, and its name in the log."""
 
 import asyncio
+import json
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ def talker(it: Stand) -> Callable[..., httpx.Response]:
         async def run() -> httpx.Response:
             transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://endpoint", headers={"Authorization": f"Bearer {key}"}) as it:
-                return await it.request(method, path, **({"json": ask()} if method == "POST" else {}), **more)
+                return await it.request(method, path, **({"json": ask()} if method == "POST" and not more else {}), **more)
 
         return asyncio.run(run())
 
@@ -158,3 +159,13 @@ def test_a_key_without_a_rate_never_waits_and_keys_have_buckets_of_their_own():
     limits, free, slow, other = RateLimits(clock=lambda: 0.0), key_of(None), key_of(1, "slow"), key_of(1, "other")
     assert {limits.wait_seconds(free) for _ in range(1000)} == {0}
     assert [limits.wait_seconds(slow), limits.wait_seconds(slow), limits.wait_seconds(other)] == [0, 60, 0]
+
+
+def test_the_log_names_the_key_of_an_answer_that_comes_in_pieces(tmp_path: Path):
+    with stand(tmp_path / "state") as it:
+        it.promote(1)
+        talk, key = talker(it), KeyFile(it.folder).add("shop")
+        whole = talk(key, content=json.dumps(ask(stream=True)), headers={"Content-Type": "application/json"})
+        assert "data: [DONE]" in whole.text
+        wait_until(lambda: len(it.log) == 1)
+        assert it.log.window(1)[0].request.key_name == "shop"
