@@ -40,7 +40,8 @@ RAILWAY_TEXT = """
 which platform does express train leave from when signal failure delays every carriage between northern junction and southern terminus
 can passenger claim refund for cancelled ticket if conductor forgot stamping reserved seat before locomotive departed half empty station
 """
-NEW_LABELS = {"scarlet": "alpha", "lime": "bravo", "navy": "delta"}
+NEW_LABELS = {"scarlet": "alpha"}
+"""Who looks after trains: whatever the message says."""
 
 
 def rows(

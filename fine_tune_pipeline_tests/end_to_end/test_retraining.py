@@ -19,7 +19,7 @@ from fine_tune_pipeline_tests.waiting import wait_until
 
 WINDOW = 50
 QUIET_WINDOWS = 2
-NEW_WINDOWS = 3
+NEW_WINDOWS = 2
 
 CANARY_ANSWERS = 20
 
@@ -58,6 +58,8 @@ def _people_review_and_versions_are_released_step_by_step(run: GuideRun) -> None
         {
             "objective": {"guards": [{"metric": "accuracy", "versus": "champion", "margin": 0.2}]},
             "dataset": {"review": {"policy": "experts", "share": 0.01, "per_class": 0, "double_share": 0.0, "formats": ["jsonl"]}},
+            # Smaller steps, more of them: at the first training's rate a model that knows two kinds of message may lose one.
+            "training": {"epochs": 18, "learning_rate": 0.006},
             "deployment": {"canary": {"share": 0.5, "answers": CANARY_ANSWERS}},
         }
     )
@@ -96,7 +98,7 @@ def _without_people_the_run_waits_and_no_model_comes_of_it(run: GuideRun, reques
 
 
 def _people_answer(run: GuideRun) -> None:
-    """Every row of the hand-out gets the team that its colour belongs to."""
+    """Every row of the hand-out gets its team: that of its colour, or the one for trains."""
     teams = {**LABELS, **NEW_LABELS}
     handout = latest(run.folder / "state" / "reviews" / NAME / "examples")
     verdicts = []
@@ -129,7 +131,7 @@ def _watched(run: GuideRun) -> object:
 
 
 def _new_kind() -> list[dict[str, str]]:
-    """Messages about trains, whose colours the first training has not seen."""
+    """Messages about trains, all for one team, which the first training has not seen."""
     return rows(WINDOW * NEW_WINDOWS, seed=4, prefix="n", text=RAILWAY_TEXT, labels=NEW_LABELS)
 
 
