@@ -26,7 +26,8 @@ def house(tmp_path):
     made = House(tmp_path)
     draw = random.Random(1)
     log = TrafficLog.at(made.serving.state("fruit"))
-    prompts = [f"{' '.join(draw.sample(WORDS, 9))} {number}" for number in range(ASKED)]
+    # Numbers keep them apart: like prompts would all be on one side.
+    prompts = [" ".join(f"{draw.choice(WORDS)}{draw.randrange(10**5)}" for _ in range(8)) for _ in range(ASKED)]
     answers = ["apple", "plum"]
     log.append(
         [logged(n, use_case="fruit", prompt_scrubbed=text, answer_scrubbed=answers[n % 2]).request for n, text in enumerate(prompts)]
