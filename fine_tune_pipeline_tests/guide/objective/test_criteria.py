@@ -71,7 +71,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
      "no source of test rows keeps the column 'chanel' (kept: channel)", "name it under `metadata`"),
     ({"success": [{"metric": "exact_match", "at_least": 0.6}],
       "guards": [{"metric": "general_loss", "versus": "champion", "margin": 0.05}]},
-     "which the champion is not asked", "write versus: base"),
+     "compared with the base model alone", "write versus: base"),
     ({"limits": {"cost_per_1000": 0.4}}, "nothing says what answers cost", "environment.prices"),
     ({"goal": "Make our AI model much better and more accurate"}, "says how good but not what", "say what goes in"),
 ]  # fmt: skip

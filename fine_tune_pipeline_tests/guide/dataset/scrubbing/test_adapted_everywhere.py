@@ -70,7 +70,7 @@ def test_the_traffic_of_the_endpoint(ner, tmp_path):
     serving = Serving(folder=str(tmp_path / "serving"))
     place = Place(
         endpoint=serving.endpoint("fruit"), candidate=serving.candidate("fruit"), host="127.0.0.1",
-        inventory=Inventory(place="test", devices=(cpu,), cpu_cores=1, memory_bytes=1 << 30),
+        inventory=Inventory(place="test", devices=(cpu,), cpu_cores=1, memory_bytes=1 << 30), log=serving.traffic_log(spec),
     )  # fmt: skip
     request = serve_request(spec, sources, model=model, place=place)
     assert request.ner == str(artifacts["dataset"].folder.parents[1] / "pii_ner_adapt" / sources.pii_ner_adapt.fingerprint / "ner")
