@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from fine_tune_pipeline.artifacts.examples import read_rows
+from fine_tune_pipeline.artifacts.traffic import TrafficLog
 from fine_tune_pipeline.guide.dataset.review.hand_in import latest
 from fine_tune_pipeline.guide.dataset.sources.production import REQUEST
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, EndpointError, ServedAnswer, Unreachable
@@ -125,6 +126,9 @@ def _live(run: GuideRun) -> str:
 
 
 def _watched(run: GuideRun) -> object:
+    log = TrafficLog.at(run.folder / "state" / "serving" / NAME)
+    # A row may come into the log before its texts, which wait for the scrubber.
+    wait_until(lambda: all(row.request.prompt_scrubbed is not None for row in log.window(10 * WINDOW)), what="the texts of all rows")
     done = run.materialize(f'key:"{NAME}/production_traffic" or key:"{NAME}/drift_report"')
     assert done.returncode == 0, what_failed(done)
     return run.drift_sensor()

@@ -26,7 +26,7 @@ from fine_tune_pipeline.guide.deployment.served_index import OtherIndex, retriev
 from fine_tune_pipeline.guide.technique.index import read_index
 from fine_tune_pipeline.programs.embed import DISTRIBUTION, Encoder, embed_texts, load_encoder
 from fine_tune_pipeline.programs.models import weights_sha256
-from fine_tune_pipeline.programs.requests import EmbedRequest, EmbedResult, Request, TrainResult
+from fine_tune_pipeline.programs.requests import EmbedRequest, Request, TrainResult
 from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE
 from fine_tune_pipeline.resources.compute.base import Compute, ResultT
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
@@ -100,8 +100,8 @@ class HashingCompute(Compute):
         path = Path(request.output) / "vectors.npy"
         np.save(path, embedded.vectors)
         (rows, width), sha256 = embedded.vectors.shape, embedded.encoder_sha256
-        answer = EmbedResult(vectors=str(path), rows=rows, width=width, encoder="words", encoder_sha256=sha256, seconds=0.0)
-        return result.model_validate(answer.model_dump())
+        answer = {"vectors": str(path), "rows": rows, "width": width, "encoder": "words", "encoder_sha256": sha256, "seconds": 0.0}
+        return result.model_validate(answer)
 
     def inventory(self) -> Inventory:
         cpu = Device(kind="cpu", name="CPU", memory_bytes=1 << 30, bfloat16=True)
@@ -166,12 +166,12 @@ class House:
         return dg.materialize(room, selection=[f"{USE_CASE}/{name}" for name in names], resources=self.resources, raise_on_error=False)
 
     def ask(self, texts: Sequence[str]) -> list[ServedAnswer]:
-        """Answers, once they are all in the log: its first rows wait for the scrubber's model."""
+        """Answers, once they are all in the log with their texts: its first rows wait for the scrubber's model."""
         client, log = self.serving.endpoint(USE_CASE).client(), self.serving.traffic_log(SPEC)
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(client.answer, texts))
-        wait_until(lambda: {answer.id for answer in answers} <= {logged.request.id for logged in log.window(len(texts))})
-        return answers
+            answers = {answer.id: answer for answer in pool.map(client.answer, texts)}
+        wait_until(lambda: answers.keys() <= {row.request.id for row in log.window(len(texts)) if row.request.prompt_scrubbed is not None})
+        return list(answers.values())
 
 
 @pytest.fixture
