@@ -17,6 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for the tests' PostgreSQL server
+
 ANSWERS = 20
 PAIRS = 3
 GUARDED = 60

@@ -8,16 +8,19 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from fine_tune_pipeline.programs.hosted.requests import read_hosted
 from fine_tune_pipeline.programs.requests import Precision
 from fine_tune_pipeline.programs.tokenizer_fit import refuse_foreign
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _PICKLED = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 """Weights that run code when they are read. `training_args.bin`, which trainers leave behind, is never read and not among them."""
@@ -89,7 +92,7 @@ def load_model(
     dtype: Precision = "float32",
     device: str = "cpu",
     adapter: str | Path | None = None,
-) -> PreTrainedModel | PeftModel:
+) -> "PreTrainedModel | PeftModel":
     """A causal language model in evaluation mode.
 
     Args:
@@ -134,12 +137,15 @@ def refuse_incomplete(loading: Mapping[str, Collection[object]], *, source: str 
             )
 
 
-def attach(model: PreTrainedModel, *, adapter: str | Path) -> PeftModel:
+def attach(model: PreTrainedModel, *, adapter: str | Path) -> "PeftModel":
     """The base model with a PEFT adapter beside its weights; `unload()` of the result gives the base model back.
 
     Raises:
         AdapterMismatch: some of the adapter's weights found no place in this model, or the other way round. Load the base model anew then.
     """
+    # A second of imports that programs without an adapter need not wait for.
+    from peft import PeftModel, get_peft_model_state_dict
+
     files = weight_files(adapter)
     with warnings.catch_warnings():
         # Only a warning to PEFT, which then answers like the base model; checked below instead.
