@@ -66,9 +66,7 @@ class Search:
         self._rows = {path: len(read_rows(path, text_fields=("id",))) for path in files}
         # A budget holds only as far as trainings can be foreseen, which takes one that was measured.
         alone = request.at_once == 1 or request.budget is not None
-        self._rules = Rules(
-            request.trials, len(request.rungs), request.keep, self._higher, at_once=request.at_once, plan_alone=alone
-        )
+        self._rules = Rules(request.trials, len(request.rungs), request.keep, self._higher, at_once=request.at_once, plan_alone=alone)
         self._more = True
         self._workers: Workers = Here(request, self._judged, preemption) if nodes is None else Elsewhere(request, nodes, reporter)
         self._flights: dict[int, Flight] = {}
@@ -221,9 +219,7 @@ def _shown(trial: TrialRecord) -> str:
     return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in trial.parameters.items())
 
 
-def run(
-    request: SearchRequest, reporter: Reporter, preemption: Preemption | None = None, *, nodes: Nodes | None = None
-) -> SearchResult:
+def run(request: SearchRequest, reporter: Reporter, preemption: Preemption | None = None, *, nodes: Nodes | None = None) -> SearchResult:
     """Search to the end, or to the end of the budget.
 
     Args:

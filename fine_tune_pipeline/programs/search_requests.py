@@ -109,8 +109,13 @@ class RungRecord(Contract):
     validation_loss: float | None = None
     left_out: tuple[str, ...] = Field(default=(), description="Ids of rows that have more tokens than max_length.")
     node: str | None = Field(default=None, description="Machine on which it ran, of trials that run at the same time.", exclude_if=unset)
-    began: float | None = Field(default=None, description="When its program was started, by that machine's clock in seconds since 1970; as `ended`.", exclude_if=unset)
+    began: float | None = Field(
+        default=None,
+        description="When its program was started, by that machine's clock in seconds since 1970; as `ended`.",
+        exclude_if=unset,
+    )
     ended: float | None = Field(default=None, exclude_if=unset)
+    lost: str = Field(default="", description="Why an earlier try of it was lost; it was handed on once more.", exclude_if=unset)
 
 
 class TrialRecord(Contract):
@@ -139,7 +144,9 @@ class RungRequest(Request):
     search: SearchRequest
     trial: TrialRecord
     rung: int
-    live: Written = Field(description="What it tells while it runs, line by line. Made by the search; once it is gone, nobody asks any more.")
+    live: Written = Field(
+        description="What it tells while it runs, line by line. Made by the search; once it is gone, nobody asks any more."
+    )
 
 
 class Choice(Contract):
@@ -175,10 +182,11 @@ class SearchResult(Contract):
     def row(self, trial: TrialRecord) -> dict[str, Any]:
         """As a table shows it."""
         rungs = {f"{self.metric} at {rung.share:.0%}": _digits(rung.score) for rung in trial.rungs if rung.score is not None}
-        taken = "taken" if trial.number == self.choice.number else ""
+        taken = ["taken"] if trial.number == self.choice.number else []
+        lost = [f"tried again: {rung.lost}" for rung in trial.rungs if rung.lost]
         seconds = round(sum(rung.seconds for rung in trial.rungs), 1)
         shown = {name: _digits(value) for name, value in trial.parameters.items()}
-        return {"trial": trial.number, **shown, **rungs, "seconds": seconds, "outcome": trial.failed or taken}
+        return {"trial": trial.number, **shown, **rungs, "seconds": seconds, "outcome": trial.failed or "; ".join(taken + lost)}
 
 
 def _digits(value: Value | None) -> Value | None:

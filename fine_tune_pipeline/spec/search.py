@@ -100,8 +100,8 @@ class SearchSpec(Section):
         default=1,
         ge=1,
         le=100,
-        description="Trainings at the same time, on a Ray cluster alone (compute ray), each with what compute.place gives a program; 1: one "
-        "after another.",
+        description="Trainings at the same time, on a Ray cluster alone (compute: ray), each with what compute.place gives a program; 1: "
+        "one after another.",
         exclude_if=lambda count: count == 1,
     )
 

@@ -1,6 +1,7 @@
 """What a worker of a Ray cluster does for a trial: runs its program. The cluster's own interpreter may lack this package, so that the
 function goes there by value; it needs nothing but the standard library."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -38,10 +39,8 @@ def carried_out(command: list[str], without: list[str], parent_variable: str, gr
                 end = time.monotonic() + grace_seconds
                 while process.poll() is None and time.monotonic() < end:
                     time.sleep(POLL_SECONDS)
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
         size = output.seek(0, os.SEEK_END)
         output.seek(max(0, size - TAIL_BYTES))

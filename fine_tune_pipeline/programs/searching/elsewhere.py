@@ -47,6 +47,7 @@ class _Flight:
     work: Work
     reporter: Reporter
     tries: int = 0
+    lost: str = ""
     told: Told | None = None
     latest: dict[str, Any] = field(default_factory=dict)
     began: float | None = None
@@ -122,12 +123,13 @@ class Elsewhere:
         for number, end in ended.items():
             flight = self._flights[number]
             if end.status == 0 and _recorded(flight.work.folder):
-                yield number, self._record_of(number)
+                yield number, self._record_of(number).model_copy(update={"lost": flight.lost})
                 continue
             why = lost(end)
             if why is None:
                 raise TrialBroken(f"trial {number} ended with exit code {end.status}. Last lines of its output:\n{end.said.strip()}")
             if flight.tries < TRIES:
+                flight.lost = why
                 flight.reporter.log(f"lost, {why}; handed on once more, it goes on from its last checkpoint")
                 self._hand_on(flight)
                 continue

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -44,13 +44,14 @@ class RayNodes:
         cloudpickle.register_pickle_by_value(carried_out)
         others = dict(tasks.resources)
         named = {"num_cpus": others.pop("CPU", 0), "num_gpus": others.pop("GPU", 0), "memory": int(others.pop("memory", 0)) or None}
-        self._task = ray.remote(carried_out.carried_out).options(**named, resources=others or None, max_retries=0)
+        self._options: dict[str, Any] = {**named, "resources": others or None, "max_retries": 0}
+        self._task = ray.remote(carried_out.carried_out)
         self._grace_seconds = tasks.grace_seconds
         self._running: dict[int, ObjectRef[tuple[int, str]]] = {}
 
     def start(self, order: Order) -> None:
         arguments = list(order.command), list(order.without), PARENT_VARIABLE, END_SHARE * self._grace_seconds
-        self._running[order.number] = self._task.options(name=f"trial-{order.number}").remote(*arguments)
+        self._running[order.number] = self._task.options(name=f"trial-{order.number}", **self._options).remote(*arguments)
 
     def ended(self, seconds: float) -> Mapping[int, Ended]:
         import ray

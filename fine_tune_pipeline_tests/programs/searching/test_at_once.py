@@ -144,6 +144,7 @@ def test_a_trial_that_is_lost_is_handed_on_once_more(asked: SearchRequest, end: 
     assert found(result) == found(together(asked.model_copy(update={"output": _other(asked)}))[0])
     assert f"trial 1, rung 1 of 2: lost, {said}; handed on once more, it goes on from its last checkpoint" in recorder.lines
     assert [order.number for order in nodes.orders].count(1) >= 2
+    assert f"tried again: {said}" in result.row(result.trials[1])["outcome"]
 
 
 def _other(asked: SearchRequest) -> str:
@@ -264,5 +265,8 @@ def test_another_number_at_a_time_is_another_search_and_one_is_written_as_ever(a
 
 def test_a_search_that_no_cluster_has_started_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(TASKS_VARIABLE, raising=False)
-    with pytest.raises(NotOnRay, match=r"training\.search\.parallel: .* FINE_TUNE_PIPELINE_COMPUTE=ray .* or leave parallel out"), ray_nodes():
+    with (
+        pytest.raises(NotOnRay, match=r"training\.search\.parallel: .* FINE_TUNE_PIPELINE_COMPUTE=ray .* or leave parallel out"),
+        ray_nodes(),
+    ):
         raise AssertionError("never here")
