@@ -142,9 +142,7 @@ NODES = {"head": {"CPU": 2.0, "memory": 2.0 * (1 << 30)}, "one": {"CPU": 8.0, "G
     ("settings", "room"),
     [({"cpus": 2}, 7), ({"cpus": 1, "gpus": 1}, 6), ({"cpus": 4, "gpus": 1}, 3), ({"resources": {"tag": 0.1}}, 3), ({"memory_gib": 1}, 2)],
 )
-def test_as_many_tasks_at_the_same_time_as_the_nodes_have_room_for(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], room: int
-):
+def test_as_many_tasks_at_the_same_time_as_the_nodes_have_room_for(monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], room: int):
     monkeypatch.setattr("fine_tune_pipeline.resources.compute.ray.connected", lambda *_, **__: None)
     monkeypatch.setattr("fine_tune_pipeline.resources.compute.ray.nodes", lambda client: NODES)
     place = Ray(address="http://head:8265", **settings)
