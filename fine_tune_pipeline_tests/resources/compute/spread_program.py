@@ -19,7 +19,8 @@ def told(*_):
 signal.signal(signal.SIGTERM, told)
 watch_parent()
 print("task", number, flush=True)
-(output / f"{number}.partial").write_text(f"{os.getpid()} {os.getppid()} {os.environ.get('OMP_NUM_THREADS')} {'DAGSTER_PIPES_CONTEXT' in os.environ}")
+seen = os.environ.get("OMP_NUM_THREADS"), "DAGSTER_PIPES_CONTEXT" in os.environ
+(output / f"{number}.partial").write_text(f"{os.getpid()} {os.getppid()} {seen[0]} {seen[1]}")
 os.replace(output / f"{number}.partial", output / f"{number}.begun")
 while not (output / "go").exists():
     threading.Event().wait(0.05)
