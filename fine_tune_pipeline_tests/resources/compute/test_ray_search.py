@@ -95,5 +95,7 @@ def test_a_cancelled_search_leaves_nothing_running(model: Path, data: Path, tmp_
 def test_more_trials_than_the_cluster_has_room_for_are_refused_with_what_it_has():
     place = ray_place(resources={WORKER: 1})
     assert place.refused(2) == ""
-    assert place.refused(3).startswith("the Ray cluster has room for 2 tasks of 0.5 CPU, 1 worker at the same time: it has a node of 2 CPU")
+    said = place.refused(3)
+    assert said.startswith("the Ray cluster has room for 2 tasks of 0.5 CPU, 1 worker at the same time: it has a node of ")
+    assert "a node of 2 CPU, 1 GPU, 1 GiB memory, 1 accelerator_type:A100, 2 worker" in said
     assert ray_place(gpus=1).refused(2).startswith("the Ray cluster has room for 1 tasks")
