@@ -43,7 +43,7 @@ def amazon() -> Iterator[Any]:
     server.start()
     host, port = server.get_host_and_port()
     # All servers of a process have their buckets in common.
-    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
+    httpx.post(f"http://{host}:{port}/moto-api/reset", timeout=60).raise_for_status()
     access = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**access, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
