@@ -168,11 +168,11 @@ def test_a_server_that_is_killed_while_it_answers_comes_back_at_the_same_address
         except Unreachable:
             return False
 
-    wait_until(back, deadline_seconds=120, what="the supervisor starts the server again")
+    wait_until(back, deadline_seconds=240, what="the supervisor starts the server again")
     assert client.health().status == "ready"
     kept = log.window(len(log) - logged_before)
     assert {logged.request.status for logged in kept} <= {200}
-    assert all(logged.request.new_tokens and logged.request.answer_characters for logged in kept)
+    assert all(logged.request.new_tokens and logged.request.prompt_characters for logged in kept)
     # What was answered and is not in the log is counted there.
     wait_until(lambda: len(log) - logged_before + log.dropped() >= len(given))
     answer = client.answer(PROMPTS[0])

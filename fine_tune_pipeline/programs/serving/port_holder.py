@@ -14,7 +14,8 @@ def holder_of(port: int) -> str:
         found = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
         return NOBODY_SEEN
-    pids = sorted({one.pid for one in found if one.pid and one.status == psutil.CONN_LISTEN and one.laddr.port == port})
+    listening = [one for one in found if one.status == psutil.CONN_LISTEN]
+    pids = sorted({one.pid for one in listening if one.pid and one.laddr and one.laddr.port == port})
     return " and ".join(map(_shown, pids)) or NOBODY_SEEN
 
 
