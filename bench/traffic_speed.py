@@ -7,6 +7,7 @@ python bench/traffic_speed.py --answer-ms 270     CPU milliseconds of one answer
 import argparse
 import asyncio
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -17,9 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for the tests' PostgreSQL server
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # for the tests' PostgreSQL server
 
-ANSWERS = 20
+ANSWERS = 40
 PAIRS = 3
 GUARDED = 60
 
@@ -57,7 +59,7 @@ def rows(arguments: argparse.Namespace) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         log = _log(Path(folder), arguments.url)
-        writer = _writer(log, lambda text: text)
+        writer = _writer(log, list)
         answered = [_answered(f"{number}") for number in range(arguments.rows)]
         begun, cpu = time.perf_counter(), time.process_time()
         for item in answered:
@@ -72,27 +74,18 @@ def rows(arguments: argparse.Namespace) -> dict[str, float]:
 
 def cost(arguments: argparse.Namespace) -> dict[str, float]:
     """Answers of a given weight with the log and without, in turns; and what a row costs with the real scrubber."""
-    clean = _scrubber()
+    clean, texts = _scrubber(), _messages()
     with tempfile.TemporaryDirectory() as folder:
-        writer = _writer(_log(Path(folder), None), lambda text: text)
-        scrubbing = _writer(_log(Path(folder) / "scrubbed", None), clean)
-        ratios = {"log": [], "scrub": []}
-        rows_cpu, scrub_cpu = 0.0, 0.0
+        writers = {"log": _writer(_log(Path(folder), None), list), "scrub": _writer(_log(Path(folder) / "scrubbed", None), clean)}
+        found: dict[str, list[float]] = {name: [] for name in writers}
         for _ in range(PAIRS):
-            plain = _answering(arguments.answer_ms, None)
-            logged = _answering(arguments.answer_ms, writer)
-            scrubbed = _answering(arguments.answer_ms, scrubbing)
-            ratios["log"].append(logged / plain - 1)
-            ratios["scrub"].append(scrubbed / plain - 1)
-            rows_cpu += logged - plain
-            scrub_cpu += scrubbed - plain
-        for each in (writer, scrubbing):
-            each.close(60)
-    middle = {name: sorted(found)[PAIRS // 2] for name, found in ratios.items()}
-    return {
-        "cost_share": middle["log"], "scrub_share": middle["scrub"],
-        "row_us": rows_cpu / PAIRS / ANSWERS * 1e6, "scrub_ms": scrub_cpu / PAIRS / ANSWERS * 1e3,
-    }  # fmt: skip
+            for name, writer in writers.items():
+                found[name].append(_answering(arguments.answer_ms, writer, texts))
+        for writer in writers.values():
+            writer.close(60)
+    row, scrubbed = (sorted(found[name])[PAIRS // 2] for name in ("log", "scrub"))
+    seconds = arguments.answer_ms / 1000
+    return {"cost_share": row / seconds, "scrub_share": scrubbed / seconds, "row_us": row * 1e6, "scrub_ms": scrubbed * 1e3}
 
 
 def guard(arguments: argparse.Namespace) -> dict[str, float]:
@@ -121,23 +114,25 @@ def guard(arguments: argparse.Namespace) -> dict[str, float]:
     return {"in_ms": inward, "out_ms": outward}
 
 
-def _answering(answer_ms: float, writer: Any) -> float:
-    """CPU seconds of this process for answers that each take `answer_ms` of it, and for the log beside them."""
-    begun = time.process_time()
+def _answering(answer_ms: float, writer: Any, texts: list[str]) -> float:
+    """CPU seconds for each row of all but this thread, which answers: it multiplies, as a model does, for `answer_ms` of CPU time each."""
+    import torch
+
+    torch.set_num_threads(1)
+    state, weights = torch.ones(16, 640), torch.ones(640, 2048)
+    begun = time.process_time() - time.thread_time()
     for number in range(ANSWERS):
         until = time.thread_time() + answer_ms / 1000
         while time.thread_time() < until:
-            sum(range(2000))
-        if writer is not None:
-            writer.put(_answered(f"{time.time_ns()} {number}"))
-    while writer is not None and (writer._waiting.qsize() or writer._late):
+            torch.mm(state, weights)
+        writer.put(_answered(f"{time.time_ns()} {number}", random.choice(texts)))
+    while writer._waiting.qsize() or writer._late:
         time.sleep(0.05)
-    if writer is not None:
-        time.sleep(0.5)
-    return time.process_time() - begun
+    time.sleep(0.5)
+    return (time.process_time() - time.thread_time() - begun) / ANSWERS
 
 
-def _answered(request_id: str) -> Any:
+def _answered(request_id: str, text: str = PROMPT) -> Any:
     from fine_tune_pipeline.artifacts.examples import Asked
     from fine_tune_pipeline.artifacts.traffic import ServedRequest
     from fine_tune_pipeline.programs.serving.traffic_writer import Answered
@@ -146,26 +141,35 @@ def _answered(request_id: str) -> Any:
         id=request_id, ts=time.time(), use_case="bench", version="1", arm="champion", prompt_scrubbed=None, answer_scrubbed=None,
         prompt_tokens=40, new_tokens=4, latency_ms=300.0, status=200, valid=True, confidence=-0.1,
     )  # fmt: skip
-    return Answered(row=replace(row), asked=Asked(f"{request_id} {PROMPT}"), answer="transaction_charged_twice", user="ann", closed=True)
+    return Answered(row=replace(row), asked=Asked(f"{request_id} {text}"), answer="transaction_charged_twice", user="ann", closed=True)
 
 
 def _writer(log: Any, clean: Any) -> Any:
     from fine_tune_pipeline.programs.serving.answer_count import FILE, AnswerCount
-    from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
+    from fine_tune_pipeline.programs.serving.traffic_writer import COMPANY_SECONDS, Scrubber, TrafficWriter
 
     folder = Path(tempfile.mkdtemp())
-    writer = TrafficWriter(log, scrubber=lambda: Scrubber("bench", clean), salt=b"bench", count=AnswerCount(folder / FILE))
+    writer = TrafficWriter(
+        log, scrubber=lambda: Scrubber("bench", clean), salt=b"bench", count=AnswerCount(folder / FILE), company_seconds=COMPANY_SECONDS
+    )
     writer.scrubbing.wait_until_ready()
     return writer
 
 
+def _messages() -> list[str]:
+    """Those that ship with the product."""
+    lines = (ROOT / "fine_tune_pipeline/defs/support_triage/data/messages.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
 def _scrubber() -> Any:
-    from fine_tune_pipeline.programs.pii.scrubbing import detector, scrub_text
+    from fine_tune_pipeline.programs.pii.scrubbing import detector, one_thread, scrub_texts
     from fine_tune_pipeline.spec.dataset import PiiSpec
 
     found = detector(PiiSpec())
-    scrub_text(PROMPT, detector=found)
-    return lambda text: scrub_text(text, detector=found)
+    scrub_texts([PROMPT], detector=found)
+    one_thread()
+    return lambda texts: scrub_texts(texts, detector=found)
 
 
 def _log(folder: Path, url: str | None) -> Any:

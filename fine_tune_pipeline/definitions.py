@@ -13,6 +13,6 @@ def defs() -> dg.Definitions:
     """The whole code location. Heavy work runs in programs of its own, so one process is enough for the assets."""
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=Path(__file__).parent),
-        use_cases_at(own_use_cases()),
+        use_cases_at(own_use_cases(), beside=Path(__file__).parent / "defs"),
         dg.Definitions(executor=dg.in_process_executor),
     )

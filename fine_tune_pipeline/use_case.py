@@ -28,7 +28,7 @@ from fine_tune_pipeline.guide.technique.assets import baselines, retrieval_index
 from fine_tune_pipeline.guide.technique.search.asset import search
 from fine_tune_pipeline.guide.training.assets import adapter
 from fine_tune_pipeline.review_sensors import examples_sensor, pairs_sensor
-from fine_tune_pipeline.spec.reading import InvalidUseCase, read_all, read_use_case
+from fine_tune_pipeline.spec.reading import InvalidUseCase, Problem, read_all, read_use_case
 from fine_tune_pipeline.spec.use_case import UseCaseSpec
 
 if TYPE_CHECKING:
@@ -80,13 +80,24 @@ class FineTuneUseCase(dg.Component):
         return build(self.spec)
 
 
-def use_cases_at(paths: Sequence[Path]) -> dg.Definitions:
+def use_cases_at(paths: Sequence[Path], *, beside: Path | None = None) -> dg.Definitions:
     """Use cases of YAML files that lie anywhere.
+
+    Args:
+        beside: a folder whose use cases are loaded too, by somebody else; their names are taken.
 
     Raises:
         InvalidUseCase: with every mistake of every file.
     """
     specs, problems = read_all(paths)
+    if beside is not None and paths:
+        # Mistakes in that folder are told by whoever loads it.
+        others = {spec.name for spec in read_all([beside])[0]}
+        problems += [
+            Problem(str(spec.folder), 1, "attributes.name", f"got {spec.name!r}, which a use case in {beside} has already; give it another")
+            for spec in specs
+            if spec.name in others
+        ]
     if problems:
         raise InvalidUseCase(problems)
     return dg.Definitions.merge(*map(build, specs))

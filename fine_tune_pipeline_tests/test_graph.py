@@ -1,6 +1,7 @@
 """The graph that each shipped use case makes, as a snapshot that a reviewer can read, and what loading it costs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ from syrupy.assertion import SnapshotAssertion
 
 import fine_tune_pipeline
 from fine_tune_pipeline.defs.resources import resources
-from fine_tune_pipeline.spec.reading import read_use_case
-from fine_tune_pipeline.use_case import GUIDE, build
+from fine_tune_pipeline.spec.reading import InvalidUseCase, read_use_case
+from fine_tune_pipeline.use_case import GUIDE, build, use_cases_at
 
 ROOT = Path(fine_tune_pipeline.__file__).parents[1]
 SHIPPED = sorted([*(ROOT / "fine_tune_pipeline" / "defs").glob("*/defs.yaml"), *(ROOT / "examples").glob("*.yaml")])
@@ -80,3 +81,12 @@ def test_loading_the_code_location_is_cheap_and_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     _cpu_seconds, heavy = json.loads(done.stdout.splitlines()[-1])
     assert heavy == []
+
+
+def test_a_use_case_elsewhere_that_takes_a_shipped_name_is_refused_by_name(tmp_path: Path):
+    inside = ROOT / "fine_tune_pipeline" / "defs"
+    shutil.copytree(inside / "support_triage", tmp_path / "mine")
+    with pytest.raises(InvalidUseCase, match=r"mine.*got 'support_triage', which a use case in .*defs has already; give it another"):
+        use_cases_at([tmp_path / "mine"], beside=inside)
+    assert use_cases_at([tmp_path / "mine"]).assets
+    assert not use_cases_at([], beside=inside).assets

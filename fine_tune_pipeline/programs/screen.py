@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fine_tune_pipeline.programs.head import TILE_TOKENS, Head, capped, likeliest
+from fine_tune_pipeline.programs.mapped_memory import let_go
 
 ROUNDING = 2.0**-8
 """Of a product, relative to it: bfloat16 has eight significant bits."""
@@ -73,6 +74,8 @@ class Screen:
             self._longest = max(self._longest, float(rows.norm(dim=1).max()))
             self._error = max(self._error, float((rows - copied.float()).norm(dim=1).max()))
         self._room = self._copy_VD.new_empty(0)
+        # From now on few of its rows are read. Where it is mapped from the file, that makes room for the copy and more.
+        let_go(head.weight)
 
     @staticmethod
     def fits(head: Head) -> bool:

@@ -46,7 +46,7 @@ from fine_tune_pipeline.programs.serving.served_models import ServedModels
 from fine_tune_pipeline.programs.serving.served_prompts import encoder
 from fine_tune_pipeline.programs.serving.service import Limits, Service
 from fine_tune_pipeline.programs.serving.trace_copy import TraceCopy, wait_for_each_trace
-from fine_tune_pipeline.programs.serving.traffic_writer import Scrubber, TrafficWriter
+from fine_tune_pipeline.programs.serving.traffic_writer import COMPANY_SECONDS, Scrubber, TrafficWriter
 from fine_tune_pipeline.programs.serving.versions import BrokenTable, Models, Versions
 from fine_tune_pipeline.programs.supervise import DEFAULT_PATIENCE
 from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer
@@ -225,7 +225,10 @@ def _writer(request: ServeRequest, state: Path) -> TrafficWriter:
     """What keeps the traffic, where the use case wants it."""
     log = TrafficLog.of(request.traffic, use_case=request.use_case, folder=state, kept_open=True)
     count = AnswerCount(state / answer_count.FILE)
-    return TrafficWriter(log, scrubber=lambda: _scrubber(request), salt=log_salt(state), count=count, copy=_trace_copy(request))
+    copy = _trace_copy(request)
+    return TrafficWriter(
+        log, scrubber=lambda: _scrubber(request), salt=log_salt(state), count=count, copy=copy, company_seconds=COMPANY_SECONDS
+    )
 
 
 def _trace_copy(request: ServeRequest) -> TraceCopy | None:
@@ -283,10 +286,11 @@ def _question_encoder() -> QuestionEncoder:
 
 def _scrubber(request: ServeRequest) -> Scrubber:
     # spaCy and Presidio take seconds to import: the first answers need not wait for them.
-    from fine_tune_pipeline.programs.pii.scrubbing import detector, scrub_text
+    from fine_tune_pipeline.programs.pii.scrubbing import detector, one_thread, scrub_texts
 
     found = detector(request.pii, ner=request.ner)
-    return Scrubber(name=found.name, clean=lambda text: scrub_text(text, detector=found))
+    one_thread()
+    return Scrubber(name=found.name, clean=lambda texts: scrub_texts(texts, detector=found))
 
 
 def _port_before(state: Path) -> int | None:

@@ -193,13 +193,13 @@ def test_a_file_without_some_weights_is_refused_not_filled_with_random_numbers(t
 
 def test_the_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     parsed: list[str] = []
+    reader, begin = gguf.GGUFReader, gguf.GGUFReader.__init__
 
-    class Counted(gguf.GGUFReader):
-        def __init__(self, path: str) -> None:
-            parsed.append(path)
-            super().__init__(path)
+    def counted(self: gguf.GGUFReader, path: str) -> None:
+        parsed.append(path)
+        begin(self, path)
 
-    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    monkeypatch.setattr(reader, "__init__", counted)
     run(ConvertRequest(output=str(tmp_path), gguf=str(write_gguf(tmp_path / "tiny.gguf", source_model()))), Reporter(None))
     assert parsed == [str(tmp_path / "tiny.gguf")]
-    assert gguf.GGUFReader is Counted
+    assert gguf.GGUFReader is reader

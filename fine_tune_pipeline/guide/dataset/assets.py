@@ -128,7 +128,7 @@ def clean_examples(spec: UseCaseSpec) -> dg.AssetsDefinition:
             return cleaned(raw.folder, folder, parts=parts, spec=rules, task=task, on_parts=on_parts, embed=embed)
 
         what = {"dataset.clean": rules, "encoder": encoder, **_task(task)}
-        return materialized(store.made(context, version=6, what=what, upstream={"raw_examples": raw}, build_in_parts=build))
+        return materialized(store.made(context, version=7, what=what, upstream={"raw_examples": raw}, build_in_parts=build))
 
     return asset
 

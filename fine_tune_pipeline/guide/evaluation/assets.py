@@ -103,7 +103,7 @@ def evaluation_report(spec: UseCaseSpec) -> dg.AssetsDefinition:
         judged = Judged(**made_from)
         kept = store.made(
             context,
-            version=5,
+            version=6,
             what=what,
             upstream={"objective": store.current(spec.name, "objective"), **made_from},
             build=lambda folder: build_report(context, compute, spec, judged, folder, looks=store.open().looks),

@@ -19,6 +19,7 @@ from presidio_analyzer.nlp_engine import NlpEngineProvider
 from presidio_analyzer.predefined_recognizers import SpacyRecognizer
 from spacy.language import Language
 from thinc.api import Model, NumpyOps
+from threadpoolctl import threadpool_limits
 
 from fine_tune_pipeline.programs.pii import ner_weights, personal_patterns
 from fine_tune_pipeline.programs.pii.fast_analyzer import FastAnalyzer
@@ -153,7 +154,18 @@ def detector(pii: PiiSpec, *, ner: Path | str | None = None) -> Detector:
 
 def scrub_text(text: str, *, detector: Detector) -> str:
     """A text in which every finding is replaced by its type, such as `<PERSON>`."""
-    return replaced(text, detector([text])[0])
+    return scrub_texts([text], detector=detector)[0]
+
+
+def scrub_texts(texts: Sequence[str], *, detector: Detector) -> list[str]:
+    """The same for several texts, each by itself; sixteen at once take half as long as one by one."""
+    return [replaced(text, spans) for text, spans in zip(texts, detector(texts), strict=True)]
+
+
+def one_thread() -> None:
+    """Let NumPy multiply in one thread in this process. The matrices of the model are small: a second thread only waits for the next one,
+    turning over, and takes as much of the machine as the first. Called once there is a detector, since it reaches what is loaded."""
+    threadpool_limits(limits=1, user_api="blas")
 
 
 @cache

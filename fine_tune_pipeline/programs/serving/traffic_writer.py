@@ -33,6 +33,9 @@ QUEUE_ROWS = 4096
 LATE_ROWS = 4096
 """Rows in the log that may wait for their texts; further ones stay without, for the same reason."""
 
+COMPANY_SECONDS = 1.0
+"""How long the texts of a row of a busy server wait for others: sixteen at once are half the work."""
+
 TEXTS_SECONDS = 2.0
 """How long feedback waits for the texts of the rows before it, so that whoever reads it finds what it is about."""
 
@@ -87,6 +90,7 @@ class TrafficWriter:
         salt: bytes,
         count: AnswerCount | None = None,
         copy: RowCopy | None = None,
+        company_seconds: float = 0.0,
     ) -> None:
         """
         Args:
@@ -94,12 +98,13 @@ class TrafficWriter:
             salt: key of the hashes, so that a short text or a user's name can't be found by trying.
             count: how many answers there were, over the life of several processes.
             copy: is given the rows, too, when the log has them.
+            company_seconds: how long the texts of a row wait for others to be scrubbed with them; feedback on one and the end cut it short.
         """
         self._log = log
         self._salt = salt
         self._count = count or AnswerCount()
         self._copy = copy
-        self.scrubbing = ScrubbingThread(scrubber)
+        self.scrubbing = ScrubbingThread(scrubber, company_seconds=company_seconds)
         self._waiting: queue.Queue[Answered | _Said | _Look | None] = queue.Queue(maxsize=QUEUE_ROWS)
         self._guard = threading.Lock()
         self._dropped = 0
@@ -321,6 +326,7 @@ class TrafficWriter:
         if not self._late or time.monotonic() - item.since > TEXTS_SECONDS:
             return False
         waits_for = self._late[-1].waits_for
+        self.scrubbing.hurry()
         for future in waits_for:
             future.add_done_callback(self._look)
         if not waits_for:
@@ -334,6 +340,7 @@ class TrafficWriter:
     def _finish(self) -> None:
         """The texts that the scrubber still has, as long as there is time."""
         while (self._late or self._late_said) and (seconds := self._end - time.monotonic()) > 0:
+            self.scrubbing.hurry()
             first = self._late[0].waits_for if self._late else [said.cleaned for said in self._late_said if said.cleaned is not None]
             wait(first, timeout=seconds)
             if not self._write([]):

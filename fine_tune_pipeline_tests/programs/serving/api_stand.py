@@ -55,7 +55,7 @@ def api(base: Path, state: Path, *, limits: Limits | None = None, **changes: Any
     state.mkdir(exist_ok=True)
     place = {"output": str(state), "state": str(state), "model": str(base), "use_case": "bank", "port": 0, "threads": 1}
     request = ServeRequest.model_validate({"format": PromptFormat(), "max_new_tokens": ANSWER_TOKENS, **place, **changes})
-    before, serve._scrubber = serve._scrubber, lambda _: Scrubber("none", lambda text: text)  # type: ignore[assignment]
+    before, serve._scrubber = serve._scrubber, lambda _: Scrubber("none", list)  # type: ignore[assignment]
     try:
         service, writer = serve._build(request, state=state, limits=limits or Limits())
         writer.scrubbing.wait_until_ready()

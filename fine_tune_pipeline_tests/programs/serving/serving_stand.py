@@ -1,7 +1,7 @@
 """A whole endpoint without weights: real queue, table, log and routes; a model that answers `<name> says <prompt>`."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +110,11 @@ def clean(text: str) -> str:
     return text.replace("Ann Smith", "<PERSON>")
 
 
+def scrubber(clean: Callable[[str], str], *, name: str = "test") -> Scrubber:
+    """One that knows only single texts."""
+    return Scrubber(name, lambda texts: [clean(text) for text in texts])
+
+
 @contextmanager
 def stand(
     folder: Path, *, limits: Limits | None = None, shape: AnswerShape | None = None, style: str = "plain", conversations: bool = False
@@ -123,7 +128,7 @@ def stand(
     versions = Versions(folder, use_case="bank", base_sha256=BASE_SHA256, base_new_tokens=8, models=models, thread=thread, indexes=indexes)
     versions.restore()
     log = TrafficLog.at(folder)
-    writer = TrafficWriter(log, scrubber=lambda: Scrubber("test", clean), salt=b"salt")
+    writer = TrafficWriter(log, scrubber=lambda: scrubber(clean), salt=b"salt")
     service = Service(
         use_case="bank",
         format=PromptFormat.model_validate({"style": style}),

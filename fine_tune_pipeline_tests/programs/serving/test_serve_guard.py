@@ -16,7 +16,7 @@ from fine_tune_pipeline.programs.serving.guarded import GuardedService
 from fine_tune_pipeline.programs.serving.scrubbing_thread import Scrubber, ScrubbingThread
 from fine_tune_pipeline.spec.traffic import GuardSpec
 from fine_tune_pipeline_tests.programs.serving import serving_stand
-from fine_tune_pipeline_tests.programs.serving.serving_stand import ADMIN_KEY, USER_KEY, Stand, ask, stand
+from fine_tune_pipeline_tests.programs.serving.serving_stand import ADMIN_KEY, USER_KEY, Stand, ask, scrubber, stand
 from fine_tune_pipeline_tests.waiting import wait_until
 
 CHAT = "/v1/chat/completions"
@@ -114,7 +114,7 @@ def test_what_could_not_be_checked_does_not_pass(tmp_path: Path, monkeypatch: py
 
 
 def test_all_that_people_wrote_is_masked_and_tools_stay_as_they_are():
-    scrubbing = ScrubbingThread(lambda: Scrubber("test", clean))
+    scrubbing = ScrubbingThread(lambda: scrubber(clean))
     guard = Guard(GuardSpec(pii_in="mask"), scrubbing=scrubbing)
     call = {"id": "4711", "type": "function", "function": {"name": "find", "arguments": '{"who": "Ann Smith"}'}}
     history = [

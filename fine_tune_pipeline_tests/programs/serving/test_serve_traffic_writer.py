@@ -19,9 +19,11 @@ from fine_tune_pipeline.artifacts.traffic import Feedback, ServedRequest, Traffi
 from fine_tune_pipeline.artifacts.traffic_database import LogFailed
 from fine_tune_pipeline.programs.serving.answer_count import FILE as COUNT
 from fine_tune_pipeline.programs.serving.answer_count import AnswerCount
-from fine_tune_pipeline.programs.serving.traffic_writer import Answered, NotScrubbed, Scrubber, TrafficWriter
+from fine_tune_pipeline.programs.serving.scrubbing_thread import Scrubber
+from fine_tune_pipeline.programs.serving.traffic_writer import Answered, NotScrubbed, TrafficWriter
 from fine_tune_pipeline_tests.artifacts.test_traffic import ROW, on_server
 from fine_tune_pipeline_tests.guide.dataset.postgres import BINARIES, postgres, stop
+from fine_tune_pipeline_tests.programs.serving.serving_stand import scrubber
 from fine_tune_pipeline_tests.waiting import wait_until
 
 SECRET = "Ann Smith"
@@ -38,7 +40,7 @@ def clean(text: str) -> str:
     return text.replace(SECRET, "<PERSON>")
 
 
-def writer_of(log: TrafficLog, make: Callable[[], Scrubber] = lambda: Scrubber("test", clean), **more: Any) -> TrafficWriter:
+def writer_of(log: TrafficLog, make: Callable[[], Scrubber] = lambda: scrubber(clean), **more: Any) -> TrafficWriter:
     return TrafficWriter(log, scrubber=make, salt=b"salt", **more)
 
 
@@ -102,7 +104,7 @@ def test_users_are_kept_as_keyed_hashes(tmp_path: Path):
     hashes = []
     for salt, folder in ((b"one", "a"), (b"two", "b"), (b"one", "c")):
         log = TrafficLog.at(tmp_path / folder)
-        writer = TrafficWriter(log, scrubber=lambda: Scrubber("test", clean), salt=salt)
+        writer = TrafficWriter(log, scrubber=lambda: scrubber(clean), salt=salt)
         writer.put(answered("1", "hello"))
         writer.close(WAIT)
         hashes.append(log.window(1)[0].request.user_hash)
@@ -175,7 +177,7 @@ def test_while_the_scrubber_is_slow_rows_are_there_without_texts_and_get_them_la
 
     def slow() -> Scrubber:
         assert gate.wait(WAIT)
-        return Scrubber("slow", clean)
+        return scrubber(clean, name="slow")
 
     writer = writer_of(log, slow)
     writer.put(answered("1", f"I am {SECRET}", "lost_card", closed=True))
@@ -198,33 +200,13 @@ def test_texts_that_the_scrubber_still_has_are_written_when_the_server_ends(tmp_
         assert gate.wait(WAIT)
         return clean(text)
 
-    writer = writer_of(log, lambda: Scrubber("held", held))
+    writer = writer_of(log, lambda: scrubber(held))
     for number in range(5):
         writer.put(answered(str(number), f"I am {SECRET}"))
     wait_until(lambda: len(log) == 5)
     threading.Timer(0.2, gate.set).start()
     writer.close(WAIT)
     assert {logged.request.prompt_scrubbed for logged in log.window(9)} == {"I am <PERSON>"}
-
-
-def test_people_who_wait_are_scrubbed_before_rows_that_can(tmp_path: Path):
-    order: list[str] = []
-    entered, gate = threading.Event(), threading.Event()
-
-    def noted(text: str) -> str:
-        entered.set()
-        assert gate.wait(WAIT)
-        order.append(text)
-        return text
-
-    writer = writer_of(TrafficLog.at(tmp_path), lambda: Scrubber("noted", noted))
-    first = writer.scrubbing.clean(["row 1", "row 2", "row 3"])
-    assert entered.wait(WAIT)
-    now = writer.scrubbing.clean_now(["somebody"])
-    gate.set()
-    assert (now.result(WAIT), first.result(WAIT)) == (["somebody"], ["row 1", "row 2", "row 3"])
-    assert order == ["row 1", "somebody", "row 2", "row 3"]
-    writer.close(WAIT)
 
 
 SERVER = """

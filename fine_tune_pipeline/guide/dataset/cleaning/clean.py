@@ -22,7 +22,7 @@ from fine_tune_pipeline.guide.dataset.cleaning.mend import mend, mend_answer
 from fine_tune_pipeline.guide.dataset.cleaning.rule_table import FILE as RULE_FILE
 from fine_tune_pipeline.guide.dataset.cleaning.rule_table import rule_table, with_texts
 from fine_tune_pipeline.guide.dataset.cleaning.rules import refused
-from fine_tune_pipeline.guide.dataset.cleaning.suspects import Doubts, Embed, suspects
+from fine_tune_pipeline.guide.dataset.cleaning.suspects import Doubts, Embed, agreements, suspects
 from fine_tune_pipeline.guide.dataset.likeness.deduplicate import Answers, deduplicate
 from fine_tune_pipeline.guide.dataset.likeness.semantic import semantic_duplicates
 from fine_tune_pipeline.guide.dataset.more.made_rows import apart, unlike_others
@@ -162,6 +162,8 @@ def _written(result: Cleaned, raw: Path, folder: Path) -> Built:
     table = rule_table(quarantine=result.quarantine, repaired=result.repaired, kept=result.kept)
     doubtful = sum(MARK in example.metadata for example in result.kept)
     judged = {"labels_judged": result.doubts.judged, "labels_judged_by": result.doubts.by}
+    if result.doubts.unseen:
+        judged["labels_not_judged"] = f"share of labels that like rows have too: {agreements(result.doubts.unseen)}"
     notes = {"marked": doubtful, "rules": table, **judged}
     step = made("clean", kept=result.kept, quarantine=result.quarantine, fixed=result.fixed, notes=notes)
     steps = read_steps(raw)

@@ -1,5 +1,6 @@
 """The endpoint's traffic as an artifact: closed windows, labels, and how the last requests went."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def build_production_traffic(
         state: how the endpoint is, in a word.
         before: the last artifact, where its windows end this one's begin.
     """
-    found = cut(log, cursor_of(before), window=monitoring.window)
+    found = cut(log, cursor_of(before), window=monitoring.window, now=time.time())
     traffic = write_windows(found, folder, before=before, window=monitoring.window, dropped=log.dropped())
     labels = grown(before, log.window(LOOKED_THROUGH), task, sources=monitoring.feedback.sources)
     write_labels(labels, folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 from fine_tune_pipeline.artifacts.fingerprint import file_sha256
 from fine_tune_pipeline.artifacts.store import Artifact
-from fine_tune_pipeline.artifacts.traffic import Logged, TrafficLog
+from fine_tune_pipeline.artifacts.traffic import Logged, ServedRequest, TrafficLog
 from fine_tune_pipeline.programs.requests import Contract
 
 FILE = "traffic.json"
@@ -23,6 +23,9 @@ KEPT_WINDOWS = 20
 
 LATE_SECONDS = 600.0
 """A request may come into the log so much later than one with a later time, as with several servers: it goes into the next window."""
+
+TEXTS_SECONDS = 60.0
+"""So long a request without texts waits for them: they come into the log a second after it, later if the scrubber has much to do."""
 
 MOST_ROWS = 100_000
 """Rows that are taken out of the log at once, about 100 MB; of a longer backlog the oldest rows get no window, and that is told."""
@@ -71,19 +74,21 @@ class Cut:
     cursor: Cursor
 
 
-def cut(log: TrafficLog, cursor: Cursor, *, window: int, most: int = MOST_ROWS) -> Cut:
-    """Close as many windows as there are full ones since the cursor.
+def cut(log: TrafficLog, cursor: Cursor, *, window: int, now: float, most: int = MOST_ROWS) -> Cut:
+    """Close as many windows as there are full ones since the cursor. A request whose texts are still being scrubbed waits for a later one.
 
     Args:
         window: requests of each.
+        now: seconds since 1970.
         most: rows that are read.
     """
     since = max(0.0, cursor.ts - LATE_SECONDS)
     found = log.window(most, since=since)
     known = set(cursor.recent)
     fresh = [logged for logged in found if logged.request.id not in known]
-    whole = len(fresh) // window * window
-    closed = fresh[:whole]
+    ready = [logged for logged in fresh if not _awaits_texts(logged.request, now)]
+    whole = len(ready) // window * window
+    closed = ready[:whole]
     if not closed:
         return Cut(windows=(), waiting=len(fresh), left_out=False, cursor=cursor)
     ts = max(cursor.ts, *(logged.request.ts for logged in closed))
@@ -95,6 +100,10 @@ def cut(log: TrafficLog, cursor: Cursor, *, window: int, most: int = MOST_ROWS) 
         left_out=len(found) == most,
         cursor=Cursor(closed=cursor.closed + whole // window, ts=ts, recent=recent),
     )
+
+
+def _awaits_texts(request: ServedRequest, now: float) -> bool:
+    return request.prompt_scrubbed is None and not request.scrubber and now - request.ts < TEXTS_SECONDS
 
 
 def write_windows(found: Cut, folder: Path, *, before: Artifact | None, window: int, dropped: int) -> Traffic:

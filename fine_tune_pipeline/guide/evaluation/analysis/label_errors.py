@@ -6,7 +6,9 @@ from typing import Any
 from fine_tune_pipeline.guide.dataset.cleaning.suspects import (
     FEWEST_ROWS,
     LEARNED_FROM,
+    LEAST_AGREEMENT,
     MOST_ROWS,
+    agreements,
     disagreements,
     field_values,
     folds_of,
@@ -23,7 +25,7 @@ def label_errors(given: Given) -> dict[str, Any]:
     other folds of the test set; and each criterion judged again without their rows.
 
     Raises:
-        NotAvailable: no closed list of values, too few rows, or one value only.
+        NotAvailable: no closed list of values, too few rows, one value only, or values that like rows do not show.
     """
     import numpy as np
 
@@ -41,18 +43,27 @@ def label_errors(given: Given) -> dict[str, Any]:
     if not fields:
         raise NotAvailable("all test rows have the same label, so none can be told from the others")
     lines: list[dict[str, Any]] = []
+    unseen: dict[str, float] = {}
     for field, values in fields.items():
-        for doubt in disagreements([row.question for row in rows], values, vectors=vectors, folds=folds):
+        judged = disagreements([row.question for row in rows], values, vectors=vectors, folds=folds)
+        if judged.doubts is None:
+            unseen[field] = judged.agreement
+        for doubt in judged.doubts or ():
             place = doubt.place - len(train)
             line = {"field": field, "given": values[doubt.place], "suggested": doubt.better, "probability": doubt.quality}
             lines.append({**given.example(place), **line, "place": place})
+    if len(unseen) == len(fields):
+        raise NotAvailable(
+            f"like rows do not show these labels: of those given they have {agreements(unseen)}, want {LEAST_AGREEMENT:.1f} before any is "
+            "doubted; only people can say whether they are right"
+        )
     lines.sort(key=lambda line: line["probability"])
     places = {line["place"] for line in lines}
     by = "words" if vectors is None else "words and meaning (MiniLM)"
     flagged = share(len(places), len(given.test))
     what_if = [] if given.worn or not places else _what_if(given, places)
     changed = sum(row["verdict"] != row["without"] for row in what_if)
-    return {"by": by, "flagged": flagged, "lines": lines, "what_if": what_if, "changed": changed}
+    return {"by": by, "flagged": flagged, "lines": lines, "what_if": what_if, "changed": changed, "unseen": unseen}
 
 
 def _what_if(given: Given, places: set[int]) -> list[dict[str, Any]]:

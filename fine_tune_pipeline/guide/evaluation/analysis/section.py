@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from fine_tune_pipeline.guide.dataset.cleaning.suspects import agreements
 from fine_tune_pipeline.guide.evaluation.advice import NAMES
 from fine_tune_pipeline.guide.evaluation.analysis.learning_curve import OPTIMISM
 from fine_tune_pipeline.guide.evaluation.cells import interval, number, short, shown_of
@@ -112,6 +113,8 @@ def _labels(title: str, part: Part) -> Iterator[Section]:
         f"Doubted: {_with_rows(part['flagged'])}, by cleanlab over {part['by']} of like rows. The probability is that of the label as it "
         "is given. A doubt is a reason to look, and no row is dropped." + shown_of(len(rows), len(lines), "the least likely")
     )
+    if unseen := part.get("unseen"):
+        text += f" Not judged: {agreements(unseen)} (share of the labels that like rows have too; too small to doubt others by)."
     yield Section(title, text, ("row", "prompt", "field", "label", "like rows say", "probability"), tuple(rows))
     if what_if:
         changed = f"{part['changed']} of {len(what_if)} verdicts would change" if part["changed"] else "no verdict would change"

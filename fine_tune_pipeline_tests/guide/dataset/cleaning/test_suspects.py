@@ -1,11 +1,12 @@
 """Labels that contradict like rows are found first."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 
 from fine_tune_pipeline.guide.dataset.cleaning import suspects as module
-from fine_tune_pipeline.guide.dataset.cleaning.suspects import FEWEST_ROWS, suspects
+from fine_tune_pipeline.guide.dataset.cleaning.suspects import FEWEST_ROWS, LEAST_AGREEMENT, agreements, suspects
 from fine_tune_pipeline_tests.guide.dataset.make import FORM, FRUIT, OPEN, example
 
 WORDS = {"apple": "red crisp orchard cider core round shiny", "pear": "green soft bottle grainy conference long buttery"}
@@ -88,3 +89,14 @@ def test_of_too_many_rows_those_with_the_smallest_hashes_are_judged(monkeypatch)
     assert len(asked[0]) == len(asked[1]) == 60
     # Rows that were added push out a few, not all.
     assert len(asked[0] & asked[1]) > 40
+
+
+def test_labels_that_like_rows_do_not_show_are_not_doubted_and_their_field_is_named():
+    planted = rows(100, set())
+    shuffled = [row.completion for row in planted]
+    random.Random(0).shuffle(shuffled)
+    found = suspects([replace(row, completion=label) for row, label in zip(planted, shuffled, strict=True)], task=FRUIT)
+    assert found.said == {}
+    assert found.unseen["label"] < LEAST_AGREEMENT
+    assert agreements(found.unseen) == f"label {found.unseen['label']:.2f}"
+    assert suspects(planted, task=FRUIT).unseen == {}

@@ -13,6 +13,7 @@ from fine_tune_pipeline.artifacts.traffic import Feedback, TrafficLog
 from fine_tune_pipeline.guide.deployment.monitoring.windows import (
     KEPT_WINDOWS,
     LATE_SECONDS,
+    TEXTS_SECONDS,
     Cursor,
     cursor_of,
     cut,
@@ -21,6 +22,9 @@ from fine_tune_pipeline.guide.deployment.monitoring.windows import (
     write_windows,
 )
 from fine_tune_pipeline_tests.artifacts.test_traffic import ROW
+
+NOW = 1e6
+"""Long after all that is asked here, in seconds since 1970."""
 
 
 @pytest.fixture
@@ -39,7 +43,9 @@ def kept(store: Store, log: TrafficLog, *, window: int = 4) -> Artifact:
         asset="production_traffic", version=2, what={"place": len(store.history("bank", "production_traffic"))}, upstream={}
     )
     with store.draft("bank", content) as draft:
-        write_windows(cut(log, cursor_of(before), window=window), draft.folder, before=before, window=window, dropped=log.dropped())
+        write_windows(
+            cut(log, cursor_of(before), window=window, now=NOW), draft.folder, before=before, window=window, dropped=log.dropped()
+        )
         return draft.finish(Built())
 
 
@@ -49,10 +55,22 @@ def ids(artifact: Artifact) -> list[list[str]]:
 
 def test_full_windows_are_closed_and_the_rest_waits(log: TrafficLog):
     ask(log, range(10))
-    found = cut(log, Cursor(), window=4)
+    found = cut(log, Cursor(), window=4, now=NOW)
     assert [[logged.request.id for logged in window] for window in found.windows] == [list("0123"), list("4567")]
     assert (found.waiting, found.cursor.closed, found.cursor.ts, found.left_out) == (2, 2, 1007.0, False)
-    assert cut(log, found.cursor, window=4).windows == ()
+    assert cut(log, found.cursor, window=4, now=NOW).windows == ()
+
+
+def test_a_request_whose_texts_are_still_scrubbed_waits_for_them_a_minute(log: TrafficLog):
+    ask(log, range(3))
+    bare = replace(ROW, id="bare", ts=1003.0, prompt_scrubbed=None, scrubber="")
+    log.append([bare, replace(bare, id="failed", scrubber="presidio")])
+    soon = cut(log, Cursor(), window=4, now=1004.0)
+    assert [[logged.request.id for logged in window] for window in soon.windows] == [["0", "1", "2", "failed"]]
+    assert soon.waiting == 1
+    ask(log, range(10, 13))
+    later = cut(log, soon.cursor, window=4, now=1003.0 + TEXTS_SECONDS)
+    assert [[logged.request.id for logged in window] for window in later.windows] == [["bare", "10", "11", "12"]]
 
 
 def test_each_request_lies_in_exactly_one_window_even_one_that_comes_late_or_at_the_same_time(tmp_path: Path, log: TrafficLog):
@@ -79,7 +97,7 @@ def test_requests_are_cut_alike_whether_looked_at_often_or_once(tmp_path: Path):
 
 def test_the_cursor_holds_only_what_may_still_be_mixed_up(log: TrafficLog):
     ask(log, range(8), seconds=LATE_SECONDS)
-    assert cut(log, Cursor(), window=4).cursor.recent == ("6", "7")
+    assert cut(log, Cursor(), window=4, now=NOW).cursor.recent == ("6", "7")
 
 
 def test_a_window_comes_back_as_it_was_logged_with_its_feedback_and_its_hash(tmp_path: Path, log: TrafficLog):
@@ -108,10 +126,10 @@ def test_an_artifact_takes_over_the_last_windows_of_the_one_before_unchanged(tmp
 
 def test_a_backlog_beyond_what_is_read_at_once_is_told(log: TrafficLog):
     ask(log, range(20))
-    found = cut(log, Cursor(), window=4, most=10)
+    found = cut(log, Cursor(), window=4, now=NOW, most=10)
     assert ([window[0].request.id for window in found.windows], found.waiting, found.left_out) == (["10", "14"], 2, True)
 
 
 def test_requests_of_other_arms_are_in_no_window(log: TrafficLog):
     log.append([replace(ROW, id=str(number), arm="probe") for number in range(8)])
-    assert cut(log, Cursor(), window=4).windows == ()
+    assert cut(log, Cursor(), window=4, now=NOW).windows == ()

@@ -51,6 +51,11 @@ def test_words_alone_do_where_there_are_no_vectors():
     ("rows", "task", "said"),
     [
         (TEST[:20], None, "20 test rows, want at least 50"),
+        (
+            [replace(row, completion=TEST[-place].completion) for place, row in enumerate(TEST)],
+            None,
+            r"of those given they have label 0\.\d\d, want 0\.7",
+        ),
         ([replace(row, completion="pear") for row in TEST], None, "all test rows have the same label"),
         (TEST, Task(type="generation"), "without a closed list of values has no labels"),
     ],
