@@ -48,6 +48,7 @@ bench: setup ## side by side: training with stock TRL, answers with generate, th
 	@$(BIN)/python bench/train_speed.py
 	@$(BIN)/python bench/predict_speed.py
 	@$(BIN)/python bench/serve_speed.py
+	@$(BIN)/python bench/vllm_gateway.py
 	@$(BIN)/python bench/duplicates.py
 	@$(BIN)/python bench/pii_speed.py
 	@$(BIN)/python bench/pii_quality.py

@@ -240,13 +240,14 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def settle(place: Place) -> None:
+def settle(place: Place, *, model: str = USE_CASE) -> None:
     """Wait until the traffic log has its scrubber: feedback is kept after the rows before it."""
     import httpx
 
     headers = {"Authorization": f"Bearer {KEYS['FINE_TUNE_PIPELINE_API_KEY']}"}
     with httpx.Client(base_url=place.url, headers=headers, timeout=READY_SECONDS) as http:
-        answer = http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "hello"}]}).raise_for_status()
+        body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+        answer = http.post("/v1/chat/completions", json=body).raise_for_status()
         http.post("/v1/feedback", json={"request_id": answer.json()["id"], "thumb": "up"}).raise_for_status()
 
 

@@ -1,5 +1,6 @@
 """The shipped files that carry endpoint and vLLM: their numbers fit each other, and nothing is shown that must not be."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,26 @@ def test_the_container_of_compose_is_found_by_the_address_that_dagster_is_told()
     endpoint = services["support-triage-endpoint"]
     assert endpoint["volumes"] == whole["services"]["code"]["volumes"]
     assert endpoint["image"] == whole["services"]["code"]["image"]
+
+
+RAY = DOCKER / "ray_serve" / "vllm.yaml"
+
+
+def carried_by_ray() -> VllmSpec:
+    """The section of a use case that docs/vllm.md shows for Ray Serve."""
+    page = (DOCKER.parent / "docs" / "vllm.md").read_text(encoding="utf-8")
+    _, example = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    return VllmSpec.model_validate(yaml.safe_load(example)["vllm"])
+
+
+def test_ray_serve_is_started_as_the_use_case_takes_it():
+    spec = carried_by_ray()
+    (application,) = yaml.safe_load(RAY.read_text(encoding="utf-8"))["applications"]
+    (config,) = application["args"]["llm_configs"]
+    engine, lora = config["engine_kwargs"], config["lora_config"]
+    assert (spec.mode, spec.api_key_variable) == ("static", None)
+    assert spec.model_name.format(base=spec.base, folder="bank-v7-5f0c") == f"{config['model_loading_config']['model_id']}:bank-v7-5f0c"
+    assert ":" not in spec.base
+    assert (lora["dynamic_lora_loading_path"], engine["max_lora_rank"]) == (spec.adapters_at, spec.max_lora_rank)
+    assert engine["max_cpu_loras"] > engine["max_loras"] == lora["max_num_adapters_per_replica"]
+    assert engine["generation_config"] == "vllm"

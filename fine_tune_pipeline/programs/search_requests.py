@@ -4,9 +4,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fine_tune_pipeline.programs.contracts import Contract, Read, Request, identity
+from fine_tune_pipeline.programs.contracts import Contract, Read, Request, Written, identity
 from fine_tune_pipeline.programs.heap import EXACT_HEAP
 from fine_tune_pipeline.programs.requests import AnswerScoring, CheckpointPolicy, Placement, Technique, Tracking, TrainRequest
+from fine_tune_pipeline.spec.base import unset
 
 BASE_MODEL, TECHNIQUE = "base_model", "technique"
 RECIPE = ("share_of_augmentation", "drop_suspects", "rows_share")
@@ -72,6 +73,9 @@ class SearchRequest(Request):
     scoring: AnswerScoring
     rows: int = Field(description="Validation rows that are answered, at most.")
     level: float = Field(description="Of the bound that tells a tie.")
+    at_once: int = Field(
+        default=1, description="Trainings at the same time: each a task of the Ray cluster on which this runs.", exclude_if=lambda n: n == 1
+    )
     budget: Budget | None = None
     predicted_seconds: float = Field(description="Of the plan's training, as long as none was measured.")
     checkpoints: CheckpointPolicy = CheckpointPolicy()
@@ -104,6 +108,14 @@ class RungRecord(Contract):
     trainable_parameters: int = 0
     validation_loss: float | None = None
     left_out: tuple[str, ...] = Field(default=(), description="Ids of rows that have more tokens than max_length.")
+    node: str | None = Field(default=None, description="Machine on which it ran, of trials that run at the same time.", exclude_if=unset)
+    began: float | None = Field(
+        default=None,
+        description="When its program was started, by that machine's clock in seconds since 1970; as `ended`.",
+        exclude_if=unset,
+    )
+    ended: float | None = Field(default=None, exclude_if=unset)
+    lost: str = Field(default="", description="Why an earlier try of it was lost; it was handed on once more.", exclude_if=unset)
 
 
 class TrialRecord(Contract):
@@ -118,6 +130,23 @@ class TrialRecord(Contract):
     def failed(self) -> str:
         """Why it goes no further; empty if nothing is wrong."""
         return next((rung.failed for rung in self.rungs if rung.failed), "")
+
+
+class RungRequest(Request):
+    """One trial to be trained for one rung and judged, by a program of its own; its answer, a `RungRecord`, is `<output>/record.json`.
+
+    Broken off, it goes on from what lies in `output`, which is the folder of the trial and rung.
+    """
+
+    module = "fine_tune_pipeline.programs.search_rung"
+    resumable = True
+    environment = EXACT_HEAP
+    search: SearchRequest
+    trial: TrialRecord
+    rung: int
+    live: Written = Field(
+        description="What it tells while it runs, line by line. Made by the search; once it is gone, nobody asks any more."
+    )
 
 
 class Choice(Contract):
@@ -153,10 +182,11 @@ class SearchResult(Contract):
     def row(self, trial: TrialRecord) -> dict[str, Any]:
         """As a table shows it."""
         rungs = {f"{self.metric} at {rung.share:.0%}": _digits(rung.score) for rung in trial.rungs if rung.score is not None}
-        taken = "taken" if trial.number == self.choice.number else ""
+        taken = ["taken"] if trial.number == self.choice.number else []
+        lost = [f"tried again: {rung.lost}" for rung in trial.rungs if rung.lost]
         seconds = round(sum(rung.seconds for rung in trial.rungs), 1)
         shown = {name: _digits(value) for name, value in trial.parameters.items()}
-        return {"trial": trial.number, **shown, **rungs, "seconds": seconds, "outcome": trial.failed or taken}
+        return {"trial": trial.number, **shown, **rungs, "seconds": seconds, "outcome": trial.failed or "; ".join(taken + lost)}
 
 
 def _digits(value: Value | None) -> Value | None:

@@ -96,6 +96,20 @@ class SearchSpec(Section):
         default=None, gt=0, description="The same in money, in the currency of the device's price (environment.prices)."
     )
     seed: int = Field(default=0, ge=0, le=2**31, description="Of the proposals.")
+    parallel: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Trainings at the same time, on a Ray cluster alone (compute: ray), each with what compute.place gives a program; 1: "
+        "one after another.",
+        exclude_if=lambda count: count == 1,
+    )
+
+    @model_validator(mode="after")
+    def _enough_to_do(self) -> Self:
+        if self.parallel > self.trials:
+            raise ValueError(f"parallel: got {self.parallel} with {self.trials} trials, want at most as many")
+        return self
 
     @model_validator(mode="after")
     def _rises_to_the_whole(self) -> Self:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 MaxLoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 """What vLLM's `--max-lora-rank` may be."""
 
+VERSION_NAME = "{version}"
+
 
 class VllmSpec(Section):
     """vLLM servers that hold the base model, and how adapters come to them."""
@@ -33,16 +35,25 @@ class VllmSpec(Section):
     mode: Literal["runtime", "static"] = Field(
         default="runtime",
         description="runtime: adapters are loaded while vLLM runs (VLLM_ALLOW_RUNTIME_LORA_UPDATING=True). static: nothing is loaded; the "
-        "adapter must be named by `--lora-modules`, else the rollout says by which.",
+        "servers must have the adapter by `--lora-modules` or from a bucket, else the rollout says what is missing.",
     )
     base: str = Field(default="base", min_length=1, description="Name of the base model there: `--served-model-name`.")
+    model_name: str = Field(
+        default=VERSION_NAME,
+        pattern=r"^([^{}\s]|\{base\}|\{version\}|\{folder\})+$",
+        description="Name of a version there. {version} stands for `<use case>-v<number>`, {base} for `base`, {folder} for the folder in "
+        'which its adapter lies. Ray Serve LLM wants "{base}:{folder}".',
+        # Use cases from before keep what is written down of them.
+        exclude_if=lambda name: name == VERSION_NAME,
+    )
     adapters_at: str = Field(
         min_length=1, description="Folder (absolute, or beside the use case's file) or URL to which adapters are copied; vLLM reads them."
     )
     seen_as: str | None = Field(
         default=None,
         pattern="^/",
-        description="The same folder as a path inside vLLM's containers, where it differs from `adapters_at`; needed for a URL.",
+        description="The same folder as a path inside vLLM's containers, where it differs from `adapters_at`; needed for a URL, "
+        "unless they take adapters from it by {folder}.",
     )
     max_lora_rank: MaxLoraRank = Field(default=16, description="As of `--max-lora-rank`; an adapter of a larger rank is refused.")
     tolerance: float = Field(
@@ -57,8 +68,17 @@ class VllmSpec(Section):
     requests_at_once: int = Field(default=64, ge=1, le=512, description="At all replicas together; more wait in the endpoint's queue.")
 
     @model_validator(mode="after")
+    def _a_name_of_its_own_for_each_version(self) -> Self:
+        if not ("{version}" in self.model_name or "{folder}" in self.model_name):
+            raise ValueError(
+                f"model_name: got {self.model_name}, want {{version}} or {{folder}} in it, or all versions would have one name"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_place_that_vllm_can_read(self) -> Self:
-        if is_url(self.adapters_at) and self.seen_as is None:
+        by_folder = self.mode == "static" and "{folder}" in self.model_name
+        if is_url(self.adapters_at) and self.seen_as is None and not by_folder:
             raise ValueError(
                 f"seen_as: got nothing, want the path at which vLLM's containers see {self.adapters_at}; vLLM loads adapters from a path"
             )

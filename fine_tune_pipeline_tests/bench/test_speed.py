@@ -83,6 +83,15 @@ def test_the_bench_of_the_endpoint_runs_on_a_tiny_model_and_all_answer_alike(tmp
 
 
 @pytest.mark.slow
+def test_the_bench_in_front_of_vllm_says_what_whole_and_streamed_answers_cost():
+    command = [sys.executable, str(BENCH / "vllm_gateway.py"), "--requests", "16", "--rounds", "1", "--clients", "4"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert set(told["cpu_ms_per_answer"]) == {"whole", "streamed"}
+    assert all(0 < cost < 1000 for cost in told["cpu_ms_per_answer"].values())
+
+
+@pytest.mark.slow
 def test_the_bench_for_an_accelerator_runs_on_a_cpu_with_a_tiny_shape():
     command = [sys.executable, str(BENCH / "gpu_speed.py"), "--shape", "tiny", "--device", "cpu", "--dtype", "float32"]
     command += ["--length", "32", "--effective-batch", "4", "--steps", "3"]

@@ -50,6 +50,11 @@ def test_the_least_that_must_be_said():
         ({"seen_as": "relative"}, "should match pattern"),
         ({"max_lora_rank": 17}, "Input should be 1, 8, 16"),
         ({"tolerance": 0.2}, "greater than or equal to 0.5"),
+        ({"model_name": "{base}"}, "or all versions would have one name"),
+        ({"model_name": "{base}:{adapter}"}, "should match pattern"),
+        ({"model_name": "{version!r}"}, "should match pattern"),
+        ({"model_name": "a {version}"}, "should match pattern"),
+        ({"adapters_at": "s3://bucket/adapters", "model_name": "{base}:{folder}"}, "seen_as: got nothing"),
     ],
 )
 def test_a_wrong_section_is_refused(vllm: dict[str, Any], said: str):
@@ -94,6 +99,18 @@ def test_other_bases_and_added_tokens_are_refused():
 def test_a_setting_that_would_be_ignored_is_refused(vllm: dict[str, Any] | None, serving: str):
     with pytest.raises(ValidationError, match="want serving: vllm with vllm"):
         use_case(vllm, serving=serving)
+
+
+def test_servers_that_take_adapters_from_a_bucket_by_folder_need_no_path_of_it():
+    upstream = upstream_of(use_case({**LEAST, "adapters_at": "s3://bucket/adapters", "mode": "static", "model_name": "{base}:{folder}"}))
+    assert upstream is not None
+    assert (upstream.seen_as, upstream.model_name, upstream.takes_from_folder) == ("s3://bucket/adapters", "{base}:{folder}", True)
+
+
+def test_a_use_case_with_names_as_they_were_is_written_down_as_it_was():
+    written = use_case().deployment.model_dump(mode="json")["vllm"]
+    assert "model_name" not in written
+    assert use_case({**LEAST, "model_name": "{version}"}).deployment.model_dump(mode="json")["vllm"] == written
 
 
 def test_an_endpoint_without_vllm_keeps_the_fingerprint_that_it_had():

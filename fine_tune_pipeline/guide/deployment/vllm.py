@@ -30,6 +30,7 @@ def upstream_of(spec: UseCaseSpec) -> VllmUpstream | None:
         api_key_variable=wanted.api_key_variable,
         mode=wanted.mode,
         base=wanted.base,
+        model_name=wanted.model_name,
         adapters_at=at,
         seen_as=wanted.seen_as or at,
         max_lora_rank=wanted.max_lora_rank,

@@ -1,6 +1,6 @@
 """What a search has spent, and what one more training would take, by the ones that were measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 
 from fine_tune_pipeline.programs.search_requests import Parameters, RungRecord, SearchRequest, TrialRecord
@@ -12,13 +12,18 @@ class Spending:
 
     Args:
         rows: of each file of training rows.
+        running: numbers of the trials that are being trained for their next rung; what they will take counts as spent.
     """
 
-    def __init__(self, request: SearchRequest, trials: Sequence[TrialRecord], *, rows: Mapping[str, int]) -> None:
+    def __init__(
+        self, request: SearchRequest, trials: Sequence[TrialRecord], *, rows: Mapping[str, int], running: Collection[int] = ()
+    ) -> None:
         self._request = request
         self._rows = rows
         self._measured = [(trial, rung) for trial in trials for rung in trial.rungs]
         self.seconds = sum(rung.seconds for _, rung in self._measured)
+        under_way = (trials[number] for number in running)
+        self._under_way = sum(self.estimate(trial.parameters, request.rungs[len(trial.rungs)]) for trial in under_way)
 
     def estimate(self, parameters: Parameters, share: float) -> float:
         """Seconds of training a point for a share of its steps, and of answering."""
@@ -37,7 +42,7 @@ class Spending:
         needed = self.estimate(trial.parameters, shares[rung])
         if rung == 0 and len(shares) > 1:
             needed += sum(self.estimate(defaults(self._request.space), share) for share in shares[1:])
-        return self.seconds + needed <= budget.seconds
+        return self.seconds + self._under_way + needed <= budget.seconds
 
     def _row_seconds(self, trial: TrialRecord, rung: RungRecord) -> float:
         return (rung.seconds - rung.answering_seconds) / self._seen(trial.parameters, rung.share)

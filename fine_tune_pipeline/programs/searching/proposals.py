@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from fine_tune_pipeline.programs.search_requests import Dimension, Parameters, TrialRecord, Value
+from fine_tune_pipeline.programs.searching.schedule import known
 from fine_tune_pipeline.programs.searching.space import defaults, points, size
 
 NAME = "search"
@@ -30,22 +31,27 @@ DIGITS = 3
 
 
 def proposal(
-    space: Sequence[Dimension], trials: Sequence[TrialRecord], *, wanted: int, seed: int, higher_is_better: bool
+    space: Sequence[Dimension], trials: Sequence[TrialRecord], *, wanted: int, seed: int, higher_is_better: bool, at_once: int = 1
 ) -> Parameters | None:
     """The next point; None when all have been tried.
 
     Args:
         trials: those before, by number.
         wanted: trials in all.
+        at_once: trainings at the same time; as many trials but one, the last ones, count as running even if their results are there. TPE
+            takes these for bad ones (`constant_liar`), so that it looks elsewhere.
     """
     if not trials:
         return defaults(space)
     tried = [trial.parameters for trial in trials]
+    judged = known(trials, at_once)
+    before = [trial for record in judged if (trial := _frozen(space, record)).state.is_finished()]
+    running = [_frozen(space, record.model_copy(update={"rungs": ()})) for record in trials[len(judged) :]]
     if len(tried) >= size(space):
         return None
     for turn in range(TRIES):
         study = optuna.create_study(direction=_direction(higher_is_better), sampler=_sampler(wanted, (seed, len(trials), turn)))
-        study.add_trials([trial for record in trials if (trial := _frozen(space, record)).state.is_finished()])
+        study.add_trials([*before, *running])
         asked = study.ask(_distributions(space)).params
         found = {one.name: _own(one, asked[one.name]) for one in space}
         if found not in tried:

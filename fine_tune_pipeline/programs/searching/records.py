@@ -74,5 +74,7 @@ def _sha256(request: SearchRequest) -> str:
         "bases": [base.id for base in request.bases],
         "scoring": request.scoring.model_dump(mode="json"),
         "numbers": (request.rungs, request.seed, request.rows),
+        # It decides which results a proposal knows of.
+        **({} if request.at_once == 1 else {"at_once": request.at_once}),
     }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode("utf-8")).hexdigest()

@@ -30,6 +30,9 @@ ASKED = ("id", "prompt", "history", "role", "tools")
 
 ANSWERS, PROMPTS = "answers.jsonl", "prompts.jsonl"
 
+RECORD, REQUEST, LIVE = "record.json", "request.json", "live-*.jsonl"
+"""Of a trial that runs in a program of its own: its answer, what it is asked, and what it tells while it runs."""
+
 HOPELESS = (Diverged, LossNotFinite, OutOfMemory, RankTooLarge)
 """What ends a trial and not the search: its point is no good here."""
 
@@ -43,11 +46,11 @@ class Judged:
     score: Callable[[str, str], float]
 
     @classmethod
-    def of(cls, request: SearchRequest) -> "Judged":
-        """The same sample for all trials of a search."""
+    def of(cls, request: SearchRequest, *, folder: Path | None = None) -> "Judged":
+        """The same sample for all trials of a search; `folder` gets the file of prompts, that of the search by default."""
         rows = read_rows(request.plan.validation, text_fields=TEXT_FIELDS, unique=("id",))
         chosen = sorted(random.Random(0).sample(rows, min(request.rows, len(rows))), key=lambda row: row["id"])
-        path = Path(request.output) / PROMPTS
+        path = (folder or Path(request.output)) / PROMPTS
         write_rows(path, ({name: row[name] for name in ASKED if name in row} for row in chosen))
         references = {row["id"]: row["completion"] for row in chosen}
         return cls(path, references, named(request.scoring.function)(request.scoring.settings))
@@ -105,7 +108,7 @@ def tidy(folder: Path) -> None:
     """Once a rung is written down: its curve and its numbers stay, weights and checkpoints go."""
     for name in (train.CHECKPOINTS, "adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("train.jsonl", "validation.jsonl", train.REFERENCES):
+    for name in ("train.jsonl", "validation.jsonl", train.REFERENCES, PROMPTS, REQUEST, RECORD, *(path.name for path in folder.glob(LIVE))):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -5,7 +5,7 @@ What is not sent yet is joined: however slowly a client reads, no more is kept f
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -32,6 +32,7 @@ class Listener:
         self._scores: list[TokenScore] = []
         self._answer: object | None = None
         self._left = False
+        self._when_left: list[Callable[[], None]] = []
 
     @property
     def streams(self) -> bool:
@@ -50,7 +51,19 @@ class Listener:
 
     def leave(self) -> None:
         """Nobody waits any more."""
-        self._left = True
+        with self._guard:
+            self._left = True
+            calls, self._when_left = self._when_left, []
+        for call in calls:
+            call()
+
+    def when_left(self, call: Callable[[], None]) -> None:
+        """Have something called as soon as nobody waits any more, at once if that is so already; in whichever thread finds it out."""
+        with self._guard:
+            if not self._left:
+                self._when_left.append(call)
+                return
+        call()
 
     def wrote(self, text: str, scores: Sequence[TokenScore]) -> None:
         """Called in the model thread: what is new."""

@@ -1,6 +1,6 @@
 """How one client wants its answer, beside what the version does anyway. No torch here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -55,6 +55,9 @@ class Heard(Protocol):
     @property
     def streams(self) -> bool:
         """Whether pieces are wanted before the whole answer."""
+
+    def when_left(self, call: Callable[[], None]) -> None:
+        """Have something called once `stays` is False, for those who cannot look in between."""
 
     def wrote(self, text: str, scores: Sequence[TokenScore]) -> None: ...
 

@@ -114,7 +114,15 @@ def listing_problems(
             "use cases that share vLLM other names"
         )
     elif name not in listed and upstream.mode == "static":
-        yield f"{replica.url}: has no {name}; start it with --lora-modules {name}={path} (beside those that it has), then try again"
+        yield f"{replica.url}: has no {name}; {_how_it_gets_there(upstream, name, path)}, then try again"
+
+
+def _how_it_gets_there(upstream: VllmUpstream, name: str, path: str) -> str:
+    if upstream.takes_from_folder:
+        return (
+            f"the adapter lies in {path}: have the server take adapters from there (Ray Serve LLM: lora_config.dynamic_lora_loading_path)"
+        )
+    return f"start it with --lora-modules {name}={path} (beside those that it has)"
 
 
 def _is_at(found: Listed | None, path: str) -> bool:

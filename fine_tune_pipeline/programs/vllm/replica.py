@@ -5,12 +5,11 @@ Written from vLLM's documentation and the source of its OpenAI-compatible server
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import httpx
-
-from fine_tune_pipeline.programs.token_scores import TokenScore
 
 QUICK_SECONDS = 10.0
 """For routes that compute nothing."""
@@ -63,17 +62,6 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Completion:
-    """What a model wrote. `logprob` is the mean of its tokens in nats, `scores` are of each; `finished` says that it ended by itself."""
-
-    text: str
-    tokens: int
-    logprob: float | None
-    finished: bool
-    scores: tuple[TokenScore, ...] | None = None
-
-
-@dataclass(frozen=True)
 class Replica:
     """One server. Several threads may use it at once."""
 
@@ -81,37 +69,21 @@ class Replica:
     http: httpx.Client = field(repr=False)
     key: str | None = field(default=None, repr=False)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of every request."""
+        return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+
     def models(self) -> dict[str, Listed]:
         """What it serves, by name.
 
         Raises:
             ReplicaDown, ReplicaSlow, KeyRefused, ReplicaRefused: it does not say.
         """
-        body = self._json("GET", "/v1/models", None, seconds=QUICK_SECONDS)
-        return {
-            each["id"]: Listed(each["id"], each.get("root"), each.get("parent"), each.get("max_model_len")) for each in body.get("data", ())
-        }
-
-    def complete(self, body: Mapping[str, Any], *, seconds: float) -> Completion:
-        """One answer.
-
-        Raises:
-            ReplicaDown, ReplicaSlow, ReplicaBusy, ReplicaRefused, KeyRefused, ModelMissing: there is none.
-        """
-        came = self._json("POST", "/v1/completions", body, seconds=seconds)
-        choice = came["choices"][0]
-        if choice.get("finish_reason") not in ("stop", "length"):
-            # Such as `abort`, when it is being stopped.
-            raise ReplicaDown(f"{self.url}: broke an answer off ({choice.get('finish_reason')})")
-        told = choice.get("logprobs") or {}
-        scored = [value for value in told.get("token_logprobs") or () if value is not None]
-        return Completion(
-            text=choice["text"],
-            tokens=(came.get("usage") or {}).get("completion_tokens") or len(scored),
-            logprob=sum(scored) / len(scored) if scored else None,
-            finished=choice["finish_reason"] == "stop",
-            scores=tuple(_scores(told)),
-        )
+        response = self._send("GET", "/v1/models", None, seconds=QUICK_SECONDS)
+        if response.status_code != 200:
+            self.refuse(response)
+        return {each["id"]: _listed(each) for each in self.object_in(response).get("data", ())}
 
     def load(self, name: str, path: str, *, seconds: float) -> None:
         """Have an adapter loaded beside the others; it is there when this returns.
@@ -133,7 +105,7 @@ class Replica:
             )
         if response.status_code in (400, 404, 422):
             raise AdapterRefused(f"{self.url}: does not load {name} from {path}: {said}")
-        self._refuse(response)
+        self.refuse(response)
 
     def unload(self, name: str, *, seconds: float) -> None:
         """Have an adapter forgotten; unknown names are fine.
@@ -143,56 +115,64 @@ class Replica:
         """
         response = self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, seconds=seconds)
         if response.status_code not in (200, 404):
-            self._refuse(response)
+            self.refuse(response)
 
-    def _json(self, method: str, path: str, body: Mapping[str, Any] | None, *, seconds: float) -> dict[str, Any]:
-        response = self._send(method, path, body, seconds=seconds)
-        if response.status_code != 200:
-            self._refuse(response)
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, *, seconds: float) -> httpx.Response:
+        content = None if body is None else json.dumps(body).encode("utf-8")
+        headers = self.headers if content is None else {**self.headers, "Content-Type": "application/json"}
+        with failures(self.url + path, seconds):
+            return self.http.request(method, self.url + path, content=content, headers=headers, timeout=max(seconds, 0.001))
+
+    def object_in(self, response: httpx.Response) -> dict[str, Any]:
+        """The JSON object that was answered.
+
+        Raises:
+            ReplicaDown: it is something else.
+        """
+        where = f"{self.url}{response.url.path}"
         try:
             found = response.json()
         except ValueError as error:
-            raise ReplicaDown(f"{self.url}{path}: answered with something else than JSON; is it vLLM's address?") from error
+            raise ReplicaDown(f"{where}: answered with something else than JSON; is it vLLM's address?") from error
         if not isinstance(found, dict):
-            raise ReplicaDown(f"{self.url}{path}: answered with {type(found).__name__}, want an object; is it vLLM's address?")
+            raise ReplicaDown(f"{where}: answered with {type(found).__name__}, want an object; is it vLLM's address?")
         return found
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, *, seconds: float) -> httpx.Response:
-        headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
-        content = None if body is None else json.dumps(body).encode("utf-8")
-        if content is not None:
-            headers["Content-Type"] = "application/json"
-        try:
-            return self.http.request(method, self.url + path, content=content, headers=headers, timeout=max(seconds, 0.001))
-        except httpx.ConnectTimeout as error:
-            raise ReplicaDown(f"{self.url}{path}: nobody answers ({type(error).__name__})") from error
-        except httpx.TimeoutException as error:
-            raise ReplicaSlow(f"{self.url}{path}: no answer within {seconds:.1f} seconds") from error
-        except httpx.HTTPError as error:
-            raise ReplicaDown(f"{self.url}{path}: nobody answers ({type(error).__name__}: {error})") from error
+    def refuse(self, response: httpx.Response) -> NoReturn:
+        """Raise the error that a response stands for, whose body was read."""
+        raise self.error(response.status_code, _said(response))
 
-    def _refuse(self, response: httpx.Response) -> NoReturn:
+    def error(self, status: int, said: str) -> ReplicaError:
         """The error that a status stands for."""
-        status, said = response.status_code, _said(response)
         where = f"{self.url}: HTTP {status}: {said}"
         if status in (401, 403):
-            raise KeyRefused(f"{where}; put the key of vLLM's --api-key into the variable that deployment.vllm.api_key_variable names")
+            return KeyRefused(f"{where}; put the key of vLLM's --api-key into the variable that deployment.vllm.api_key_variable names")
         if status == 404:
-            raise ModelMissing(where)
+            return ModelMissing(where)
+        if status == 408:
+            return ReplicaSlow(where)
         if status == 429:
-            raise ReplicaBusy(where)
-        if 400 <= status < 500:
-            raise ReplicaRefused(where)
-        raise ReplicaDown(where)
+            return ReplicaBusy(where)
+        return ReplicaRefused(where) if 400 <= status < 500 else ReplicaDown(where)
 
 
-def _scores(told: Mapping[str, Any]) -> Iterator[TokenScore]:
-    """Tokens of `logprobs` as the completions route has them; nothing where it has none."""
-    tokens, logprobs = told.get("tokens") or (), told.get("token_logprobs") or ()
-    tops = told.get("top_logprobs") or [None] * len(tokens)
-    for token, logprob, top in zip(tokens, logprobs, tops, strict=False):
-        if logprob is not None:
-            yield TokenScore(token, logprob, tuple((top or {}).items()))
+@contextmanager
+def failures(where: str, seconds: float) -> Iterator[None]:
+    """What goes wrong on the way, as errors that name the replica."""
+    try:
+        yield
+    except (httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        raise ReplicaDown(f"{where}: nobody answers ({type(error).__name__})") from error
+    except (httpx.TimeoutException, TimeoutError) as error:
+        raise ReplicaSlow(f"{where}: no answer within {seconds:.1f} seconds") from error
+    except httpx.HTTPError as error:
+        raise ReplicaDown(f"{where}: nobody answers ({type(error).__name__}: {error})") from error
+
+
+def _listed(card: Mapping[str, Any]) -> Listed:
+    """A model's card: vLLM says where it comes from, Ray Serve LLM has only how long prompt and answer may be, beside."""
+    longest = card.get("max_model_len") or (card.get("metadata") or {}).get("max_request_context_length")
+    return Listed(card["id"], card.get("root"), card.get("parent"), longest)
 
 
 def _said(response: httpx.Response) -> str:

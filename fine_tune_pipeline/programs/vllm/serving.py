@@ -3,11 +3,12 @@
 Every request goes to vLLM as soon as there is room, so that vLLM batches; the endpoint's model thread only hands them over.
 """
 
+import asyncio
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,19 +18,20 @@ from fine_tune_pipeline.programs.contracts import Contract
 from fine_tune_pipeline.programs.decoding_requests import Decoding, JsonDecoding, LabelDecoding
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamNotSetUp, UpstreamRefused, UpstreamSlow
 from fine_tune_pipeline.programs.models import load_tokenizer
+from fine_tune_pipeline.programs.pieces import Pieces
 from fine_tune_pipeline.programs.prompts import answer_text, end_id, stops
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.wishes import ORDINARY, Ability, Wanted, Wish
-from fine_tune_pipeline.programs.token_scores import TokenScore
 from fine_tune_pipeline.programs.vllm.adapter_files import publish, refuse_unservable_adapter
 from fine_tune_pipeline.programs.vllm.adapters import Adapters, listing_problems
+from fine_tune_pipeline.programs.vllm.asking import Asking
+from fine_tune_pipeline.programs.vllm.completions import Completion
+from fine_tune_pipeline.programs.vllm.loop_thread import canceller
 from fine_tune_pipeline.programs.vllm.replica import (
-    Completion,
     KeyRefused,
     Listed,
     ModelMissing,
-    Replica,
     ReplicaBusy,
     ReplicaDown,
     ReplicaError,
@@ -38,14 +40,9 @@ from fine_tune_pipeline.programs.vllm.replica import (
 )
 from fine_tune_pipeline.programs.vllm.replicas import NoVllmKey, Replicas, key_of
 from fine_tune_pipeline.programs.vllm.requests import VllmUpstream
+from fine_tune_pipeline.programs.vllm.telling import Telling, inside
 
 STATE_FILE = "vllm.json"
-
-TRIES = 3
-"""Of one request, at replicas that fail by themselves; greedy answers can be asked for again."""
-
-PAUSE_SECONDS = 0.2
-"""Before the same replica is asked again: it may be just coming back."""
 
 START_PAUSE_SECONDS = 0.5
 
@@ -100,7 +97,7 @@ class VllmModels:
         self._changing = threading.Lock()
         self._asked: Counter[str] = Counter()
         self._room = threading.Semaphore(upstream.requests_at_once)
-        self._asking = ThreadPoolExecutor(upstream.requests_at_once, thread_name_prefix="vllm")
+        self._asking = Asking(upstream, self._replicas, self._adapters, say=self._say)
         # Apart, so that a version loads while requests are answered; one after the other.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="vllm-load")
 
@@ -141,7 +138,7 @@ class VllmModels:
 
     def close(self) -> None:
         """End the threads, once what was asked is answered."""
-        self._asking.shutdown()
+        self._asking.close()
         self._loading.shutdown()
         self._replicas.close()
 
@@ -149,7 +146,7 @@ class VllmModels:
         refuse_unservable_adapter(folder, max_lora_rank=self._upstream.max_lora_rank)
         published = publish(folder, name=name, at=self._upstream.adapters_at)
         path = f"{self._upstream.seen_as.rstrip('/')}/{published}"
-        self._adapters.load(name, path, again=self._known.paths.get(name) == path)
+        self._adapters.load(self._upstream.named(name, path=path), path, again=self._known.paths.get(name) == path)
         self._change(lambda known: ({**known.paths, name: path}, _without(known.retired, name)))
         self._forget_retired()
 
@@ -159,7 +156,7 @@ class VllmModels:
                 self._forget(name)
 
     def _forget(self, name: str) -> None:
-        self._adapters.unload(name)
+        self._adapters.unload(self._upstream.named(name, path=self._known.paths[name]))
         self._change(lambda known: ({other: path for other, path in known.paths.items() if other != name}, _without(known.retired, name)))
 
     def _change(self, change: Callable[[VllmState], tuple[dict[str, str], tuple[str, ...]]]) -> None:
@@ -174,7 +171,7 @@ class VllmModels:
         self._room.acquire()
         with self._changing:
             self._asked[name] += 1
-        future = self._asking.submit(self._answer, name, prompt, most)
+        future = self._asking.submit(self._answer(name, prompt, most))
         future.add_done_callback(lambda _: self._answered(name))
         return future
 
@@ -183,57 +180,50 @@ class VllmModels:
             self._asked[name] -= 1
         self._room.release()
 
-    def _answer(self, name: str, prompt: Sequence[int] | Wanted, most: int) -> Completion:
-        wish = prompt.wish if isinstance(prompt, Wanted) else ORDINARY
+    async def _answer(self, name: str, prompt: Sequence[int] | Wanted, most: int) -> Completion:
+        """One answer, as its client wishes it; ends when the client leaves.
+
+        Raises:
+            UpstreamBusy, UpstreamFailed, UpstreamRefused, UpstreamSlow: what the client is told.
+        """
+        wish, telling = ORDINARY, None
         if isinstance(prompt, Wanted):
-            most = prompt.max_new_tokens
-            if not prompt.heard.stays:
-                raise UpstreamFailed("the client has left")
+            wish, telling, most = prompt.wish, self._telling(prompt), prompt.max_new_tokens
+            prompt.heard.when_left(canceller())
         try:
-            came = self._asked_of_replicas(name, self._body(name, prompt, most, wish))
+            # Who has left already is found out here, before anything is asked.
+            await asyncio.sleep(0)
+            path = self._known.paths.get(name)
+            there = self._upstream.base if path is None else self._upstream.named(name, path=path)
+            came = await self._asking.answer(self._body(there, prompt, most, wish), path=path, telling=telling)
         except ReplicaError as error:
             self._say(f"{type(error).__name__}: {error}")
-            raise _for_clients(error) from error
-        kept_inside = self._decoding is not None or wish.json is not None
-        text = came.text.strip() if kept_inside else answer_text(came.text, format=self._format, stop=wish.stop)
-        scores = None if wish.top_logprobs is None else scores_of(came, answer=text, top=wish.top_logprobs)
-        return replace(came, text=text, scores=scores)
+            raise _for_clients(error, begun=telling is not None and telling.begun) from error
+        except asyncio.CancelledError:
+            raise UpstreamFailed("the client has left") from None
+        text = answer_text(came.text, format=self._format, stop=wish.stop) if self._free(wish) else came.text.strip()
+        top = wish.top_logprobs
+        answer = replace(came, text=text, scores=None if top is None else inside(came.scores or (), text=came.text, answer=text, top=top))
+        if telling is not None:
+            telling.rest(answer)
+        return answer
 
-    def _asked_of_replicas(self, name: str, body: Mapping[str, Any]) -> Completion:
-        deadline = time.monotonic() + self._upstream.timeout_seconds
-        tried: list[str] = []
-        while True:
-            replica = self._replicas.next(tried)
-            if replica.url in tried:
-                time.sleep(PAUSE_SECONDS)
-            tried.append(replica.url)
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise ReplicaSlow(f"{', '.join(tried)}: no answer within {self._upstream.timeout_seconds:g} seconds")
-            try:
-                with self._replicas.asking(replica):
-                    return replica.complete(body, seconds=left)
-            except (ReplicaDown, ModelMissing) as error:
-                lost = isinstance(error, ModelMissing) and not self._brought_back(replica, name)
-                if len(tried) == TRIES or (lost and not self._others(tried)):
-                    raise
+    def _telling(self, wanted: Wanted) -> Telling | None:
+        """Where pieces are wished; an answer out of a closed list comes whole."""
+        if not wanted.heard.streams or self.ability == "labels":
+            return None
+        pieces = Pieces(format=self._format, stop=wanted.wish.stop, free=self._free(wanted.wish))
+        return Telling(wanted.heard, pieces=pieces, top=wanted.wish.top_logprobs)
 
-    def _brought_back(self, replica: Replica, name: str) -> bool:
-        path = self._known.paths.get(name)
-        try:
-            return path is not None and self._adapters.heal(replica, name, path)
-        except ReplicaError as error:
-            self._say(f"{name} is lost there: {error}")
-            return False
+    def _free(self, wish: Wish) -> bool:
+        """Whether an answer is text that a stop string ends; what is kept inside a schema or a list ends by itself."""
+        return self._decoding is None and wish.json is None
 
-    def _others(self, tried: Sequence[str]) -> bool:
-        return any(replica.url not in tried for replica in self._replicas.all())
-
-    def _body(self, name: str, prompt: Sequence[int] | Wanted, most: int, wish: Wish) -> dict[str, Any]:
+    def _body(self, there: str, prompt: Sequence[int] | Wanted, most: int, wish: Wish) -> dict[str, Any]:
         """The request for the likeliest answer, or as it is wished. What vLLM would else take from the model's generation_config.json is
         said, too."""
         body: dict[str, Any] = {
-            "model": self._upstream.base if name == self._base_name else name,
+            "model": there,
             "prompt": list(prompt),
             "add_special_tokens": False,
             "max_tokens": most,
@@ -278,19 +268,6 @@ class VllmModels:
         raise problem
 
 
-def scores_of(came: Completion, *, answer: str, top: int) -> tuple[TokenScore, ...]:
-    """Of the tokens that begin inside the answer, each with its `top` likeliest: no end token, nothing that a stop string has cut off."""
-    last = len(came.text) - len(came.text.lstrip()) + len(answer)
-    start, found = 0, []
-    for score in came.scores or ():
-        if start >= last:
-            break
-        likeliest = sorted(score.top, key=lambda each: -each[1])[:top]
-        found.append(score._replace(top=tuple(likeliest)))
-        start += len(score.token)
-    return tuple(found)
-
-
 def _without(names: Sequence[str], name: str) -> tuple[str, ...]:
     return tuple(each for each in names if each != name)
 
@@ -325,12 +302,18 @@ def structured(decoding: Decoding, *, format: PromptFormat) -> dict[str, Any]:
     return {"json": decoding.answer_schema}
 
 
-def _for_clients(error: ReplicaError) -> Exception:
-    """Who asks learns what to do; addresses stay in the server's log."""
+def _for_clients(error: ReplicaError, *, begun: bool) -> Exception:
+    """Who asks learns what to do; addresses stay in the server's log.
+
+    Args:
+        begun: some of the answer was said already.
+    """
     if isinstance(error, ReplicaBusy):
         return UpstreamBusy("the model server asks for patience; try again later")
     if isinstance(error, ReplicaSlow):
         return UpstreamSlow("the model server did not answer in time; try again later, or ask for a shorter answer")
     if isinstance(error, ReplicaRefused):
         return UpstreamRefused("the model server does not take this request; change its text")
+    if begun:
+        return UpstreamFailed("the model server broke the answer off; ask again")
     return UpstreamFailed("the model server does not answer; the endpoint's log says more")

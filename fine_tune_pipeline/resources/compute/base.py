@@ -31,3 +31,7 @@ class Compute(dg.ConfigurableResource, ABC):
     @abstractmethod
     def inventory(self) -> Inventory:
         """Devices and memory of the place, cheaply and without torch."""
+
+    def refused(self, at_once: int) -> str:
+        """Why the place cannot run so many tasks of one program at the same time, and what to do; empty if it can."""
+        return "tasks of one program run one after another here; choose a Ray cluster (docs/compute_ray.md)"

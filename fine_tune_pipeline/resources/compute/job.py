@@ -48,6 +48,11 @@ class Job:
         return (placement.device if isinstance(placement, Placement) else getattr(self.request, "device", "cpu")) != "cpu"
 
     @property
+    def at_once(self) -> int:
+        """How many tasks of it run at the same time, each with what a program is given; such a program itself computes little."""
+        return int(getattr(self.request, "at_once", 1))
+
+    @property
     def request_file(self) -> Path:
         return self.folder / "request.json"
 

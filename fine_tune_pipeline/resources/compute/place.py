@@ -43,6 +43,13 @@ class Place(dg.Config, ABC):
     def inventory(self) -> Inventory:
         """Devices and memory of the place, cheaply and without torch."""
 
+    def refused(self, at_once: int) -> str:
+        """Why so many tasks of one program cannot run here at the same time, and what to do; empty if they can."""
+        return (
+            f"compute is {type(self).__name__.lower()}, where tasks of one program run one after another; choose a Ray cluster "
+            "(FINE_TUNE_PIPELINE_COMPUTE=ray, docs/compute_ray.md)"
+        )
+
     @property
     def lease(self) -> float | None:
         """Seconds after which a program ends by itself when the run that started it is gone; None where it sees that otherwise."""

@@ -58,6 +58,9 @@ class PlacedCompute(Compute):
     def inventory(self) -> Inventory:
         return self.place.shared(self.place.inventory())
 
+    def refused(self, at_once: int) -> str:
+        return self.place.refused(at_once)
+
     def _executed(self, context: dg.AssetExecutionContext, job: Job) -> Ended:
         reader = LiveFileReader(context, job.folder / "messages.jsonl")
         injector = dg.PipesEnvContextInjector()

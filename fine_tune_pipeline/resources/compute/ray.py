@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from fine_tune_pipeline.programs.searching.ray_nodes import TASKS_VARIABLE, RayTasks
 from fine_tune_pipeline.resources.compute.accelerators import accelerators
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 HANDED_ON = "FINE_TUNE_PIPELINE_HANDED_ON"
+
+NODE_ID = "ray.io/node-id"
+"""Label of each node."""
 
 ACCELERATOR_TYPE = "accelerator_type:"
 """Ray's name of a resource that a node has when its accelerators are of that type."""
@@ -76,7 +80,7 @@ class Ray(Place):
         return replace(ended, tail=output.tail())
 
     def inventory(self) -> Inventory:
-        found = self._nodes(self._client())
+        found = list(self._nodes(self._client()).values())
         fitting = [node for node in found if fits(node, self._wanted(on_device=True))] or found
         best = max(fitting, key=lambda node: (node.get("GPU", 0), node.get("memory", 0)))
         memory = int((self.memory_gib or 0) * GIB) or int(best.get("memory", 0))
@@ -84,6 +88,19 @@ class Ray(Place):
         count = int(best.get("GPU", 0))
         devices = accelerators(_accelerator(best), count, self.gpu_memory_gib) if count else (cpu,)
         return Inventory(place=self.kind, devices=devices, cpu_cores=max(1, int(self.cpus)), memory_bytes=memory)
+
+    def refused(self, at_once: int) -> str:
+        if self.staging is not None:
+            return "compute.place.staging: nodes that share no folder cannot share a search; mount one on all of them and leave staging out"
+        wanted, found = self._wanted(on_device=True), self._nodes(self._client()).values()
+        room = sum(places(node, wanted) for node in found)
+        if at_once <= room:
+            return ""
+        there = "; ".join(f"a node of {shown(node)}" for node in found)
+        return (
+            f"the Ray cluster has room for {room} tasks of {shown(wanted)} at the same time: it has {there}. Lower it, ask for less "
+            "(compute.place: cpus, gpus, memory_gib, resources), or add nodes"
+        )
 
     @property
     def lease(self) -> float | None:
@@ -101,7 +118,7 @@ class Ray(Place):
         headers = {name: _expanded(name, value) for name, value in self.headers.items()}
         return connected(self.address, headers, verify=self.certificates or self.verify)
 
-    def _nodes(self, client: "JobSubmissionClient") -> list[dict[str, float]]:
+    def _nodes(self, client: "JobSubmissionClient") -> dict[str, dict[str, float]]:
         try:
             found = nodes(client)
         except Unreachable as error:
@@ -136,13 +153,11 @@ class Ray(Place):
 
     def _submit(self, client: "JobSubmissionClient", job: Job, command: Sequence[str]) -> str:
         # Never the id of a deleted job: Ray would append to its log.
-        submission, wanted = f"{job.name}-{secrets.token_hex(4)}", self._wanted(on_device=job.on_device)
+        submission, given = f"{job.name}-{secrets.token_hex(4)}", self._given(client, job)
         try:
             return client.submit_job(
                 entrypoint=self._entrypoint(job, command), submission_id=submission, metadata={JOB: job.name},
-                runtime_env=self._environment(job),
-                entrypoint_num_cpus=self.cpus, entrypoint_num_gpus=wanted.get("GPU"),
-                entrypoint_memory=int(wanted.get("memory", 0)) or None, entrypoint_resources=self.resources or None,
+                runtime_env=self._environment(job), **given,
             )  # fmt: skip
         except Unreachable as error:
             # It may have been started all the same.
@@ -150,6 +165,20 @@ class Ray(Place):
             raise PlaceFailure(f"compute.place.address: the Ray cluster did not take the job: {error}") from error
         except (RuntimeError, ValueError, TypeError) as error:
             raise PlaceFailure(f"compute.place.runtime_env, resources: Ray does not take the job: {error}") from error
+
+    def _given(self, client: "JobSubmissionClient", job: Job) -> dict[str, Any]:
+        """What Ray sets aside for the job. One whose tasks do the work gets nothing but a node that could take one of them."""
+        wanted = self._wanted(on_device=job.on_device)
+        if job.at_once > 1:
+            found = self._nodes(client)
+            node = next((name for name, resources in found.items() if fits(resources, wanted)), next(iter(found)))
+            return {"entrypoint_label_selector": {NODE_ID: node}}
+        return {
+            "entrypoint_num_cpus": self.cpus,
+            "entrypoint_num_gpus": wanted.get("GPU"),
+            "entrypoint_memory": int(wanted.get("memory", 0)) or None,
+            "entrypoint_resources": self.resources or None,
+        }
 
     def _entrypoint(self, job: Job, command: Sequence[str]) -> str:
         program = f"exec {shlex.join(command)}"
@@ -166,7 +195,14 @@ class Ray(Place):
         secret = {HANDED_ON: base64.b64encode(_exports(job).encode("utf-8")).decode("ascii")} if self._shows_secrets else {}
         stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(self.grace_seconds)}
         own = self.runtime_env.get("env_vars") or {}
-        return {**self.runtime_env, "env_vars": {**stop, **job.environment, **secret, **own}}
+        return {**self.runtime_env, "env_vars": {**stop, **job.environment, **self._tasks(job), **secret, **own}}
+
+    def _tasks(self, job: Job) -> dict[str, str]:
+        """What each task of the program may have, as it reads it."""
+        if job.at_once == 1:
+            return {}
+        tasks = RayTasks(resources=self._wanted(on_device=job.on_device), grace_seconds=self.grace_seconds)
+        return {TASKS_VARIABLE: tasks.model_dump_json()}
 
     def _watched(self, client: "JobSubmissionClient", submission: str, job: Job) -> Ended:
         """Look at the job until it has ended or must not go on; the end of its output is not known yet."""
@@ -191,7 +227,7 @@ class Ray(Place):
         raise AssertionError("looks never end")
 
     def _never_begun(self, client: "JobSubmissionClient", job: Job, info: "JobDetails") -> PlaceFailure:
-        there = "; ".join(f"a node of {shown(node)}" for node in self._nodes(client))
+        there = "; ".join(f"a node of {shown(node)}" for node in self._nodes(client).values())
         wanted = shown(self._wanted(on_device=job.on_device))
         return PlaceFailure(
             f"the Ray cluster has not started {job.program} within {self.start_seconds:g} s: it wants {wanted} on one node, and the "
@@ -213,6 +249,12 @@ class Ray(Place):
 def fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
     """Whether a node, with nothing else on it, has what is wanted."""
     return all(node.get(name, 0) >= amount for name, amount in wanted.items())
+
+
+def places(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How many times a node, with nothing else on it, has what is wanted."""
+    # Shares such as 0.1 are no exact numbers.
+    return min(int(node.get(name, 0) / amount + 1e-6) for name, amount in wanted.items() if amount)
 
 
 def shown(resources: Mapping[str, float]) -> str:

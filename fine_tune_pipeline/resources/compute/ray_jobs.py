@@ -121,13 +121,13 @@ def jobs_named(client: "JobSubmissionClient", name: str) -> list["JobDetails"]:
     return sorted(ours, key=lambda job: job.start_time or 0)
 
 
-def nodes(client: "JobSubmissionClient") -> list[dict[str, float]]:
-    """The resources of each node that is alive."""
+def nodes(client: "JobSubmissionClient") -> dict[str, dict[str, float]]:
+    """The resources of each node that is alive, by its id."""
     answer = client._do_request("GET", "/api/v0/nodes?detail=1")
     if answer.status_code != 200:
         raise Unreachable(f"GET /api/v0/nodes: {answer.status_code} {answer.text[:500]}")
     found = answer.json()["data"]["result"]["result"]
-    return [node["resources_total"] for node in found if node["state"] == "ALIVE"]
+    return {node["node_id"]: node["resources_total"] for node in found if node["state"] == "ALIVE"}
 
 
 def withdraw(client: "JobSubmissionClient", submission: str, *, python: str) -> str:

@@ -1,4 +1,4 @@
-"""Servers that speak the protocols of Google Cloud Storage and Azure Blob Storage, on this machine only."""
+"""Servers that speak the protocols of S3, Google Cloud Storage and Azure Blob Storage, on this machine only."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 AZURITE = shutil.which("azurite-blob")
@@ -31,6 +32,29 @@ class Bucket:
         """`name_ending=content` is the object `in/name.ending`."""
         for name, content in contents.items():
             self._system.pipe(f"{_BUCKET}/in/{name.replace('_', '.')}", content)
+
+
+@contextmanager
+def amazon() -> Iterator[Any]:
+    """A bucket `tickets`; the server that holds it."""
+    s3fs = pytest.importorskip("s3fs", reason="needs fine_tune_pipeline[s3]")
+    moto = pytest.importorskip("moto.server", reason="needs moto[s3]")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    # All servers of a process have their buckets in common.
+    httpx.post(f"http://{host}:{port}/moto-api/reset", timeout=60).raise_for_status()
+    access = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**access, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir(_BUCKET)
+        try:
+            yield server
+        finally:
+            server.stop()
+            s3fs.S3FileSystem.clear_instance_cache()
 
 
 @contextmanager

@@ -3,12 +3,16 @@
 import json
 import os
 import signal
+import threading
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.requests import AnswerScoring, CheckpointPolicy, PredictRequest, TrainRequest, TrainResult
-from fine_tune_pipeline.programs.search_requests import Dimension, SearchRequest
+from fine_tune_pipeline.programs.search_requests import Dimension, RungRequest, SearchRequest
+from fine_tune_pipeline.programs.searching.nodes import Ended, Order
 from fine_tune_pipeline.programs.training.progress import request_sha256
 from fine_tune_pipeline_tests.small_training import ROWS, train_request
 
@@ -75,6 +79,44 @@ def trained_by_rule(request: TrainRequest, reporter: Reporter, preemption: objec
     )
 
 
+class Threads:
+    """Nodes that are threads of this process. Each runs the program's own function on the request in the file.
+
+    Args:
+        first: how the first tries of trials end, by number, in the place of running them.
+    """
+
+    def __init__(self, *, first: Mapping[int, list[Ended]] | None = None) -> None:
+        self._pool = ThreadPoolExecutor()
+        self._running: dict[Future[Ended], int] = {}
+        self._first = {number: list(ends) for number, ends in (first or {}).items()}
+        self.orders: list[Order] = []
+        self.most = 0
+        self.closed = False
+
+    def start(self, order: Order) -> None:
+        self.orders.append(order)
+        ends = self._first.get(order.number)
+        self._running[self._pool.submit(self._ended, order, ends.pop(0) if ends else None)] = order.number
+        self.most = max(self.most, len(self._running))
+
+    def ended(self, seconds: float) -> Mapping[int, Ended]:
+        done = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED).done
+        return {self._running.pop(future): future.result() for future in done}
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self.closed = True
+
+    def _ended(self, order: Order, instead: Ended | None) -> Ended:
+        from fine_tune_pipeline.programs import search_rung
+
+        if instead is not None:
+            return instead
+        search_rung.run(RungRequest.read(order.command[-1]))
+        return Ended(0)
+
+
 def nothing() -> None:
     """In place of looking for memory to free, which takes a second where torch is loaded."""
 
@@ -88,6 +130,23 @@ def answered_by_rule(request: PredictRequest, reporter: Reporter) -> None:
     count = round(len(rows) * min(1.0, known["rate"] / 1e-2) * known["epochs"] / 2)
     answers = [{"id": row["id"], "text": right[row["id"]] if place < count else "?"} for place, row in enumerate(rows)]
     Path(job.output).write_text("".join(json.dumps(row) + "\n" for row in answers), encoding="utf-8")
+
+
+def killed_together(path: str) -> None:
+    """As the program does with two threads for nodes, by rule; SIGKILL when two trials after the first are in the middle of it."""
+    from fine_tune_pipeline.programs import search
+    from fine_tune_pipeline.programs.searching import rung
+
+    two = threading.Barrier(2)
+
+    def trained(request: TrainRequest, reporter: Reporter, preemption: object) -> TrainResult:
+        if "/0000/" not in request.output:
+            two.wait()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trained_by_rule(request, reporter, preemption)
+
+    rung.train.run, rung.predict.run, rung.free_memory = trained, answered_by_rule, nothing  # type: ignore[assignment]
+    search.run(SearchRequest.read(path), Reporter(None, speaks=False), nodes=Threads())
 
 
 def searched(path: str, die_at: str = "", by_rule: bool = False) -> None:

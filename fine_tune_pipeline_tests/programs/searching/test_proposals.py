@@ -53,6 +53,20 @@ def test_the_first_is_the_plan_and_the_others_are_new_within_the_space_and_follo
     assert found[1:] != [trial.parameters for trial in trials_of(12, seed=1)][1:]
 
 
+@pytest.mark.parametrize("at_once", [2, 4])
+def test_a_proposal_beside_running_trials_does_not_know_their_scores(at_once: int):
+    before = trials_of(12)
+    told = proposal(SPACE, before, wanted=12, seed=0, higher_is_better=True, at_once=at_once)
+    for place in range(12 - at_once + 1, 12):
+        other = [judged(one, 0.999) if one.number == place else one for one in before]
+        gone = [one.model_copy(update={"rungs": ()}) if one.number == place else one for one in before]
+        assert proposal(SPACE, other, wanted=12, seed=0, higher_is_better=True, at_once=at_once) == told
+        assert proposal(SPACE, gone, wanted=12, seed=0, higher_is_better=True, at_once=at_once) == told
+    assert told not in [one.parameters for one in before]
+    first = [judged(before[0], 2.0), *before[1:]]
+    assert proposal(SPACE, first, wanted=12, seed=0, higher_is_better=True, at_once=at_once) != told
+
+
 def test_good_scores_draw_the_proposals_nearer():
     scores = [trial.rungs[0].score for seed in range(3) for trial in trials_of(25, seed=seed)[1:] if trial.rungs[0].score is not None]
     each = len(scores) // 3

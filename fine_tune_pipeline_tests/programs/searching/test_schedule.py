@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.search_requests import Budget, RungRecord, SearchRequest, TrialRecord
 from fine_tune_pipeline.programs.searching.budget import Spending
-from fine_tune_pipeline.programs.searching.schedule import Climb, Over, Propose, Rules, finalists, next_step, promoted
+from fine_tune_pipeline.programs.searching.schedule import Climb, Over, Propose, Rules, Wait, finalists, next_step, promoted
 from fine_tune_pipeline_tests.programs.searching.searches import search_request
 
 RULES = Rules(trials=8, rungs=3, keep=0.25, higher_is_better=True)
@@ -32,6 +33,75 @@ def played(rules: Rules, score: Callable[[int, int], float | None], *, fits: Cal
             trial = trials[step.number]
             trials[step.number] = trial.model_copy(update={"rungs": (*trial.rungs, done(step.rung, score(*climbs[-1])))})
     return climbs, trials, step
+
+
+def played_together(rules: Rules, score: Callable[[int, int], float | None], *, seed: int):
+    """The same with `rules.at_once` places, in which trainings end in any order: what was running beside each climb, and the records."""
+    draw, trials, running = random.Random(seed), list[TrialRecord](), list[int]()
+    beside: list[tuple[int, int, tuple[int, ...]]] = []
+    while not isinstance(step := next_step(trials, rules, fits=lambda trial, rung: True, more=True, running=running), Over):
+        if isinstance(step, Propose):
+            trials.append(TrialRecord(number=len(trials), parameters={"rank": len(trials)}))
+        if isinstance(step, Climb):
+            beside.append((step.number, step.rung, tuple(running)))
+            running.append(step.number)
+        if isinstance(step, Wait):
+            number = running.pop(draw.randrange(len(running)))
+            trial = trials[number]
+            rung = len(trial.rungs)
+            trials[number] = trial.model_copy(update={"rungs": (*trial.rungs, done(rung, score(number, rung)))})
+    return beside, trials
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("at_once", [1, 2, 3, 8])
+def test_several_at_once_end_with_the_same_records_in_whatever_order_they_end(at_once: int, alone: bool):
+    scores = [0.5, None, 0.9, 0.4, 0.8, 0.1, 0.2, 0.7]
+    _, wanted, _ = played(RULES, lambda number, rung: scores[number])
+    rules = replace(RULES, at_once=at_once, plan_alone=alone)
+    for seed in range(20):
+        beside, trials = played_together(rules, lambda number, rung: scores[number], seed=seed)
+        assert trials == wanted
+        assert max(len(others) for _, _, others in beside) == at_once - 1 or at_once == 8
+        assert all(0 not in others for number, _, others in beside if alone)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nobody_goes_on_before_all_of_a_rung_are_judged(seed: int):
+    rules = replace(RULES, at_once=3, plan_alone=False)
+    begun: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
+    beside, _ = played_together(rules, lambda number, rung: number / 10, seed=seed)
+    for number, rung, others in beside:
+        begun[rung].add(number)
+        if rung and number:
+            assert begun[0] == set(range(8))
+            assert not [other for other in others if other and other not in begun[rung]]
+
+
+def test_a_trial_is_proposed_when_the_results_that_it_follows_from_are_there():
+    rules = replace(RULES, at_once=3, plan_alone=False)
+    trials = [TrialRecord(number=number, parameters={"rank": number}) for number in range(4)]
+    trials[2] = trials[2].model_copy(update={"rungs": (done(0, 0.5),)})
+    # Trial 4 follows from the trials 0, 1 and 2, whatever else has ended.
+    for judged, step in (((0,), Wait()), ((0, 1), Propose()), ((0, 1, 3), Propose())):
+        seen = [one.model_copy(update={"rungs": (done(0, 0.5),)}) if one.number in judged else one for one in trials]
+        seen[0] = seen[0].model_copy(update={"rungs": (done(0, 0.5), done(1, 0.5), done(2, 0.5))})
+        running = [one.number for one in seen if not one.rungs]
+        assert next_step(seen, rules, fits=lambda trial, rung: True, more=True, running=running) == step
+
+
+def test_what_is_under_way_counts_as_spent(tmp_path: Path):
+    rungs = tuple(
+        done(place, 0.5, seconds=seconds).model_copy(update={"share": share, "answering_seconds": 2.0})
+        for place, share, seconds in ((0, 0.5, 12.0), (1, 1.0, 22.0))
+    )
+    trials = [TrialRecord(number=0, parameters={"rank": 8}, rungs=rungs), TrialRecord(number=1, parameters={"rank": 2})]
+    new = TrialRecord(number=2, parameters={"rank": 4})
+    # Spent 34 s; a first rung takes 12 s, and a last one after it, 22 s, must fit too.
+    for budget, alone, beside in ((67.9, False, False), (68.0, True, False), (79.9, True, False), (80.0, True, True)):
+        asked = request(tmp_path, budget)
+        fits = [Spending(asked, trials, rows={asked.plan.train: 24}, running=running).fits(new, 0) for running in ((), (1,))]
+        assert fits == [alone, beside]
 
 
 def test_the_plan_goes_through_all_rungs_first_and_the_others_through_the_first_one_before_any_goes_on():

@@ -96,7 +96,7 @@ def test_a_stream_comes_in_several_pieces_and_is_one_row_of_the_log(served: Api,
     chunks = list(chat(client, PROMPTS[0], stream=True))
     said = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
     assert len(said) > 2
-    wait_until(lambda: any(logged.request.id == chunks[0].id for logged in served.log.window(99)))
+    wait_until(lambda: any(logged.request.id == chunks[0].id and logged.request.answer_scrubbed for logged in served.log.window(99)))
     [row] = [logged.request for logged in served.log.window(999) if logged.request.id == chunks[0].id]
     assert (row.status, row.answer_scrubbed) == (200, "".join(said))
 

@@ -1,4 +1,5 @@
-"""A vLLM server on this machine, written from its documentation and its source: models, completions, loading and unloading of adapters.
+"""A vLLM server on this machine, written from its documentation and its source: models, completions (whole and as streams), loading and
+unloading of adapters.
 
 It computes: greedy, token by token, with the model and the adapters that it was given, in a loop of its own that shares nothing with ours.
 Bodies are checked as strictly as vLLM does, and more: a field that is not in its protocol is refused, so that no wish is made in vain.
@@ -7,7 +8,7 @@ Bodies are checked as strictly as vLLM does, and more: a field that is not in it
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fine_tune_pipeline_tests.programs.vllm.streams import Streams, watched
 from fine_tune_pipeline_tests.web import Quiet, web_server
 
 Body = dict[str, Any]
@@ -27,7 +29,7 @@ WAIT = 20.0
 
 KNOWN_FIELDS = {
     "model", "prompt", "max_tokens", "temperature", "logprobs", "stop", "stop_token_ids", "add_special_tokens", "repetition_penalty",
-    "structured_outputs", "n", "seed", "top_p", "top_k", "min_p", "skip_special_tokens", "return_token_ids", "stream",
+    "structured_outputs", "n", "seed", "top_p", "top_k", "min_p", "skip_special_tokens", "return_token_ids", "stream", "stream_options",
 }  # fmt: skip
 """Of `CompletionRequest`, as far as a client like ours may use them."""
 
@@ -60,40 +62,36 @@ class Engine:
                 self.peft.load_adapter(path, adapter_name=_slot(path))
                 self.peft.eval()
 
-    def write(self, path: str | None, prompt: list[int], wanted: Body) -> Body:
-        with self.lock, torch.inference_mode():
-            if self.peft is None:
-                assert path is None
-                return self._written(self.model, prompt, wanted)
-            if path is None:
-                with self.peft.disable_adapter():
-                    return self._written(self.peft, prompt, wanted)
-            self.peft.set_adapter(_slot(path))
-            return self._written(self.peft, prompt, wanted)
-
-    def _written(self, model: Any, prompt: list[int], wanted: Body) -> Body:
-        ids, logprobs, text, reason = list(prompt), [], "", "length"
-        tokens, tops = [], []
+    def write(self, path: str | None, prompt: list[int], wanted: Body) -> Iterator[Body]:
+        """Token by token: the token with its log-probability and the likeliest, the whole text so far, and why it ended."""
+        ids, text, reason = list(prompt), "", None
         drawing = torch.Generator().manual_seed(wanted.get("seed") or 0)
         ends = {self.tokenizer.eos_token_id, *(wanted.get("stop_token_ids") or [])}
-        while len(logprobs) < wanted.get("max_tokens", 16):
-            scores = model(input_ids=torch.tensor([ids])).logits[0, -1].float().log_softmax(dim=-1)
-            heat = wanted.get("temperature", 1.0)
+        heat, most = wanted.get("temperature", 1.0), wanted.get("max_tokens", 16)
+        while reason is None:
+            scores = self._scores(path, ids)
             token = int(torch.multinomial((scores / heat).exp(), 1, generator=drawing)) if heat else int(scores.argmax())
             ids.append(token)
-            logprobs.append(float(scores[token]))
-            tokens.append(self.tokenizer.decode([token]))
             best = [token, *scores.topk(wanted.get("logprobs") or 1).indices.tolist()]
-            tops.append({self.tokenizer.decode([each]): float(scores[each]) for each in best})
+            top = {self.tokenizer.decode([each]): float(scores[each]) for each in best}
             if token in ends:
                 reason = "stop"
-                break
-            text = self.tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
-            found = [text.index(each) for each in wanted.get("stop") or [] if each in text]
-            if found:
-                text, reason = text[: min(found)], "stop"
-                break
-        return {"text": text, "token_logprobs": logprobs, "tokens": tokens, "top_logprobs": tops, "reason": reason}
+            else:
+                text = self.tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+                found = [text.index(each) for each in wanted.get("stop") or [] if each in text]
+                text, reason = (text[: min(found)], "stop") if found else (text, None)
+            if reason is None and len(ids) - len(prompt) == most:
+                reason = "length"
+            yield {"token": self.tokenizer.decode([token]), "logprob": float(scores[token]), "top": top, "text": text, "reason": reason}
+
+    def _scores(self, path: str | None, ids: list[int]) -> torch.Tensor:
+        """Log-probabilities of the next token [V]."""
+        with self.lock, torch.inference_mode():
+            model = self.model if self.peft is None else self.peft
+            if self.peft is not None and path is not None:
+                self.peft.set_adapter(_slot(path))
+            with self.peft.disable_adapter() if self.peft is not None and path is None else nullcontext():
+                return model(input_ids=torch.tensor([ids])).logits[0, -1].float().log_softmax(dim=-1)
 
 
 def _slot(path: str) -> str:
@@ -120,6 +118,7 @@ class Vllm:
     open: threading.Event = field(default_factory=threading.Event)
     entered: threading.Event = field(default_factory=threading.Event)
     abort: bool = False
+    streams: Streams = field(default_factory=Streams)
 
     def __post_init__(self) -> None:
         self.open.set()
@@ -131,7 +130,7 @@ class Vllm:
         """As a pod that was started anew: what was loaded while it ran is gone."""
         self.adapters.clear()
 
-    def answer(self, path: str, key: str | None, body: Any) -> tuple[int, Body | str]:
+    def answer(self, path: str, key: str | None, body: Any) -> tuple[int, Body | str | Iterator[Body]]:
         self.asked.append((path, body))
         if self.key is not None and key != self.key:
             return 401, {"error": "Unauthorized"}
@@ -139,7 +138,7 @@ class Vllm:
         if fault is not None:
             fault.times -= 1
             return fault.status, fault.body
-        routes = {"/v1/models": self._models, "/v1/completions": self._completions}
+        routes: dict[str, Any] = {"/v1/models": self._models, "/v1/completions": self._completions}
         if self.runtime:
             routes |= {"/v1/load_lora_adapter": self._load, "/v1/unload_lora_adapter": self._unload}
         if path not in routes:
@@ -177,34 +176,69 @@ class Vllm:
         del self.adapters[name]
         return 200, f"Success: LoRA adapter '{name}' removed successfully."
 
-    def _completions(self, body: Body) -> tuple[int, Body]:
+    def _completions(self, body: Body) -> tuple[int, Body | Iterator[Body]]:
+        if refused := self._refused(body):
+            return refused
+        path = self._path(body["model"])
+        self.entered.set()
+        assert self.open.wait(WAIT)
+        steps = self.engine.write(path, body["prompt"], body)
+        if body.get("stream"):
+            return 200, self._streamed(steps, body)
+        made = list(steps)
+        choice = self._choice(made, text=made[-1]["text"])
+        choice["finish_reason"] = "abort" if self.abort else choice["finish_reason"]
+        return 200, {**_head(body), "choices": [choice], "usage": _usage(body, len(made))}
+
+    def _refused(self, body: Body) -> tuple[int, Body] | None:
         unknown = sorted(set(body) - KNOWN_FIELDS)
         if unknown:
             return _error(400, f"the stand-in knows no {unknown}", "BadRequestError")
-        name, prompt = body["model"], body["prompt"]
-        if name != self.base and name not in self.adapters:
-            return _error(404, f"The model `{name}` does not exist.", "NotFoundError")
+        if "stream_options" in body and not body.get("stream"):
+            return _error(400, "Stream options can only be defined when `stream=True`.", "BadRequestError")
+        prompt = body["prompt"]
+        if not self.serves(body["model"]):
+            return _error(404, f"The model `{body['model']}` does not exist.", "NotFoundError")
         if not isinstance(prompt, list) or not all(isinstance(token, int) for token in prompt):
             return _error(400, "the stand-in takes token ids", "BadRequestError")
         if self.max_model_len is not None and len(prompt) + body.get("max_tokens", 16) > self.max_model_len:
             return _error(400, f"This model's maximum context length is {self.max_model_len} tokens.", "BadRequestError")
-        path = None if name == self.base else self._here(self.adapters[name])
-        self.entered.set()
-        assert self.open.wait(WAIT)
-        made = self.engine.write(path, prompt, body)
-        choice = {
-            "index": 0,
-            "text": made["text"],
-            "logprobs": {name: made[name] for name in ("token_logprobs", "tokens", "top_logprobs")},
-            "finish_reason": "abort" if self.abort else made["reason"],
-            "stop_reason": None,
-        }
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(made["token_logprobs"])}
-        return 200, {"id": "cmpl-1", "object": "text_completion", "created": 0, "model": name, "choices": [choice], "usage": usage}
+        return None
+
+    def serves(self, name: str) -> bool:
+        return name == self.base or name in self.adapters
+
+    def _path(self, name: str) -> str | None:
+        return None if name == self.base else self._here(self.adapters[name])
+
+    def _streamed(self, steps: Iterator[Body], body: Body) -> Iterator[Body]:
+        """What is new with each token. Text that may become a stop string is held back, and half characters, as vLLM does."""
+        held = max((len(each) - 1 for each in body.get("stop") or []), default=0)
+        sent = count = 0
+        for step in steps:
+            count += 1
+            sure = step["text"] if step["reason"] else step["text"].rstrip("\ufffd")[: max(0, len(step["text"]) - held)]
+            yield {**_head(body), "choices": [self._choice([step], text=sure[sent:])]}
+            sent = max(sent, len(sure))
+        if (body.get("stream_options") or {}).get("include_usage"):
+            yield {**_head(body), "choices": [], "usage": _usage(body, count)}
+
+    def _choice(self, steps: list[Body], *, text: str) -> Body:
+        told = {"token_logprobs": "logprob", "tokens": "token", "top_logprobs": "top"}
+        logprobs = {name: [step[key] for step in steps] for name, key in told.items()}
+        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": steps[-1]["reason"], "stop_reason": None}
 
     def _here(self, path: str) -> str:
         there, here = self.mount
         return path.replace(there, here, 1) if there and path.startswith(there) else path
+
+
+def _head(body: Body) -> Body:
+    return {"id": "cmpl-1", "object": "text_completion", "created": 0, "model": body["model"]}
+
+
+def _usage(body: Body, tokens: int) -> Body:
+    return {"prompt_tokens": len(body["prompt"]), "completion_tokens": tokens, "total_tokens": len(body["prompt"]) + tokens}
 
 
 def _error(status: int, message: str, kind: str) -> tuple[int, Body]:
@@ -225,11 +259,17 @@ def running(server: Vllm) -> Iterator[Vllm]:
             self._respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def _respond(self, body: Any) -> None:
+            gone = watched(self.connection)
             scheme, _, key = self.headers.get("Authorization", "").partition(" ")
             status, said = server.answer(self.path, key if scheme == "Bearer" else None, body)
             self.close_connection = True
             if status == 0:
                 return
+            if not isinstance(said, str | dict):
+                server.streams.send(self, said, gone=gone)
+                return
+            # Of a whole answer vLLM would end the computation; here it is only counted.
+            server.streams.left += gone.is_set()
             content = (said if isinstance(said, str) else json.dumps(said)).encode("utf-8")
             try:
                 self.send_response(status)
@@ -247,3 +287,4 @@ def running(server: Vllm) -> Iterator[Vllm]:
             yield server
         finally:
             server.open.set()
+            server.streams.more.set()

@@ -5,24 +5,28 @@ A real server is started as docs/vllm.md says, with a base model whose folder li
 VLLM_BASE is the base model's name there (`base`), VLLM_SEEN_AS the folder of adapters as the server sees it, VLLM_API_KEY its key.
 """
 
+import asyncio
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from fine_tune_pipeline.programs.models import load_tokenizer
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.serving.wishes import Wanted, Wish
 from fine_tune_pipeline.programs.vllm.adapter_files import publish
 from fine_tune_pipeline.programs.vllm.adapters import NotLoaded
-from fine_tune_pipeline.programs.vllm.replica import AdapterRefused, Completion, KeyRefused, ModelMissing, Replica
+from fine_tune_pipeline.programs.vllm.completions import Completion, complete
+from fine_tune_pipeline.programs.vllm.replica import AdapterRefused, KeyRefused, ModelMissing, Replica
 from fine_tune_pipeline.programs.vllm.replicas import Replicas, key_of
 from fine_tune_pipeline.programs.vllm.requests import VllmUpstream
 from fine_tune_pipeline.programs.vllm.serving import VllmModels
-from fine_tune_pipeline_tests.programs.vllm.world import BASE, Weights, rig
+from fine_tune_pipeline_tests.programs.vllm.world import BASE, Ear, Weights, rig
 from fine_tune_pipeline_tests.served import NEW_TOKENS, PROMPTS, evaluated, tiny_adapter
 
 WAIT = 300.0
@@ -83,6 +87,14 @@ def answers(models: VllmModels, server: Server, name: str) -> list[Completion]:
     return [future.result(WAIT) for future in models.generate(name, server.prompts, NEW_TOKENS)]
 
 
+def asked_for(replica: Replica, name: str, prompt: list[int]) -> Completion:
+    async def asked() -> Completion:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return await complete(replica, http, {"model": name, "prompt": prompt, "max_tokens": 1, "temperature": 0}, seconds=60)
+
+    return asyncio.run(asked())
+
+
 def test_base_and_versions_answer_as_evaluated_and_each_in_its_own_way(server: Server, models: VllmModels):
     for name, folder in zip(("contract-v1", "contract-v2"), server.adapters, strict=True):
         models.load(name, folder).result(WAIT)
@@ -98,6 +110,18 @@ def test_base_and_versions_answer_as_evaluated_and_each_in_its_own_way(server: S
     assert math.isfinite(found[BASE][0].logprob or math.nan)
 
 
+@pytest.mark.parametrize("wish", [Wish(), Wish(top_logprobs=2), Wish(stop=("e",))], ids=["plain", "logprobs", "stop"])
+def test_the_pieces_of_a_stream_are_the_whole_answer_with_its_scores(server: Server, models: VllmModels, wish: Wish):
+    for prompt in server.prompts:
+        ears = Ear(), Ear(streams=True)
+        whole, streamed = (models.generate(BASE, [Wanted(prompt, 24, wish, ear)], 24)[0].result(WAIT) for ear in ears)
+        assert "".join(ears[1].texts) == streamed.text
+        assert tuple(ears[1].scores) == (streamed.scores or ())
+        assert ears[0].texts == []
+        if server.least == 1.0:
+            assert streamed == whole
+
+
 def test_a_loaded_adapter_is_listed_with_path_and_parent_and_is_gone_when_it_was_unloaded(
     server: Server, models: VllmModels, replica: Replica
 ):
@@ -111,7 +135,7 @@ def test_a_loaded_adapter_is_listed_with_path_and_parent_and_is_gone_when_it_was
     replica.unload("contract-v1", seconds=60)
     assert "contract-v1" not in replica.models()
     with pytest.raises(ModelMissing):
-        replica.complete({"model": "contract-v1", "prompt": server.prompts[0], "max_tokens": 1, "temperature": 0}, seconds=60)
+        asked_for(replica, "contract-v1", server.prompts[0])
 
 
 def test_the_same_name_is_not_loaded_twice_and_a_path_without_an_adapter_is_not_loaded(

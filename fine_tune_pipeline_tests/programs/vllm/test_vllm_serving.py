@@ -10,8 +10,10 @@ from fine_tune_pipeline.programs.decoding_requests import JsonDecoding, LabelDec
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamBusy, UpstreamFailed, UpstreamNotSetUp, UpstreamRefused, UpstreamSlow
 from fine_tune_pipeline.programs.requests import PromptFormat
 from fine_tune_pipeline.programs.serving.model_thread import Draining, ModelThread
-from fine_tune_pipeline.programs.vllm.replica import Completion, ReplicaDown
-from fine_tune_pipeline.programs.vllm.serving import TRIES, UnknownModel, structured
+from fine_tune_pipeline.programs.vllm.asking import TRIES
+from fine_tune_pipeline.programs.vllm.completions import Completion
+from fine_tune_pipeline.programs.vllm.replica import ReplicaDown
+from fine_tune_pipeline.programs.vllm.serving import UnknownModel, structured
 from fine_tune_pipeline_tests.programs.vllm.fake_vllm import VARIABLE, WAIT, Fault
 from fine_tune_pipeline_tests.programs.vllm.world import BASE, Rig
 from fine_tune_pipeline_tests.served import NEW_TOKENS

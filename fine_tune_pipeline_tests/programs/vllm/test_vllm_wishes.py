@@ -1,7 +1,6 @@
 """What clients may wish of an answer goes on to vLLM: stop strings, drawing, log-probabilities, a schema."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,27 +9,13 @@ from fine_tune_pipeline.programs.decoding_requests import JsonDecoding
 from fine_tune_pipeline.programs.hosted.upstream import UpstreamFailed
 from fine_tune_pipeline.programs.serving.wishes import ORDINARY, Sampling, Wanted, Wish
 from fine_tune_pipeline.programs.token_scores import TokenScore
-from fine_tune_pipeline.programs.vllm.replica import Completion
-from fine_tune_pipeline.programs.vllm.serving import scores_of
+from fine_tune_pipeline.programs.vllm.completions import Completion
+from fine_tune_pipeline.programs.vllm.telling import inside
 from fine_tune_pipeline_tests.programs.vllm.fake_vllm import WAIT
-from fine_tune_pipeline_tests.programs.vllm.world import BASE, Rig
+from fine_tune_pipeline_tests.programs.vllm.world import BASE, Ear, Rig
 from fine_tune_pipeline_tests.served import NEW_TOKENS
 
 COMPLETIONS = "/v1/completions"
-
-
-@dataclass(frozen=True)
-class Ear:
-    """A client that waits, or has left."""
-
-    stays: bool = True
-    streams: bool = False
-
-    def wrote(self, text: str, scores: Any) -> None:
-        """Nothing: the answer comes whole."""
-
-    def done(self, answer: object) -> None:
-        """Nothing."""
 
 
 def wished(models: Any, rig: Rig, wish: Wish, *, most: int = NEW_TOKENS) -> Completion:
@@ -63,8 +48,8 @@ def test_log_probabilities_are_of_the_answers_tokens_each_with_the_likeliest(one
 
 def test_tokens_behind_the_answer_have_no_scores():
     tokens = [" du", "pl", "icate", "\nIn", "put:", "<eos>"]
-    came = Completion(" duplicate\nIn", 6, -1.0, True, tuple(TokenScore(token, -1.0, (("x", -2.0), (token, -1.0))) for token in tokens))
-    found = scores_of(came, answer="duplicate", top=1)
+    scores = [TokenScore(token, -1.0, (("x", -2.0), (token, -1.0))) for token in tokens]
+    found = inside(scores, text=" duplicate\nIn", answer="duplicate", top=1)
     assert [(score.token, score.top) for score in found] == [(token, ((token, -1.0),)) for token in tokens[:3]]
 
 

@@ -1,14 +1,15 @@
 """Two vLLM servers with one tiny base model, two versions of it, and what step 7 would find that each of them answers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fine_tune_pipeline.programs.models import load_tokenizer
 from fine_tune_pipeline.programs.prompts import encode
 from fine_tune_pipeline.programs.requests import PromptFormat
+from fine_tune_pipeline.programs.token_scores import TokenScore
 from fine_tune_pipeline.programs.vllm.requests import VllmUpstream
 from fine_tune_pipeline.programs.vllm.serving import VllmModels
 from fine_tune_pipeline_tests.programs.vllm.fake_vllm import VARIABLE, Engine, Vllm, running
@@ -16,6 +17,27 @@ from fine_tune_pipeline_tests.served import PROMPTS, evaluated, tiny_adapter
 from fine_tune_pipeline_tests.tiny import tiny_model
 
 BASE = "bank-base"
+
+
+@dataclass
+class Ear:
+    """A client that waits, or has left; what it has heard."""
+
+    stays: bool = True
+    streams: bool = False
+    texts: list[str] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
+
+    def when_left(self, call: Callable[[], None]) -> None:
+        if not self.stays:
+            call()
+
+    def wrote(self, text: str, scores: Sequence[TokenScore]) -> None:
+        self.texts.append(text)
+        self.scores += scores
+
+    def done(self, answer: object) -> None:
+        """Nothing: the answer is the future's."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,7 @@ class Rig:
         finally:
             for server in self.servers:
                 server.open.set()
+                server.streams.more.set()
             made.close()
 
     def published(self) -> list[str]:

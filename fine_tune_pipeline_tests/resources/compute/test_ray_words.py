@@ -4,15 +4,19 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from fine_tune_pipeline.programs.searching.ray_nodes import TASKS_VARIABLE, RayTasks
 from fine_tune_pipeline.resources.compute.choice import UnknownPlace, chosen_compute
-from fine_tune_pipeline.resources.compute.job import Cause, Ended, PlaceFailure
+from fine_tune_pipeline.resources.compute.job import Cause, Ended, Job, PlaceFailure
+from fine_tune_pipeline.resources.compute.local import Local
 from fine_tune_pipeline.resources.compute.placed import PlacedCompute
 from fine_tune_pipeline.resources.compute.ray import Ray
 from fine_tune_pipeline.resources.compute.ray_life import ended_by
+from fine_tune_pipeline_tests.resources.compute.odd_program import OddRequest
 
 pytest.importorskip("ray.job_submission", reason="needs fine_tune_pipeline[ray]")
 
@@ -129,6 +133,57 @@ def job(status: str, message: str = "", error_type: str | None = None, exit_code
 
     facts = {"type": "SUBMISSION", "entrypoint": "", "driver_exit_code": exit_code}
     return JobDetails(status=status, message=message, error_type=error_type, **facts)
+
+
+NODES = {"head": {"CPU": 2.0, "memory": 2.0 * (1 << 30)}, "one": {"CPU": 8.0, "GPU": 2.0, "tag": 0.3}, "two": {"CPU": 4.0, "GPU": 4.0}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "room"),
+    [({"cpus": 2}, 7), ({"cpus": 1, "gpus": 1}, 6), ({"cpus": 4, "gpus": 1}, 3), ({"resources": {"tag": 0.1}}, 3), ({"memory_gib": 1}, 2)],
+)
+def test_as_many_tasks_at_the_same_time_as_the_nodes_have_room_for(monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], room: int):
+    monkeypatch.setattr("fine_tune_pipeline.resources.compute.ray.connected", lambda *_, **__: None)
+    monkeypatch.setattr("fine_tune_pipeline.resources.compute.ray.nodes", lambda client: NODES)
+    place = Ray(address="http://head:8265", **settings)
+    assert place.refused(room) == ""
+    assert place.refused(room + 1).startswith(f"the Ray cluster has room for {room} tasks of ")
+    assert "a node of 8 CPU, 2 GPU, 0.3 tag" in place.refused(room + 1)
+
+
+def test_a_job_whose_tasks_do_the_work_takes_nothing_from_them_and_tells_what_they_may_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("fine_tune_pipeline.resources.compute.ray.nodes", lambda client: NODES)
+    asked: dict[str, Any] = {}
+
+    class Client:
+        def submit_job(self, **given: object) -> str:
+            asked.update(given)
+            return "id"
+
+    class Spread(OddRequest):
+        at_once: int = 2
+        device: str = "cuda"
+
+    place = Ray(address="http://head:8265", cpus=4, gpus=1, grace_seconds=7)
+    for count, given in ((2, {"entrypoint_label_selector"}), (1, {"entrypoint_num_cpus", "entrypoint_num_gpus"})):
+        asked.clear()
+        place._submit(Client(), Job(request=Spread(output=str(tmp_path), do="answer", at_once=count), folder=tmp_path), ["python"])
+        assert {name for name, value in asked.items() if name.startswith("entrypoint_") and value is not None} == given
+        told = asked["runtime_env"]["env_vars"].get(TASKS_VARIABLE)
+        assert (told is None) == (count == 1)
+        if told is not None:
+            assert asked["entrypoint_label_selector"] == {"ray.io/node-id": "one"}
+            assert RayTasks.model_validate_json(told) == RayTasks(resources={"CPU": 4, "GPU": 1}, grace_seconds=7)
+
+
+def test_nodes_that_share_no_folder_share_no_search():
+    assert Ray(staging="s3://bucket/stage").refused(2).startswith("compute.place.staging: nodes that share no folder cannot share a search")
+
+
+def test_other_places_run_one_after_another_and_say_what_runs_more():
+    assert Local().refused(2).startswith("compute is local, where tasks of one program run one after another; choose a Ray cluster")
 
 
 # Messages of Ray 2.60, shortened.

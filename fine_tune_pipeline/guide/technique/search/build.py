@@ -56,6 +56,10 @@ class NotBuilt(ValueError):
     """A base model that is to be compared was never this use case's own."""
 
 
+class TooManyAtOnce(ValueError):
+    """The place cannot run so many trials at the same time."""
+
+
 class PlanDoesNotFit(ValueError):
     """The plan would not run here, and so nothing around it."""
 
@@ -161,7 +165,14 @@ def content(searching: Searching) -> dict[str, Any]:
 
 
 def build_search(context: "dg.AssetExecutionContext", compute: "Compute", folder: Path, work: Path, searching: Searching) -> Built:
-    """Search, and write what was found into `folder`; `work` stays when it breaks off, so that the next try goes on there."""
+    """Search, and write what was found into `folder`; `work` stays when it breaks off, so that the next try goes on there.
+
+    Raises:
+        TooManyAtOnce: the place cannot do what training.search.parallel asks for.
+    """
+    parallel = searching.search.parallel
+    if parallel > 1 and (refused := compute.refused(parallel)):
+        raise TooManyAtOnce(f"training.search.parallel: got {parallel}, but {refused}; or leave parallel out")
     request = request_of(searching, work)
     result = compute.run(context, request, SearchResult)
     result.write(folder / RESULT)
@@ -203,6 +214,7 @@ def request_of(searching: Searching, work: Path) -> SearchRequest:
         scoring=scoring,
         rows=search.rows,
         level=spec.objective.evidence.level,
+        at_once=search.parallel,
         budget=budget_of(search, searching.place),
         predicted_seconds=plan.predicted_seconds,
         checkpoints=CheckpointPolicy(**spec.training.checkpoints.model_dump()),

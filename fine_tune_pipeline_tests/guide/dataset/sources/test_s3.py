@@ -5,36 +5,23 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from fine_tune_pipeline.guide.dataset.sources.documents import collected_documents, opened_documents
 from fine_tune_pipeline.guide.dataset.sources.files import MissingSource, UnreadableSource
 from fine_tune_pipeline.guide.dataset.sources.opened import Opened, opened
 from fine_tune_pipeline.spec.sources import DocumentSource, JsonlSource, ParquetSource, Source, WhatsAppSource
+from fine_tune_pipeline_tests.guide.dataset.bucket_servers import amazon
 
 pytest.importorskip("s3fs", reason="needs fine_tune_pipeline[s3]")
 moto = pytest.importorskip("moto.server", reason="needs moto[s3]")
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator["moto.ThreadedMotoServer"]:
+def bucket() -> Iterator["moto.ThreadedMotoServer"]:
     """A bucket `tickets`; the server that holds it."""
-    from s3fs import S3FileSystem
-
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    # All servers of a process have their buckets in common.
-    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
-    access = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1"}
-    for name, value in {**access, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-        monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()
-    S3FileSystem().mkdir("tickets")
-    yield server
-    server.stop()
-    S3FileSystem.clear_instance_cache()
+    with amazon() as server:
+        yield server
 
 
 def put(**contents: bytes) -> None:

@@ -105,13 +105,15 @@ def spec_of(folder: Path, *, sections: dict[str, Any] | None = None, **wanted: A
     return use_case(folder, training=training, **(sections or {}))
 
 
-def run(folder: Path, spec: UseCaseSpec, *factories: Any, compute: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+def run(
+    folder: Path, spec: UseCaseSpec, *factories: Any, compute: dict[str, Any] | None = None, kind: type[SearchCompute] = SearchCompute
+) -> dg.ExecuteInProcessResult:
     given = ["objective", "base_model", "dataset", "baselines"]
     return dg.materialize(
         [*(factory(spec) for factory in (search, *factories)), *upstream_assets(*given)],
         resources={
             "store": artifact_store(folder),
-            "compute": SearchCompute(record=str(folder / "record"), **(compute or {})),
+            "compute": kind(record=str(folder / "record"), **(compute or {})),
             "tracking": NoServer(uri="http://mlflow:5000"),
         },
         raise_on_error=False,
@@ -287,6 +289,32 @@ def test_a_search_that_cannot_be_is_refused_by_name(
     assert asked(tmp_path) == []
 
 
+class Narrow(SearchCompute):
+    """Has room for two."""
+
+    def refused(self, at_once: int) -> str:
+        return "" if at_once <= 2 else "the cluster has room for 2"
+
+
+def test_trials_at_the_same_time_are_asked_for_where_the_place_has_room_for_them(tmp_path: Path, upstream: None):
+    for parallel, compute in ((3, Narrow), (2, SearchCompute), (2, Narrow)):
+        result = run(tmp_path, spec_of(tmp_path, parallel=parallel), kind=compute)
+        if not result.success:
+            assert asked(tmp_path) == []
+            said = "the cluster has room for 2" if compute is Narrow else "tasks of one program run one after another here; choose a Ray"
+            assert f"training.search.parallel: got {parallel}, but {said}" in failure(result)
+            assert failure(result).rstrip().endswith("; or leave parallel out")
+    [request] = asked(tmp_path)
+    assert request.at_once == 2
+
+
+def test_one_trial_after_another_is_written_down_as_ever(tmp_path: Path, upstream: None):
+    assert "parallel" not in spec_of(tmp_path).training.model_dump_json()
+    run(tmp_path, spec_of(tmp_path, parallel=1))
+    [request] = asked(tmp_path)
+    assert (request.at_once, "at_once" in request.model_dump_json()) == (1, False)
+
+
 def test_another_base_model_that_was_once_built_is_tried_and_proposed(tmp_path: Path, upstream: None):
     store = artifact_store(tmp_path)
     chosen = current(tmp_path, "base_model")
@@ -335,6 +363,7 @@ def test_a_use_case_without_search_writes_down_nothing_of_it():
             "32 combi",
         ),
         ({"trials": 1}, "greater than or equal to 2"),
+        ({"trials": 4, "parallel": 5}, "parallel: got 5 with 4 trials, want at most as many"),
     ],
 )
 def test_a_wrong_section_is_refused_with_what_is_wanted(tmp_path: Path, wanted: dict[str, Any], said: str):
