@@ -14,6 +14,7 @@ from fine_tune_pipeline.command import ENVIRONMENT
 from fine_tune_pipeline.foreground import signals_interrupt
 from fine_tune_pipeline.programs.reporting import Reporter
 from fine_tune_pipeline.programs.serving.attending import ATTENDANT_LOCK, ATTENDED_FILE, WANTED_FILE, Attended, Wanted
+from fine_tune_pipeline.programs.serving.contract import readable
 from fine_tune_pipeline.resources.endpoint import Endpoint, EndpointFailed
 
 POLL_SECONDS = 0.5
@@ -43,10 +44,10 @@ class Attendant:
         return ENVIRONMENT
 
     def _goes_on(self) -> bool:
-        path = self._endpoint.folder / WANTED_FILE
-        if not path.exists():
+        wanted = readable(Wanted, self._endpoint.folder / WANTED_FILE)
+        if wanted is None:
+            # Nobody has wished anything yet, or not in a way that this version understands.
             return True
-        wanted = Wanted.read(path)
         if wanted.id != self._done:
             self._fulfilled(wanted).write(self._endpoint.folder / ATTENDED_FILE)
             self._done = wanted.id

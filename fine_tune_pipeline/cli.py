@@ -57,18 +57,30 @@ def schema(parsed: argparse.Namespace) -> int:
 
 def stop(parsed: argparse.Namespace) -> int:
     """End the endpoint of a use case; what it is answering is answered first."""
-    ended = _endpoint(parsed).stop()
+    from fine_tune_pipeline.resources.endpoint import EndpointFailed
+
+    try:
+        ended = _endpoint(parsed).stop()
+    except (EndpointFailed, OSError) as error:
+        print(error, file=sys.stderr)
+        return ENVIRONMENT
     say(parsed, {"use_case": parsed.use_case, "stopped": ended}, f"{parsed.use_case}: {'stopped' if ended else 'no endpoint was running'}")
     return 0
 
 
 def status(parsed: argparse.Namespace) -> int:
     """How the endpoint of a use case is: address, version, health, where its key lies."""
+    return _shown(parsed)
+
+
+def _shown(parsed: argparse.Namespace, **more: object) -> int:
     found = _endpoint(parsed).status()
     facts = {
         "use_case": found.use_case,
         "state": found.state,
+        **more,
         "url": found.url,
+        "pid": found.supervisor_pid,
         "model": found.champion,
         "canary": None if found.table is None or found.table.canary is None else _canary(found.table.canary, parsed.use_case),
         "problem": found.problem,
@@ -81,15 +93,15 @@ def status(parsed: argparse.Namespace) -> int:
 
 
 def serve(parsed: argparse.Namespace) -> int:
-    """Start the endpoint of a use case again, with the versions that it served last."""
+    """Start the endpoint of a use case again, with the versions that it served last; one that runs is left as it is."""
     from fine_tune_pipeline.resources.endpoint import EndpointFailed, NotRunning
 
     try:
-        _endpoint(parsed).resume()
-    except (EndpointFailed, NotRunning) as error:
+        action = _endpoint(parsed).resume()
+    except (EndpointFailed, NotRunning, OSError) as error:
         print(error, file=sys.stderr)
         return ENVIRONMENT
-    return status(parsed)
+    return _shown(parsed, action="started" if action == "started" else "none, it ran already")
 
 
 def scrub(parsed: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar, get_args
@@ -57,7 +57,9 @@ class Reporter:
         if self._pipes is not None:
             self._pipes.log.info(message)
         elif self._speaks:
-            print(message, file=sys.stderr)
+            # Output often goes to a file, whose disk may be full: that must not end who says something.
+            with suppress(OSError):
+                print(message, file=sys.stderr)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -31,13 +30,15 @@ from fine_tune_pipeline.programs.requests import ServeRequest
 from fine_tune_pipeline.programs.serving import answer_count
 from fine_tune_pipeline.programs.serving.answer_count import AnswerCount
 from fine_tune_pipeline.programs.serving.answer_shape import AnswerShape
-from fine_tune_pipeline.programs.serving.contract import SERVER_FILE, USAGE_EXIT, ServerAddress, base_name
+from fine_tune_pipeline.programs.serving.contract import SERVER_FILE, USAGE_EXIT, ServerAddress, base_name, readable
+from fine_tune_pipeline.programs.serving.draining_server import Server
 from fine_tune_pipeline.programs.serving.guarded import GuardedService
 from fine_tune_pipeline.programs.serving.http_gate import Keys, NoKey
 from fine_tune_pipeline.programs.serving.http_routes import make_app
 from fine_tune_pipeline.programs.serving.indexes import Indexes, QuestionEncoder
 from fine_tune_pipeline.programs.serving.metrics import Metrics
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
+from fine_tune_pipeline.programs.serving.port_holder import holder_of
 from fine_tune_pipeline.programs.serving.registry_aliases import asker
 from fine_tune_pipeline.programs.serving.registry_watch import RegistryWatch
 from fine_tune_pipeline.programs.serving.running import Written
@@ -46,7 +47,8 @@ from fine_tune_pipeline.programs.serving.served_prompts import encoder
 from fine_tune_pipeline.programs.serving.service import Limits, Service
 from fine_tune_pipeline.programs.serving.trace_copy import TraceCopy, wait_for_each_trace
 from fine_tune_pipeline.programs.serving.traffic_writer import COMPANY_SECONDS, Scrubber, TrafficWriter
-from fine_tune_pipeline.programs.serving.versions import Models, Versions
+from fine_tune_pipeline.programs.serving.versions import BrokenTable, Models, Versions
+from fine_tune_pipeline.programs.supervise import DEFAULT_PATIENCE
 from fine_tune_pipeline.programs.tokenizer_fit import WrongTokenizer
 from fine_tune_pipeline.programs.vllm.requests import VllmUpstream
 
@@ -60,6 +62,9 @@ KEEP_ALIVE_SECONDS = 75
 
 FLUSH_SECONDS = 30.0
 """Wait for the log's last rows when the server ends: the scrubber may still be loading its model."""
+
+END_SECONDS = DEFAULT_PATIENCE.stop_seconds - 3
+"""From SIGTERM to the end, at most: afterwards the supervisor kills."""
 
 
 class Served(Models, Protocol):
@@ -79,27 +84,6 @@ class ModelThreadDied(Exception):
     """The model thread ended by an error of its own; a new process is needed."""
 
 
-class Server(uvicorn.Server):
-    """uvicorn that drains before it stops, and stops when the model thread has died."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
-        self._asked_to_stop = False
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # A signal may come while a lock is held, so nothing is done here.
-        self._asked_to_stop = True
-
-    async def on_tick(self, counter: int) -> bool:
-        if self._asked_to_stop and not self._service.draining:
-            self._service.drain()
-        # While the last batch runs, clients get 503; afterwards the port is closed.
-        if not self._service.thread_alive:
-            self.should_exit = True
-        return await super().on_tick(counter)
-
-
 def main() -> None:
     """Run the server that the request describes."""
     request = parse(ServeRequest)
@@ -108,7 +92,7 @@ def main() -> None:
         run(request, keys=Keys.from_environment())
     except (
         NoKey, NoDatabaseUrl, ShortSalt, PortTaken, NoWeights, PickledWeights, UpstreamNotSetUp, WrongTokenizer, GuideMissing,
-        UnsupportedSchema, UnsupportedTokenizer,
+        UnsupportedSchema, UnsupportedTokenizer, BrokenTable,
     ) as error:  # fmt: skip
         Reporter(None).log(f"{type(error).__name__}: {error}")
         sys.exit(USAGE_EXIT)
@@ -132,14 +116,18 @@ def run(request: ServeRequest, *, keys: Keys, limits: Limits = DEFAULT_LIMITS) -
         access_log=False,
         lifespan="off",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(limits.request_seconds),
     )
-    port = listener.getsockname()[1]
-    ServerAddress(host=request.host, port=port, server=own_identity()).write(state / SERVER_FILE)
     say = Reporter(None).log
+    port = listener.getsockname()[1]
+    try:
+        ServerAddress(host=request.host, port=port, server=own_identity()).write(state / SERVER_FILE)
+    except OSError as error:
+        # The disk is full. Clients know the address; only who looks after the server may not find it.
+        say(f"{request.use_case}: {SERVER_FILE} cannot be written: {error}")
     say(f"{request.use_case}: listening on {request.host}:{port}")
-    asyncio.run(Server(config, service).serve(sockets=[listener]))
-    writer.close(FLUSH_SECONDS)
+    server = Server(config, service)
+    asyncio.run(server.serve(sockets=[listener]))
+    writer.close(min(FLUSH_SECONDS, max(1.0, END_SECONDS - server.ending_seconds)))
     if not service.draining:
         raise ModelThreadDied("the model thread ended; its error stands above")
     say(f"{request.use_case}: ended")
@@ -162,7 +150,8 @@ def bind(host: str, port: int, *, before: int | None) -> socket.socket:
             listener.close()
             if number == wanted[-1]:
                 raise PortTaken(
-                    f"port {port} of {host}: {error.strerror}; choose another deployment.port, or 0 for any free one"
+                    f"port {port} of {host}: {error.strerror}, by {holder_of(port)}; end that one, or choose another deployment.port, "
+                    "or 0 for any free one"
                 ) from error
             continue
         # The next server could not bind the port for a minute, as long as connections of this one linger.
@@ -306,8 +295,8 @@ def _scrubber(request: ServeRequest) -> Scrubber:
 
 def _port_before(state: Path) -> int | None:
     """The port that the server had last time, so that its address stays the same over a restart."""
-    path = state / SERVER_FILE
-    return ServerAddress.read(path).port if path.exists() else None
+    before = readable(ServerAddress, state / SERVER_FILE)
+    return None if before is None else before.port
 
 
 if __name__ == "__main__":

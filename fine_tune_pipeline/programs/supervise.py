@@ -4,12 +4,15 @@ It starts the server, starts it again when it ended by itself, and gives up, vis
 head of its own session, so it survives whoever started it; the server watches it and ends with it.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,9 +20,20 @@ from types import FrameType
 from fine_tune_pipeline.programs.process_identity import own_identity
 from fine_tune_pipeline.programs.reporting import PARENT_VARIABLE, Reporter, parse
 from fine_tune_pipeline.programs.requests import ServeRequest
-from fine_tune_pipeline.programs.serving.contract import PID_FILE, REQUEST_FILE, SUPERVISOR_FILE, USAGE_EXIT, SupervisorState
+from fine_tune_pipeline.programs.serving.contract import (
+    PID_FILE,
+    REQUEST_FILE,
+    SUPERVISOR_FILE,
+    SUPERVISOR_LOCK,
+    USAGE_EXIT,
+    SupervisorState,
+)
 
 POLL_SECONDS = 0.2
+
+
+class RunsAlready(Exception):
+    """Another supervisor has this folder."""
 
 
 @dataclass(frozen=True)
@@ -106,21 +120,57 @@ class Supervisor:
             time.sleep(min(POLL_SECONDS, seconds))
 
     def _tell(self) -> None:
-        self._seen.write(self._state / SUPERVISOR_FILE)
+        try:
+            self._seen.write(self._state / SUPERVISOR_FILE)
+        except OSError as error:
+            # The disk is full. It is for people only; the server must be started again all the same.
+            Reporter(None).log(f"supervisor: {SUPERVISOR_FILE} cannot be written: {error}")
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._stop_since = time.monotonic()
+        # Whoever asks again does not prolong the time.
+        self._stop_since = self._stop_since or time.monotonic()
         if self._server is not None:
             self._server.terminate()
+
+
+@contextmanager
+def claimed(state: Path) -> Iterator[None]:
+    """The folder is this process's, and says so, until the end of the block or of the process: two servers would write into one log.
+
+    Raises:
+        RunsAlready: names the process that has it.
+    """
+    with (state / SUPERVISOR_LOCK).open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise RunsAlready(
+                f"{state}: an endpoint runs here already, kept by {lock.read() or 'another process'}; stop it first"
+            ) from error
+        lock.truncate(0)
+        lock.write(own_identity().model_dump_json())
+        lock.flush()
+        own_identity().write(state / PID_FILE)
+        try:
+            yield
+        finally:
+            (state / PID_FILE).unlink(missing_ok=True)
+            lock.truncate(0)
 
 
 def main() -> None:
     """Supervise the server that the request describes."""
     request = parse(ServeRequest)
     state = Path(request.state)
-    own_identity().write(state / PID_FILE)
     command = [sys.executable, "-m", ServeRequest.module, "--request", str(state / REQUEST_FILE)]
-    sys.exit(Supervisor(command, state=state).run())
+    try:
+        with claimed(state):
+            status = Supervisor(command, state=state).run()
+    except RunsAlready as error:
+        Reporter(None).log(f"supervisor: {error}")
+        status = USAGE_EXIT
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from uuid import uuid4
 from fine_tune_pipeline.programs.process_identity import ProcessIdentity
 from fine_tune_pipeline.programs.requests import ServeRequest
 from fine_tune_pipeline.programs.serving.attending import ATTENDANT_LOCK, ATTENDED_FILE, WANTED_FILE, WANTED_LOCK, Attended, Wanted
-from fine_tune_pipeline.programs.serving.contract import Health
-from fine_tune_pipeline.resources.endpoint import POLL_SECONDS, Endpoint, EndpointFailed, NotRunning
+from fine_tune_pipeline.programs.serving.contract import Health, readable
+from fine_tune_pipeline.resources.endpoint import NEVER_RAN, POLL_SECONDS, Endpoint, EndpointFailed, NotRunning
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, Unreachable
 
 
@@ -60,7 +60,7 @@ class AttendedEndpoint(Endpoint):
         """
         last = self._last_wish()
         if last is None:
-            raise NotRunning(f"{self.use_case}: no endpoint has run yet; materialize its asset `endpoint` first")
+            raise NotRunning(f"{self.use_case}: {NEVER_RAN}")
         action = self.ensure(last.request, base_sha256=last.base_sha256)
         return "adopted" if action == "adopted" else "started"
 
@@ -102,15 +102,17 @@ class AttendedEndpoint(Endpoint):
             return False
 
     def _last_wish(self) -> Wanted | None:
-        path = self.folder / WANTED_FILE
-        return Wanted.read(path) if path.exists() else None
+        return readable(Wanted, self.folder / WANTED_FILE)
 
     def _done(self) -> Attended | None:
-        path = self.folder / ATTENDED_FILE
-        return Attended.read(path) if path.exists() else None
+        return readable(Attended, self.folder / ATTENDED_FILE)
 
     def _url(self) -> str:
         return self.url
+
+    def _why_stopped(self) -> str | None:
+        """Pids of the other container say nothing here."""
+        return None if self._last_wish() is not None else NEVER_RAN
 
     def _supervisor(self) -> ProcessIdentity | None:
         """Of the other container, while its server answers: its pid says nothing here."""

@@ -1,7 +1,8 @@
 """One endpoint of this machine, without Dagster: started, adopted, updated, stopped, asked how it is.
 
 The endpoint is a supervisor in a session of its own with the server as its child. It outlives the run that started it; whoever comes
-later finds it by `pid.json`, which names the process by more than its pid, so that no stranger is ever adopted or killed.
+later finds it by `pid.json`, which names the process by more than its pid, so that no stranger is ever adopted or killed; where that file
+is lost, by the lock that the supervisor holds.
 """
 
 import contextlib
@@ -31,11 +32,13 @@ from fine_tune_pipeline.programs.serving.contract import (
     REQUEST_FILE,
     SERVER_FILE,
     SUPERVISOR_FILE,
+    SUPERVISOR_LOCK,
     VERSIONS_FILE,
     Health,
     ServerAddress,
     SupervisorState,
     Table,
+    readable,
 )
 from fine_tune_pipeline.resources.endpoint_client import EndpointClient, Unreachable
 from fine_tune_pipeline.resources.program_environment import PROGRAM_ENVIRONMENT
@@ -50,6 +53,9 @@ _NOT_INHERITED = (PARENT_VARIABLE, "DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSA
 
 
 State = Literal["running", "starting", "failed", "stopped"]
+
+
+NEVER_RAN = "no endpoint has run yet; materialize its asset `endpoint` first"
 
 
 class EndpointFailed(Exception):
@@ -128,7 +134,7 @@ class Endpoint:
             EndpointFailed: it did not come up; nothing of it is left running.
         """
         if not (self.folder / REQUEST_FILE).exists():
-            raise NotRunning(f"{self.use_case}: no endpoint has run yet; materialize its asset `endpoint` first")
+            raise NotRunning(f"{self.use_case}: {NEVER_RAN}")
         with self._exclusive():
             running = self._supervisor()
             if running is not None and self._answers_in_time(running):
@@ -159,7 +165,8 @@ class Endpoint:
         health = self._health(supervisor) if supervisor is not None else None
         told = self._told()
         state, problem = _state(supervisor, health, told)
-        table = self.folder / VERSIONS_FILE
+        if state == "stopped":
+            problem = self._why_stopped()
         return EndpointStatus(
             use_case=self.use_case,
             state=state,
@@ -167,7 +174,7 @@ class Endpoint:
             url=None if health is None else self._url(),
             supervisor_pid=None if supervisor is None else supervisor.pid,
             health=health,
-            table=health.table if health is not None else Table.read(table) if table.exists() else None,
+            table=health.table if health is not None else readable(Table, self.folder / VERSIONS_FILE),
             restarts=told.restarts,
             key=f"environment variable {KEY_VARIABLE}" if os.environ.get(KEY_VARIABLE) else str(self.folder / KEY_FILE),
             log=self.folder / LOG_FILE,
@@ -183,8 +190,9 @@ class Endpoint:
         supervisor = self._supervisor()
         if supervisor is None:
             return []
-        server = [self._address().server] if (self.folder / SERVER_FILE).exists() else []
-        return [supervisor.pid, *(found.pid for found in server if found.alive)]
+        address = self._address()
+        server = [] if address is None or not address.server.alive else [address.server.pid]
+        return [supervisor.pid, *server]
 
     def client(self) -> EndpointClient:
         """Speaks to the running server.
@@ -192,7 +200,7 @@ class Endpoint:
         Raises:
             NotRunning: start it first.
         """
-        if self._supervisor() is None or not (self.folder / SERVER_FILE).exists():
+        if self._supervisor() is None or not self._url():
             raise NotRunning(f"{self.use_case}: no endpoint runs; start it with `fine-tune-pipeline serve {self.use_case}`")
         key, admin_key = self._keys()
         return EndpointClient(url=self._url(), key=key, admin_key=admin_key)
@@ -249,16 +257,18 @@ class Endpoint:
 
     def _fits(self, supervisor: ProcessIdentity, request: ServeRequest, base_sha256: str) -> bool:
         """Whether the running server is what the request wants. Where the same weights lie does not matter; versions bring own limits."""
-        health = self._health(supervisor)
-        now = self._request().model_copy(update={"model": request.model, "max_new_tokens": request.max_new_tokens})
-        return health is not None and health.table.base_sha256 == base_sha256 and now == request
+        health, now = self._health(supervisor), readable(ServeRequest, self.folder / REQUEST_FILE)
+        if health is None or now is None:
+            return False
+        alike = now.model_copy(update={"model": request.model, "max_new_tokens": request.max_new_tokens})
+        return health.table.base_sha256 == base_sha256 and alike == request
 
     def _health(self, supervisor: ProcessIdentity) -> Health | None:
         """What the server under this supervisor says; None when it does not answer, or another server stands at its old address."""
-        if not (self.folder / SERVER_FILE).exists():
+        if not (url := self._url()):
             return None
         try:
-            health = EndpointClient(url=self._url(), key="").health()
+            health = EndpointClient(url=url, key="").health()
         except Unreachable:
             return None
         return health if health.supervisor_pid == supervisor.pid and health.use_case == self.use_case else None
@@ -277,9 +287,9 @@ class Endpoint:
 
     def _wait_for_leftover_server(self) -> None:
         """A server whose supervisor was killed ends by itself within a second; one that does not is killed."""
-        if not (self.folder / SERVER_FILE).exists():
+        if (address := self._address()) is None:
             return
-        server = self._address().server
+        server = address.server
         self._until(lambda: not server.alive, seconds=5.0)
         if server.alive:
             os.kill(server.pid, signal.SIGKILL)
@@ -293,24 +303,42 @@ class Endpoint:
         return found
 
     def _supervisor(self) -> ProcessIdentity | None:
-        path = self.folder / PID_FILE
-        if not path.exists():
+        recorded = (readable(ProcessIdentity, self.folder / name) for name in (PID_FILE, SUPERVISOR_LOCK))
+        return next((found for found in recorded if found is not None and found.alive), None)
+
+    def _why_stopped(self) -> str | None:
+        """None where somebody stopped it."""
+        if not (self.folder / REQUEST_FILE).exists():
+            return NEVER_RAN
+        if not (self.folder / PID_FILE).exists():
             return None
-        found = ProcessIdentity.read(path)
-        return found if found.alive else None
+        return (
+            f"it ended without a word, as after kill -9 or a restart of the machine; `fine-tune-pipeline serve {self.use_case}` starts it"
+        )
 
     def _request(self) -> ServeRequest:
-        return ServeRequest.read(self.folder / REQUEST_FILE)
+        """
+        Raises:
+            EndpointFailed: the file was damaged, or another version of this software wrote it.
+        """
+        path = self.folder / REQUEST_FILE
+        found = readable(ServeRequest, path)
+        if found is None:
+            raise EndpointFailed(
+                f"{path}: not a request as this software writes it; materialize the asset `endpoint` again, which makes it anew"
+            )
+        return found
 
-    def _address(self) -> ServerAddress:
-        return ServerAddress.read(self.folder / SERVER_FILE)
+    def _address(self) -> ServerAddress | None:
+        return readable(ServerAddress, self.folder / SERVER_FILE)
 
     def _url(self) -> str:
-        return self._address().url
+        """Empty while nobody knows where it listens."""
+        address = self._address()
+        return "" if address is None else address.url
 
     def _told(self) -> SupervisorState:
-        path = self.folder / SUPERVISOR_FILE
-        return SupervisorState.read(path) if path.exists() else SupervisorState()
+        return readable(SupervisorState, self.folder / SUPERVISOR_FILE) or SupervisorState()
 
     def _keys(self) -> tuple[str, str]:
         """Key and admin key: from the environment, else from files that are made once and only the owner can read."""

@@ -54,13 +54,14 @@ class EndpointClient:
         """What the server says of itself, also when it is not well.
 
         Raises:
-            Unreachable: it does not answer at all.
+            Unreachable: it does not answer at all, or somebody else is at its address.
         """
         try:
-            body, _ = self._send("GET", "/health", timeout_seconds=timeout_seconds)
+            return Health.model_validate(self._send("GET", "/health", timeout_seconds=timeout_seconds)[0])
         except EndpointError as error:
             raise Unreachable(f"{self.url}/health: {error}") from error
-        return Health.model_validate(body)
+        except ValueError as error:
+            raise Unreachable(f"{self.url}/health: somebody answers there who is no endpoint of this version") from error
 
     def answer(self, asked: str | Asked, *, model: str | None = None, user: str | None = None, probe: bool = False) -> ServedAnswer:
         """The answer to one prompt, and what came before it.
@@ -121,6 +122,7 @@ class EndpointClient:
             body = json.loads(text)
         except ValueError:
             raise EndpointError(error.code, text[:200].decode("utf-8", errors="replace")) from None
-        if path == "/health" and "status" in body:
+        if path == "/health" and isinstance(body, dict) and "status" in body:
             return body, error.headers
-        raise EndpointError(error.code, body.get("error", {}).get("message", str(body)[:200]))
+        told = body.get("error") if isinstance(body, dict) else None
+        raise EndpointError(error.code, told.get("message", "") if isinstance(told, dict) else str(body)[:200])

@@ -6,17 +6,19 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from fine_tune_pipeline.attendant import Attendant, AttendedAlready, alone
+from fine_tune_pipeline.cli import main
 from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline.programs.process_identity import identity_of
 from fine_tune_pipeline.programs.requests import PromptFormat, ServeRequest
-from fine_tune_pipeline.programs.serving.attending import WANTED_FILE, Wanted
-from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE, SyncRequest
+from fine_tune_pipeline.programs.serving.attending import ATTENDED_FILE, WANTED_FILE, Attended, Wanted
+from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE, SyncRequest, readable
 from fine_tune_pipeline.resources.attended import AttendedEndpoint, endpoint_at
 from fine_tune_pipeline.resources.endpoint import Endpoint, EndpointFailed, NotRunning
 from fine_tune_pipeline.resources.serving import Serving
@@ -127,6 +129,54 @@ def test_the_address_is_made_of_the_use_cases_name(tmp_path: Path):
     assert type(endpoint_at(tmp_path, use_case="support_triage")) is Endpoint
 
 
-def test_what_never_ran_cannot_be_resumed(tmp_path: Path):
+@pytest.mark.parametrize("wish", [None, "", '{"of": "another version"}'])
+def test_what_never_ran_or_left_no_readable_wish_cannot_be_resumed(tmp_path: Path, wish: str | None):
+    if wish is not None:
+        (tmp_path / WANTED_FILE).write_text(wish, encoding="utf-8")
+    endpoint = endpoint_at(tmp_path, use_case="bank", url="http://127.0.0.1:9")
     with pytest.raises(NotRunning, match="materialize its asset"):
-        endpoint_at(tmp_path, use_case="bank", url="http://127.0.0.1:9").resume()
+        endpoint.resume()
+    status = endpoint.status()
+    assert (status.state, "no endpoint has run yet" in str(status.problem), endpoint.stop()) == ("stopped", True, False)
+
+
+def test_who_attends_what_somebody_attends_already_is_told_by_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("FINE_TUNE_PIPELINE_HOME", str(tmp_path))
+    with alone(tmp_path / "serving" / "bank"):
+        assert main(["attend", "bank"]) == 2
+    assert "somebody attends it already" in capsys.readouterr().err
+
+
+def test_an_endpoint_that_runs_and_cannot_be_reached_from_here_is_a_clear_error(tmp_path: Path):
+    def attended() -> None:
+        wanted = wait_until(lambda: readable(Wanted, tmp_path / WANTED_FILE))
+        Attended(id=wanted.id, action="started").write(tmp_path / ATTENDED_FILE)
+
+    endpoint = endpoint_at(tmp_path, use_case="bank", url=f"http://127.0.0.1:{free_port()}", ready_seconds=0.3)
+    with alone(tmp_path), ThreadPoolExecutor(1) as pool:
+        done = pool.submit(attended)
+        with pytest.raises(EndpointFailed, match=r"runs where it is attended, and http://127.* does not answer from here"):
+            endpoint.ensure(request_of(tmp_path, tmp_path / "base", 1), base_sha256="0" * 64)
+        done.result()
+
+
+def test_an_attendant_that_goes_away_before_it_has_answered_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    place = tmp_path / "serving" / "bank"
+    Wanted(id="one", runs=True, request=request_of(place, tmp_path, 1), base_sha256="0" * 64).write(_made(place) / WANTED_FILE)
+    monkeypatch.setenv("FINE_TUNE_PIPELINE_HOME", str(tmp_path))
+    monkeypatch.setenv("FINE_TUNE_PIPELINE_SERVING_URL", "http://127.0.0.1:9")
+    with ThreadPoolExecutor(1) as pool:
+        with alone(place):
+            stopping = pool.submit(main, ["stop", "bank"])
+            wait_until(lambda: not Wanted.read(place / WANTED_FILE).runs)
+        assert stopping.result() == 3
+    assert "did not answer; look at its output" in capsys.readouterr().err
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder

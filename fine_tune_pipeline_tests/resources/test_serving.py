@@ -141,10 +141,26 @@ def test_under_32_clients_canary_promotion_and_rollback_lose_nothing_and_mix_not
     assert {answer.model for answer in answers[-20:]} == {"bank-v1"}
 
 
-def test_a_killed_server_comes_back_at_the_same_address_with_its_champion(world: World):
+def test_a_server_that_is_killed_while_it_answers_comes_back_at_the_same_address_with_its_champion(world: World):
     client = world.up()
-    before = client.health()
-    os.kill(before.pid, signal.SIGKILL)
+    before, log = client.health(), world.endpoint.traffic_log
+    logged_before = len(log)
+
+    def ask(number: int) -> ServedAnswer | None:
+        try:
+            return client.answer(PROMPTS[number % len(PROMPTS)])
+        except Unreachable:
+            return None
+
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(ask, number) for number in range(120)]
+        wait_until(lambda: sum(future.done() for future in asked) > 10)
+        os.kill(before.pid, signal.SIGKILL)
+        answers = [future.result() for future in asked]
+    given = [(number, answer) for number, answer in enumerate(answers) if answer is not None]
+    assert 10 < len(given) < 120
+    for number, answer in given:
+        assert answer.text == world.answers["bank-v1"][PROMPTS[number % len(PROMPTS)]]
 
     def back() -> bool:
         try:
@@ -152,7 +168,13 @@ def test_a_killed_server_comes_back_at_the_same_address_with_its_champion(world:
         except Unreachable:
             return False
 
-    wait_until(back, deadline_seconds=120, what="the supervisor starts the server again")
+    wait_until(back, deadline_seconds=240, what="the supervisor starts the server again")
+    assert client.health().status == "ready"
+    kept = log.window(len(log) - logged_before)
+    assert {logged.request.status for logged in kept} <= {200}
+    assert all(logged.request.new_tokens and logged.request.prompt_characters for logged in kept)
+    # What was answered and is not in the log is counted there.
+    wait_until(lambda: len(log) - logged_before + log.dropped() >= len(given))
     answer = client.answer(PROMPTS[0])
     assert (answer.model, answer.text) == ("bank-v1", world.answers["bank-v1"][PROMPTS[0]])
     assert world.endpoint.status().restarts == 1
@@ -248,7 +270,7 @@ def test_a_taken_port_is_a_clear_error_and_nothing_is_left(world: World, tmp_pat
         taken.listen()
         port = taken.getsockname()[1]
         request = world.request(port=port).model_copy(update={"state": str(tmp_path), "output": str(tmp_path)})
-        with pytest.raises(EndpointFailed, match=f"port {port}"):
+        with pytest.raises(EndpointFailed, match=rf"port {port} of .*in use, by .*\(process {os.getpid()}\); end that one, or choose"):
             other.ensure(request, base_sha256=world.base_sha256)
     assert other.processes() == []
     assert other.status().state == "failed"

@@ -3,6 +3,7 @@
 State folder of one use case:
     request.json      the ServeRequest it was started with     supervisor.json   restarts, and why it gave up
     pid.json          who the supervisor is                    server.json       address of the running server
+    supervisor.lock   held while a supervisor runs; who it is
     versions.json     version table and aliases                adapters/<hash>/  the server's own copy of each version
     indexes/<hash>/   and of what it looks up
     traffic.sqlite    the log                                  server.log        output of supervisor and server
@@ -13,7 +14,8 @@ State folder of one use case:
 
 import hashlib
 import re
-from typing import Final, Literal
+from pathlib import Path
+from typing import Final, Literal, TypeVar
 
 from pydantic import Field
 
@@ -26,6 +28,7 @@ ADMIN_KEY_VARIABLE = "FINE_TUNE_PIPELINE_ADMIN_KEY"
 
 REQUEST_FILE = "request.json"
 PID_FILE = "pid.json"
+SUPERVISOR_LOCK = "supervisor.lock"
 SERVER_FILE = "server.json"
 SUPERVISOR_FILE = "supervisor.json"
 VERSIONS_FILE = "versions.json"
@@ -45,6 +48,17 @@ HASH_HEADER = "x-adapter-sha256"
 
 USAGE_EXIT = 2
 """Exit code of a server that can't start as it was asked to: starting it again would not help."""
+
+
+ContractT = TypeVar("ContractT", bound=Contract)
+
+
+def readable(kind: type[ContractT], path: Path) -> ContractT | None:
+    """What a file of the state folder says; None when it is not there, was damaged, or another version of this software wrote it."""
+    try:
+        return kind.read(path)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def served_name(use_case: str, version: int) -> str:
@@ -121,6 +135,9 @@ class VersionState(Contract):
     state: Literal["loading", "loaded", "failed"]
     reason: str = ""
     retrieval: Retrieval | None = Field(default=None, exclude_if=unset)
+    settings_sha256: str | None = Field(
+        default=None, exclude_if=unset, description="Over the files beside the weights of the server's copy; they decide answers too."
+    )
 
 
 class Table(Contract):

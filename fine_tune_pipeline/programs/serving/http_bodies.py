@@ -7,12 +7,13 @@ only: anything else would be a prompt that nobody has evaluated. One that was tr
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fine_tune_pipeline.artifacts.examples import Asked
 from fine_tune_pipeline.artifacts.examples import Message as Turn
 from fine_tune_pipeline.programs.decoding_requests import JsonDecoding
 from fine_tune_pipeline.programs.serving.http_errors import Refused
+from fine_tune_pipeline.programs.serving.nested import refuse_unreadable
 from fine_tune_pipeline.programs.serving.questions import Question
 from fine_tune_pipeline.programs.serving.service import Service
 from fine_tune_pipeline.programs.serving.wishes import Ability, Sampling, Wish
@@ -37,6 +38,16 @@ class Body(BaseModel):
     """A request body: an unknown field would be a wish that is silently ignored, so it is refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class Said(Body):
+    """A whole body, all of whose texts can be read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unreadable(cls, body: Any) -> Any:
+        refuse_unreadable(body)
+        return body
 
 
 class TextPart(Body):
@@ -101,7 +112,7 @@ class AsSchema(Body):
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 
 
-class Asking(Body):
+class Asking(Said):
     """What both routes know. Without `temperature` answers are greedy, as in evaluation."""
 
     model: str | None = Field(default=None, description="The use case's name or nothing: the champion. A version or the base by its name.")
@@ -150,7 +161,7 @@ class CompletionRequest(Asking):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
-class FeedbackRequest(Body):
+class FeedbackRequest(Said):
     """`POST /v1/feedback`: what one source says of one answer."""
 
     request_id: str

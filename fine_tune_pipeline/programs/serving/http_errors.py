@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from jinja2.exceptions import TemplateError
 from starlette.exceptions import HTTPException
 
 from fine_tune_pipeline.artifacts.traffic import UnknownRequest
@@ -41,6 +42,8 @@ _STATUS: dict[type[Exception], int] = {
     SyncRefused: 409,
     LookupError: 404,
     ReservedText: 400,
+    # Of the model's chat template: turns in an order, or of a shape, that it does not take.
+    TemplateError: 400,
     PersonalData: 400,
     NotChecked: 503,
     NotScrubbed: 503,
@@ -125,7 +128,9 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return error_response(error.status_code, str(error.detail))
+    response = error_response(error.status_code, str(error.detail))
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _unknown(_: Request, error: Exception) -> JSONResponse:

@@ -1,8 +1,10 @@
 """What stands before every route: keys are asked for before a body is read, none may ask too often, and no body is larger than allowed."""
 
+import asyncio
 import hashlib
 import hmac
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,13 +76,14 @@ class Keys:
 
 
 class Gate:
-    """ASGI middleware: 401 without a good key, 403 for a user at the admin routes, 413 for large bodies, 415 for what is not JSON, 429 for
-    a key that asks more often than it may."""
+    """ASGI middleware: 401 without a good key, 403 for a user at the admin routes, 408 for a body that does not come, 413 for a large one,
+    415 for what is not JSON, 429 for a key that asks more often than it may."""
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keys, body_bytes: int, body_seconds: float) -> None:
         self._app = app
         self._keys = keys
         self._body_bytes = body_bytes
+        self._body_seconds = body_seconds
         self._limits = RateLimits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,18 +130,27 @@ class Gate:
         return refused
 
     def _bounded(self, receive: Receive) -> Receive:
-        """The body, until it is too large: a client may send more than it announced."""
-        seen = 0
+        """The body, until it is too large or too late: a client may send more than it announced, or nothing more."""
+        seen, whole, deadline = 0, False, time.monotonic() + self._body_seconds
 
         async def bounded() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            # Behind the body this says whether the client has left, which takes as long as it stays.
+            message = await (receive() if whole else self._in_time(receive, deadline))
+            whole = whole or not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self._body_bytes:
                 raise HTTPException(413, self._too_large(seen))
             return message
 
         return bounded
+
+    async def _in_time(self, receive: Receive, deadline: float) -> Message:
+        try:
+            return await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            said = f"the body was not there whole after {self._body_seconds:g} seconds"
+            raise HTTPException(408, said, headers={"Connection": "close"}) from None
 
     def _too_large(self, seen: int) -> str:
         return f"the body has {seen} bytes or more, at most {self._body_bytes} are taken"

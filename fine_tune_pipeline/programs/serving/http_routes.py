@@ -1,5 +1,6 @@
 """The endpoint over HTTP, in the shapes of OpenAI's API: completions, models, health, readiness, metrics, feedback, and the admin route."""
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,6 +23,7 @@ from fine_tune_pipeline.programs.serving.http_gate import Gate, Keys
 from fine_tune_pipeline.programs.serving.http_stream import begun
 from fine_tune_pipeline.programs.serving.ongoing import Ongoing
 from fine_tune_pipeline.programs.serving.questions import Question
+from fine_tune_pipeline.programs.serving.running import TookTooLong
 from fine_tune_pipeline.programs.serving.service import Service
 from fine_tune_pipeline.programs.serving.versions import NotServed
 
@@ -30,17 +32,19 @@ def make_app(service: Service, keys: Keys) -> FastAPI:
     """The routes of one endpoint."""
     app = FastAPI(title=f"{service.use_case} endpoint", docs_url=None, redoc_url=None, openapi_url=None)
     add_error_shapes(app)
-    app.add_middleware(Gate, keys=keys, body_bytes=service.limits.body_bytes)
+    limits = service.limits
+    app.add_middleware(Gate, keys=keys, body_bytes=limits.body_bytes, body_seconds=limits.body_seconds)
     app.add_middleware(Counting, metrics=service.metrics)
     _add_answers(app, service)
     _add_state(app, service)
 
-    # Not `async`: waiting for the log and loading a version may block, so they get a thread of their own.
+    # Without a thread: people who wait for a slow log must not keep somebody from rolling a version back.
     @app.post("/v1/feedback")
-    def feedback(body: FeedbackRequest) -> dict[str, Any]:
-        _keep_feedback(body, service=service)
+    async def feedback(body: FeedbackRequest) -> dict[str, Any]:
+        await _keep_feedback(body, service=service)
         return {"object": "feedback", "request_id": body.request_id, "kept": True}
 
+    # Not `async`: loading a version blocks, so it gets a thread of its own.
     @app.post("/admin/sync")
     def sync(body: SyncRequest) -> Table:
         return service.versions.sync(body)
@@ -108,10 +112,15 @@ def _model(name: str, *, service: Service) -> dict[str, Any]:
     return {**shown, "root": root, "sha256": sha256, "aliases": aliases}
 
 
-def _keep_feedback(body: FeedbackRequest, *, service: Service) -> None:
+async def _keep_feedback(body: FeedbackRequest, *, service: Service) -> None:
     if body.thumb is None and body.corrected is None:
         raise Refused("want thumb, corrected, or both", param="thumb")
     if body.corrected is not None and (problem := service.shape.problem(body.corrected)) is not None:
         raise Refused(f"corrected: {problem}; want an answer as the model should have given it", status=422, param="corrected")
     said = Feedback(request_id=body.request_id, thumb=body.thumb, corrected=body.corrected, source=body.source)
-    service.writer.feedback(said, closed=service.shape.closed).result(timeout=service.limits.request_seconds)
+    kept = asyncio.wrap_future(service.writer.feedback(said, closed=service.shape.closed))
+    seconds = service.limits.request_seconds
+    # Waited for, not awaited: the writer goes on with what somebody no longer waits for.
+    if not (await asyncio.wait([kept], timeout=seconds))[0]:
+        raise TookTooLong(f"the traffic log did not take it within {seconds:g} seconds")
+    kept.result()

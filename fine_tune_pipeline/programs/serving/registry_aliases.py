@@ -5,6 +5,7 @@ against MLflow's own client.
 """
 
 import base64
+import http.client
 import json
 import os
 import sqlite3
@@ -52,7 +53,7 @@ def _over_rest(uri: str, use_case: str) -> Aliases:
     except urllib.error.HTTPError as error:
         with error:
             raise RegistrySilent(f"{shown(uri)}: HTTP {error.code} for the model {use_case}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegistrySilent(f"{shown(uri)}: {type(error).__name__}: {getattr(error, 'reason', None) or error}") from error
 
 

@@ -10,7 +10,7 @@ from fine_tune_pipeline.programs.serving.registry_aliases import Ask, RegistrySi
 from fine_tune_pipeline.programs.serving.versions import Versions
 
 STALE_SECONDS = 60.0
-"""A registry that was silent for so long is told as a problem; a restart of its server is not."""
+"""A registry that was silent for so long, beyond the usual pause, is told as a problem; a restart of its server is not."""
 
 
 class RegistryWatch:
@@ -42,8 +42,10 @@ class RegistryWatch:
     @property
     def problem(self) -> str | None:
         """What is not as it should be; None if all is."""
-        if self._silent is not None and self.stale_seconds > STALE_SECONDS:
-            return f"model registry: no answer for {self.stale_seconds:.0f} s, the last known aliases are served ({self._silent})"
+        if self.stale_seconds > STALE_SECONDS + self._every_seconds:
+            # Also of one that takes the question and goes on answering for ever.
+            why = self._silent or "it has not finished answering"
+            return f"model registry: no answer for {self.stale_seconds:.0f} s, the last known aliases are served ({why})"
         return self._otherwise
 
     def look(self) -> None:
@@ -55,7 +57,11 @@ class RegistryWatch:
             self._silent = str(error)
             return
         self._answered_at, self._silent = time.monotonic(), None
-        self._otherwise = self._versions.follow(aliases, asked_at=asked_at)
+        try:
+            self._otherwise = self._versions.follow(aliases, asked_at=asked_at)
+        except OSError as error:
+            # The disk is full: nothing has changed, and the next look tries again.
+            self._otherwise = f"the aliases of the model registry cannot be kept, so they stay as they were: {error}"
 
     def _run(self) -> None:
         while not self._over.is_set():

@@ -38,6 +38,7 @@ class Limits:
     batch_rows: int = 32
     prompt_tokens: int = 4096
     body_bytes: int = 256 * 1024
+    body_seconds: float = 30.0
     request_seconds: float = 120.0
     drain_seconds: float = 30.0
     slow_reader_seconds: float = 20.0

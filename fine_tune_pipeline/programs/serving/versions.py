@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from uuid import uuid4
 
-from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline.programs.serving.contract import (
     ADAPTERS,
     CHAMPION,
@@ -32,6 +32,7 @@ from fine_tune_pipeline.programs.serving.contract import (
 )
 from fine_tune_pipeline.programs.serving.indexes import Indexes
 from fine_tune_pipeline.programs.serving.model_thread import ModelThread
+from fine_tune_pipeline.programs.serving.own_copy import WrongAdapter, refuse_changed_copy, refuse_other_weights, settings_sha256
 
 BASE = "base"
 
@@ -40,8 +41,8 @@ class SyncRefused(Exception):
     """The wished state can't be reached; the aliases are as they were."""
 
 
-class WrongAdapter(ValueError):
-    """The offered files are not the registered ones, or belong to another base model."""
+class BrokenTable(ValueError):
+    """The table on disk is not what this module writes."""
 
 
 class NotServed(LookupError):
@@ -108,16 +109,21 @@ class Versions:
         return self._table
 
     def restore(self) -> None:
-        """Load what the table on disk says; a version whose files are gone or damaged becomes `failed`, with the reason."""
+        """Load what the table on disk says; a version whose files are gone or damaged becomes `failed`, with the reason.
+
+        So does one that was just being loaded: if that is what ended the server, it would end it again, and nobody has been sent there yet.
+        """
         for version in self._table.versions:
             if version.state == "failed":
                 continue
             try:
+                if version.state == "loading":
+                    raise WrongAdapter("the server ended while it was being loaded; offer it again")
                 folder = self._state / ADAPTERS / version.adapter_sha256
-                _refuse_other_hash(folder, version.adapter_sha256)
+                refuse_changed_copy(folder, version)
                 self._load(version, folder)
             except (OSError, ValueError) as error:
-                self._put(version.model_copy(update={"state": "failed", "reason": str(error)}))
+                self._put(version.model_copy(update={"state": "failed", "reason": str(error)}), lasting=False)
 
     def sync(self, wished: SyncRequest) -> Table:
         """Load offered versions beside the running ones, then set aliases and canary, then free what nobody refers to any more.
@@ -220,7 +226,9 @@ class Versions:
         version = VersionState(version=offered.version, name=name, state="loading", retrieval=offered.retrieval, **facts)
         self._put(version)
         try:
-            self._load(version, self._keep(offered))
+            folder = self._keep(offered)
+            version = version.model_copy(update={"settings_sha256": settings_sha256(folder)})
+            self._load(version, folder)
         except (OSError, ValueError) as error:
             self._put(version.model_copy(update={"state": "failed", "reason": str(error)}))
             return f"{name}: {error}"
@@ -239,11 +247,11 @@ class Versions:
             partial = folder.with_name(f".{uuid4().hex}.partial")
             try:
                 shutil.copytree(offered.adapter, partial)
-                _refuse_other_hash(partial, offered.adapter_sha256)
+                refuse_other_weights(partial, offered.adapter_sha256)
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-        _refuse_other_hash(folder, offered.adapter_sha256)
+        refuse_other_weights(folder, offered.adapter_sha256)
         return folder
 
     def _load(self, version: VersionState, folder: Path) -> None:
@@ -276,13 +284,21 @@ class Versions:
         goes_on = not end_canary and aliases.get(CHAMPION) == self._table.aliases.get(CHAMPION)
         self._replace(aliases=dict(aliases), canary=canary or (self._table.canary if goes_on else None))
 
-    def _put(self, version: VersionState) -> None:
+    def _put(self, version: VersionState, *, lasting: bool = True) -> None:
         others = [other for other in self._table.versions if other.version != version.version]
-        self._replace(versions=tuple(sorted([*others, version], key=lambda found: found.version)))
+        self._replace(lasting=lasting, versions=tuple(sorted([*others, version], key=lambda found: found.version)))
 
-    def _replace(self, **changes: Any) -> None:
+    def _replace(self, *, lasting: bool = True, **changes: Any) -> None:
+        """
+        Args:
+            lasting: whether a table that cannot be written is refused: the next start would find out by itself otherwise.
+        """
         table = self._table.model_copy(update=changes)
-        table.write(self._state / VERSIONS_FILE)
+        if table == self._table:
+            # What is there already needs no room on a disk that is full.
+            return
+        with nullcontext() if lasting else suppress(OSError):
+            table.write(self._state / VERSIONS_FILE)
         self._table = table
 
 
@@ -314,15 +330,13 @@ def _newest_retrieval(table: Table) -> Retrieval | None:
 def _read(path: Path, *, base_sha256: str) -> Table:
     """The table on disk; an empty one when there is none or it belongs to another base model, whose adapters mean nothing here."""
     if path.exists():
-        table = Table.read(path)
+        try:
+            table = Table.read(path)
+        except ValueError as error:
+            raise BrokenTable(
+                f"{path}: not a version table as this software writes it; move the file away and materialize the asset `endpoint` again, "
+                "which brings the registered version back"
+            ) from error
         if table.base_sha256 == base_sha256:
             return table
     return Table(base_sha256=base_sha256)
-
-
-def _refuse_other_hash(folder: Path, wanted: str) -> None:
-    seen = weights_sha256(folder)
-    if seen != wanted:
-        raise WrongAdapter(
-            f"{folder}: weights have SHA-256 {seen[:12]}…, registered is {wanted[:12]}…; the files were changed after registration"
-        )

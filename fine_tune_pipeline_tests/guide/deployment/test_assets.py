@@ -27,7 +27,7 @@ from fine_tune_pipeline.guide.technique.index import read_index
 from fine_tune_pipeline.programs.embed import DISTRIBUTION, Encoder, embed_texts, load_encoder
 from fine_tune_pipeline.programs.models import weights_sha256
 from fine_tune_pipeline.programs.requests import EmbedRequest, Request, TrainResult
-from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE
+from fine_tune_pipeline.programs.serving.contract import ADMIN_KEY_VARIABLE, KEY_VARIABLE, VERSIONS_FILE
 from fine_tune_pipeline.resources.compute.base import Compute, ResultT
 from fine_tune_pipeline.resources.compute.inventory import Device, Inventory
 from fine_tune_pipeline.resources.endpoint_client import ServedAnswer
@@ -227,10 +227,23 @@ def test_the_life_of_an_endpoint(house: House):
     assert house.registry.aliases() == {"challenger": 1, "champion": 1}
     assert [answer.text for answer in house.ask(prompts(300, 30))] == first
 
+    _materialized_again_nothing_changes(house, deployed)
     _quiet_traffic_is_skipped_with_the_number(house)
     request = _shifted_traffic_asks_for_a_run(house)
     _that_run_brings_a_new_version_live(house, request, base=base)
     _a_version_that_answers_otherwise_than_evaluated_does_not_go_live(house, base=base)
+
+
+def _materialized_again_nothing_changes(house: House, before: dg.ExecuteInProcessResult) -> None:
+    endpoint = house.serving.endpoint(USE_CASE)
+    table = endpoint.folder / VERSIONS_FILE
+    pids, written = endpoint.processes(), table.stat().st_mtime_ns
+    again = house.run("endpoint")
+    assert checks(again) == PASSED
+    assert [shown(run, "endpoint")["supervisor_pid"] for run in (before, again)] == pids[:1] * 2
+    assert shown(again, "endpoint")["action"] == "adopted"
+    # Nothing was loaded or let go: each would be written into the table.
+    assert (endpoint.processes(), table.stat().st_mtime_ns) == (pids, written)
 
 
 def _quiet_traffic_is_skipped_with_the_number(house: House) -> None:

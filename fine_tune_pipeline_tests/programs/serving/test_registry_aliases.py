@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -128,6 +129,26 @@ def test_a_registry_that_takes_the_question_and_says_nothing_is_given_up(monkeyp
             asker(f"http://127.0.0.1:{mute.getsockname()[1]}", "bank")()
 
 
+@pytest.mark.parametrize(
+    "sent", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{", b"HTTP/1.1 200 OK\r\nX: " + b"y" * 99_999, b""]
+)
+def test_a_registry_that_is_broken_off_or_speaks_otherwise_is_the_same_error(sent: bytes):
+    with socket.socket() as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def answer_once() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(1 << 16)
+                client.sendall(sent)
+
+        answered = pool.submit(answer_once)
+        with pytest.raises(RegistrySilent, match=r"http://127\.0\.0\.1"):
+            asker(f"http://127.0.0.1:{listener.getsockname()[1]}", "bank")()
+        answered.result()
+
+
 def test_the_endpoint_follows_an_alias_that_somebody_moves_in_the_registry(registered: tuple[str, RegisteredModel], tmp_path: Path):
     uri, _ = registered
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -152,11 +173,11 @@ def test_a_silent_registry_leaves_the_last_table_and_is_told_only_when_it_lasts(
 
     with stand(tmp_path / "state") as it:
         it.promote(1)
-        watch = RegistryWatch(silent, it.versions, every_seconds=60.0)  # type: ignore[arg-type]
+        watch = RegistryWatch(silent, it.versions, every_seconds=1.0)  # type: ignore[arg-type]
         it.service.registry = watch
         watch.look()
         assert (it.service.health().status, watch.problem) == ("ready", None)
-        monkeypatch.setattr(registry_watch, "STALE_SECONDS", -1.0)
+        monkeypatch.setattr(registry_watch, "STALE_SECONDS", -2.0)
         health = it.service.health()
         assert health.status == "degraded"
         assert "the last known aliases are served (http://registry: refused)" in health.problems[0]

@@ -80,6 +80,11 @@ def truncated(adapter: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def corrupt(adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    path.write_bytes(b"\xff" * 64 + path.read_bytes()[64:])
+
+
 def of_another_rank(adapter: Path) -> None:
     _configure(adapter, r=8)
 
@@ -99,12 +104,26 @@ def without_weights(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
 
 
+def with_a_broken_configuration(adapter: Path) -> None:
+    (adapter / "adapter_config.json").write_text('{"r": 4', encoding="utf-8")
+
+
 def without_configuration(adapter: Path) -> None:
     (adapter / "adapter_config.json").unlink()
 
 
 @pytest.mark.parametrize(
-    "damage", [truncated, of_another_rank, for_fewer_places, with_a_weight_missing, without_weights, without_configuration]
+    "damage",
+    [
+        truncated,
+        corrupt,
+        of_another_rank,
+        for_fewer_places,
+        with_a_weight_missing,
+        without_weights,
+        with_a_broken_configuration,
+        without_configuration,
+    ],
 )
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_bad_adapter_is_refused_and_leaves_no_trace(
