@@ -11,7 +11,7 @@ CONSTANT = {"rows_in", "rows_kept", "rows_fixed", "rows_quarantined", "fixed", "
 OF_EVERY_ARTIFACT = {"reused", "fingerprint", "folder", "seconds"}
 OWN = {
     "raw_examples": {"held_out", "corrections", "sources"},
-    "clean_examples": {"marked_for_review", "labels_judged", "labels_judged_by", "rules"},
+    "clean_examples": {"marked_for_review", "labels_judged", "labels_judged_by", "labels_not_judged", "rules"},
     "scrubbed_examples": {"rows_with_personal_data", "replacements", "detector", "personal_data", "examples"},
     "reviewed_examples": {
         *("policy", "handed_out", "waiting", "refused_verdicts", "reviewers", "review", "judged_twice"),

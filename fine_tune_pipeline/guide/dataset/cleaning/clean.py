@@ -161,9 +161,11 @@ def _compared(
 def _written(result: Cleaned, raw: Path, folder: Path) -> Built:
     table = rule_table(quarantine=result.quarantine, repaired=result.repaired, kept=result.kept)
     doubtful = sum(MARK in example.metadata for example in result.kept)
-    judged = {"labels_judged": result.doubts.judged, "labels_judged_by": result.doubts.by}
-    if result.doubts.unseen:
-        judged["labels_not_judged"] = f"share of labels that like rows have too: {agreements(result.doubts.unseen)}"
+    judged = {
+        "labels_judged": result.doubts.judged,
+        "labels_judged_by": result.doubts.by,
+        "labels_not_judged": agreements(result.doubts.unseen) or "none",
+    }
     notes = {"marked": doubtful, "rules": table, **judged}
     step = made("clean", kept=result.kept, quarantine=result.quarantine, fixed=result.fixed, notes=notes)
     steps = read_steps(raw)

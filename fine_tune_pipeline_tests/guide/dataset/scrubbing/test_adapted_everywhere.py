@@ -74,7 +74,7 @@ def test_the_traffic_of_the_endpoint(ner, tmp_path):
     )  # fmt: skip
     request = serve_request(spec, sources, model=model, place=place)
     assert request.ner == str(artifacts["dataset"].folder.parents[1] / "pii_ner_adapt" / sources.pii_ner_adapt.fingerprint / "ner")
-    assert _scrubber(request).clean(TEXT) == SCRUBBED
+    assert _scrubber(request).clean([TEXT, "ask us"]) == [SCRUBBED, "ask us"]
 
 
 def test_scrub_at_the_command_line(ner, tmp_path, capsys):
